@@ -1,0 +1,308 @@
+"""Label schemes: from the tags of a data set to segmentations, and back.
+
+A segmentation is a pair of tensors, ``labels`` (type ids, -1 where nothing is known) and ``starts``
+(True on the first word of each segment). Type 0 is the outside type ``O``, whose segments are one
+word long. One reading serves every scheme. A segment starts at a word whose
+
+- tag always opens one (``B-``, ``S-``, ``U-``, ``O``), or
+- type differs from the word before (so an orphan ``I-X`` opens a segment, as in conlleval; so does
+  ``I-X`` after ``B-Y`` or after an unknown word, and each new class of the plain scheme), or
+- predecessor has a tag that always closes one (``E-``, ``L-``, ``S-``, ``U-``).
+
+A tag of -100 is an unknown word, in the middle of a sentence as at its end: label -1, start False,
+and tag -100 again on the way back.
+
+What a label list cannot express: two neighbouring entities of one type merge in the plain scheme,
+and in IOB1 for a type without ``B-X``. A type that lacks tags (``B-PER`` without ``I-PER``, say) is
+legal, as in corpora where every such entity is one word long; `LabelScheme.decode` then writes the
+nearest tag that the type has, so that the type of every word survives and only the boundary
+between two words of one type can differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+UNKNOWN_TAG = -100
+OUTSIDE = "O"
+
+PREFIXES = {"IOB2": "BI", "IOB1": "BI", "IOBES": "BIES", "BILOU": "BILU", "plain": ""}
+OPENING, CLOSING = "BSU", "ELSU"
+
+# For a word at (the start, the end) of its segment: the prefixes to write, best first.
+_WRITTEN = {
+    (True, True): "SUBELI",
+    (True, False): "BIELSU",
+    (False, True): "ELIBSU",
+    (False, False): "IBELSU",
+}
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """The tags of a task, the scheme that they follow and the segment types behind them.
+
+    Attributes:
+        labels: Tag names; a tag's id is its index. Any order.
+        name: "IOB2", "IOB1", "IOBES", "BILOU" or "plain" (no prefixes: a maximal run of one class
+            is one segment).
+        types: Segment types; ``types[0]`` is "O", the others stand in the order of their first tag.
+    """
+
+    labels: tuple[str, ...]
+    name: str
+    types: tuple[str, ...]
+
+    @classmethod
+    def from_labels(
+        cls, labels: Sequence[str] | Mapping[int, str], name: str | None = None
+    ) -> LabelScheme:
+        """Recognise the scheme of a label list.
+
+        ``B-`` and ``I-`` alone mean IOB2, unless some type has ``I-X`` and no ``B-X``, which only
+        IOB1 can have; pass ``name="IOB1"`` where the list does not show it (both are read alike,
+        they differ in what is written).
+
+        Args:
+            labels: Tag names in the order of their ids, or an ``id2label`` mapping.
+            name: The scheme, where it should not be recognised.
+
+        Raises:
+            ValueError: The list is empty, holds duplicates or placeholders, no "O", no type, or
+                tags of no or of several schemes.
+        """
+        tags = _ordered(labels)
+        if name is not None and name not in PREFIXES:
+            raise ValueError(f"expected a scheme among {', '.join(PREFIXES)}, got {name!r}")
+        if name is None:
+            name = _recognise(tags)
+        entity_tags = [tag for tag in tags if tag != OUTSIDE]
+        if name == "plain":
+            types = entity_tags
+        else:
+            for tag in entity_tags:
+                prefix, _ = _split(tag)
+                if not prefix or prefix not in PREFIXES[name]:
+                    expected = ", ".join(f"{letter}-" for letter in PREFIXES[name])
+                    raise ValueError(f"expected {name} tags ({expected} + type, or O), got {tag!r}")
+            types = list(dict.fromkeys(_split(tag)[1] for tag in entity_tags))
+        if OUTSIDE in types:
+            raise ValueError(f"expected entity types not named 'O' (the outside), got {list(tags)}")
+        return cls(tags, name, (OUTSIDE, *types))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Tag name to tag id."""
+        return {tag: index for index, tag in enumerate(self.labels)}
+
+    def encode(self, tags: Tensor) -> tuple[Tensor, Tensor]:
+        """Read tags as a segmentation.
+
+        Args:
+            tags: Tag ids [..., N]; negative values such as -100 are unknown.
+
+        Returns:
+            labels [..., N] (type ids, -1 where unknown) and starts [..., N] (bool).
+        """
+        rows = [(-1, 0, 0)] + [self._reading(tag) for tag in self.labels]  # row 0: unknown
+        table = _on(tags.device, rows).T  # [3, 1 + number of tags]
+        labels, opens, closes = table[:, tags.long().clamp(min=-1) + 1].unbind(0)
+        before = pad(labels, (1, 0), value=-1)[..., :-1]
+        closed = pad(closes, (1, 0))[..., :-1]
+        starts = (labels >= 0) & ((labels != before) | (opens > 0) | (closed > 0))
+        return labels, starts
+
+    def decode(self, labels: Tensor, starts: Tensor) -> Tensor:
+        """Write a segmentation as tags: the inverse of `encode` where the labels can express it.
+
+        Args:
+            labels: Type ids [..., N], -1 where unknown.
+            starts: True on the first word of each segment [..., N].
+
+        Returns:
+            Tag ids [..., N], -100 where the label is -1.
+        """
+        table = _on(labels.device, self._written_tags())
+        same_as_before = labels == pad(labels, (1, 0), value=-1)[..., :-1]
+        same_as_next = labels == pad(labels, (0, 1), value=-1)[..., 1:]
+        ends = ~same_as_next | pad(starts, (0, 1), value=True)[..., 1:]
+        key = (starts & same_as_before) * 4 + starts * 2 + ends * 1  # as in _written_tags
+        tags = table[labels.long().clamp(min=0) * 8 + key]
+        return tags.masked_fill(labels < 0, UNKNOWN_TAG)
+
+    def tags_to_spans(self, tags: Sequence[int | str]) -> list[tuple[int, int, str]]:
+        """The entities of one sentence.
+
+        Args:
+            tags: Tag ids or names, one a word; -100 is unknown.
+
+        Returns:
+            (first word, word after the last, type) of each entity in order, half-open; never "O".
+
+        Raises:
+            ValueError: A tag is not in the scheme.
+        """
+        labels, starts = self.encode(torch.tensor(self.tag_ids(tags), dtype=torch.long))
+        spans: list[tuple[int, int, str]] = []
+        words = zip(labels.tolist(), starts.tolist(), strict=True)
+        for position, (label, start) in enumerate(words):
+            if label > 0:
+                first = position if start else spans.pop()[0]
+                spans.append((first, position + 1, self.types[label]))
+        return spans
+
+    def spans_to_tags(self, spans: Iterable[tuple[int, int, str]], length: int) -> list[int]:
+        """The tag ids of a sentence with the given entities.
+
+        Args:
+            spans: (first word, word after the last, type) of each entity, half-open, in any order.
+            length: Words in the sentence.
+
+        Raises:
+            ValueError: A span is empty, leaves the sentence, overlaps one or has no known type.
+        """
+        labels = torch.zeros(length, dtype=torch.long)
+        starts = torch.ones(length, dtype=torch.bool)
+        for first, end, type_name in spans:
+            span = f"[{first}, {end}) {type_name}"
+            if not 0 <= first < end <= length:
+                raise ValueError(f"expected non-empty spans in [0, {length}), got {span}")
+            if type_name not in self.types[1:]:
+                raise ValueError(f"expected an entity type among {self.types[1:]}, got {span}")
+            if labels[first:end].any():
+                raise ValueError(f"expected spans that do not overlap, got {span} on another one")
+            labels[first:end] = self.types.index(type_name)
+            starts[first + 1 : end] = False
+        return self.decode(labels, starts).tolist()
+
+    def tag_ids(self, tags: Sequence[int | str]) -> list[int]:
+        """The ids of tags given by name or by id; -100 stays.
+
+        Raises:
+            ValueError: A tag is not in the scheme.
+        """
+        label2id, allowed = self.label2id, {UNKNOWN_TAG, *range(len(self.labels))}
+        ids = [label2id.get(tag, -1) if isinstance(tag, str) else int(tag) for tag in tags]
+        for tag, index in zip(tags, ids, strict=True):
+            if index not in allowed:
+                raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
+        return ids
+
+    def _reading(self, tag: str) -> tuple[int, int, int]:
+        """The type id of a tag, and whether it always opens and always closes a segment."""
+        if tag == OUTSIDE:
+            return 0, 1, 1
+        if self.name == "plain":
+            return self.types.index(tag), 0, 0
+        prefix, type_name = _split(tag)
+        return self.types.index(type_name), prefix in OPENING, prefix in CLOSING
+
+    def _written_tags(self) -> list[int]:
+        """Tag ids by type, then by (follows a segment of its type, starts one, ends one)."""
+        label2id = self.label2id
+        table = []
+        flags = list(product((False, True), repeat=3))
+        for type_name, (follows, start, end) in product(self.types, flags):
+            if type_name == OUTSIDE or self.name == "plain":
+                table.append(label2id[type_name])
+                continue
+            prefixes = _WRITTEN[start, end]
+            if self.name == "IOB1":
+                prefixes = "BI" if follows and start else "IB"
+            candidates = (f"{prefix}-{type_name}" for prefix in prefixes)
+            table.append(next(label2id[tag] for tag in candidates if tag in label2id))
+        return table
+
+
+def split_long_segments(
+    labels: Tensor, starts: Tensor, max_length: int, outside: int = 0
+) -> Tensor:
+    """Cut segments into pieces of at most `max_length` words: 10 words at 4 become 4, 4 and 2.
+
+    Args:
+        labels: Type ids [..., N], -1 where unknown.
+        starts: True on the first word of each segment [..., N].
+        max_length: The longest segment allowed, in words.
+        outside: The type whose segments are always one word long.
+
+    Returns:
+        The new starts [..., N]; the labels stay as they are.
+    """
+    if max_length < 1:
+        raise ValueError(f"expected a max_length of at least 1 word, got {max_length}")
+    position = torch.arange(labels.shape[-1], device=labels.device).expand(labels.shape)
+    first = position.masked_fill(~starts, 0).cummax(-1).values
+    cut = (position - first) % max_length == 0
+    return starts | ((labels >= 0) & cut) | (labels == outside)
+
+
+def _on(device: torch.device, values: Sequence) -> Tensor:
+    """A small table on a device; non-blocking, so that a GPU is not waited for."""
+    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+
+
+def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    """The label list as a tuple in the order of the ids, checked for what no scheme allows."""
+    if isinstance(labels, str):
+        raise ValueError(f"expected a list of labels, got the string {labels!r}")
+    if isinstance(labels, Mapping):
+        by_id = {int(index): tag for index, tag in labels.items()}
+        if sorted(by_id) != list(range(len(by_id))):
+            raise ValueError(f"expected ids from 0 without gaps in id2label, got {sorted(by_id)}")
+        labels = [by_id[index] for index in range(len(by_id))]
+    tags = tuple(labels)
+    if not tags:
+        raise ValueError("expected labels such as ['O', 'B-PER', 'I-PER'], got an empty list")
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ValueError(f"expected labels that are non-empty strings, got {tag!r}")
+    if all(re.fullmatch(r"LABEL_\d+", tag) for tag in tags):
+        raise ValueError(
+            f"{tags[0]!r} and the like are placeholders, not the labels of a task: "
+            "pass labels=['O', 'B-PER', 'I-PER', ...]"
+        )
+    duplicates = sorted({tag for tag in tags if tags.count(tag) > 1})
+    if duplicates:
+        raise ValueError(f"expected each label once, got {duplicates} repeated in {list(tags)}")
+    if OUTSIDE not in tags:
+        raise ValueError(f"expected a label 'O' for words outside entities, got {list(tags)}")
+    if len(tags) == 1:
+        raise ValueError("expected labels of at least one entity type beside 'O'")
+    return tags
+
+
+def _recognise(tags: Sequence[str]) -> str:
+    """The name of the scheme that a label list follows."""
+    split = [_split(tag) for tag in tags if tag != OUTSIDE]
+    prefixes = {prefix for prefix, _ in split}
+    if prefixes == {""}:
+        return "plain"
+    if "" in prefixes:
+        bare = next(tag for tag in tags if tag != OUTSIDE and not _split(tag)[0])
+        raise ValueError(
+            f"expected prefixes such as B- and I- on every label but 'O' or on none, got {bare!r} "
+            f"in {list(tags)}; if no label is meant to have a prefix, name the scheme 'plain'"
+        )
+    if prefixes & set("ES") and prefixes & set("LU"):
+        raise ValueError(
+            f"expected prefixes of IOBES (E-, S-) or of BILOU (L-, U-), got both in {list(tags)}"
+        )
+    if prefixes & set("ES"):
+        return "IOBES"
+    if prefixes & set("LU"):
+        return "BILOU"
+    begun = {type_name for prefix, type_name in split if prefix == "B"}
+    return "IOB2" if begun == {type_name for _, type_name in split} else "IOB1"
+
+
+def _split(tag: str) -> tuple[str, str]:
+    """The prefix letter ("" for none) and type: B-creative-work gives B and creative-work."""
+    match = re.fullmatch(r"([BIESLU])-(.+)", tag, flags=re.DOTALL)
+    return (match[1], match[2]) if match else ("", tag)
