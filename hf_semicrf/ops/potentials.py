@@ -13,6 +13,7 @@ Extraction", equations 1 to 3; the transition here does not depend on the durati
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor
 
 class Potentials(NamedTuple):
     """Scores of a batch of sentences, in nats; ``-inf`` forbids what it scores.
+
+    At least one of ``emission``, ``segment``, ``start`` and ``end`` is given. All share one
+    floating dtype and one device.
 
     Args:
         emission: Score of each position [B, N, C], or None for zeros.
@@ -34,20 +38,83 @@ class Potentials(NamedTuple):
         lengths: Positions of each sentence [B], 1..N.
     """
 
-    emission: Tensor | None
-    segment: Tensor | None
-    start: Tensor | None
-    end: Tensor | None
-    duration: Tensor
-    transition: Tensor
-    initial: Tensor
-    final: Tensor
-    lengths: Tensor
+    emission: Tensor | None = None
+    segment: Tensor | None = None
+    start: Tensor | None = None
+    end: Tensor | None = None
+    duration: Tensor = None  # type: ignore[assignment]  # required; keyword order is the contract
+    transition: Tensor = None  # type: ignore[assignment]
+    initial: Tensor = None  # type: ignore[assignment]
+    final: Tensor = None  # type: ignore[assignment]
+    lengths: Tensor = None  # type: ignore[assignment]
 
     @property
-    def per_position(self) -> Tensor:
-        """Any one of the tensors that begin [B, N, ...]."""
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Batch size B, positions N, longest segment L and number of types C."""
         for tensor in (self.emission, self.segment, self.start, self.end):
             if tensor is not None:
-                return tensor
+                return (tensor.shape[0], tensor.shape[1], *self.duration.shape)  # type: ignore[return-value]
         raise ValueError("expected at least one of emission, segment, start and end; all are None")
+
+    def map(self, function) -> Potentials:
+        """Apply ``function`` to every floating-point tensor that is given."""
+        *scores, lengths = self
+        return Potentials(*(None if x is None else function(x) for x in scores), lengths)
+
+
+def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
+    """The score of every segment whose last position lies in [first, last), length by length.
+
+    Emissions are added one position at a time, so no difference of prefix sums loses digits and
+    ``-inf`` stays exact.
+
+    Yields:
+        For each length ``l + 1`` from 1 to L: the first last-position ``lo = max(first, l)`` at
+        which such a segment fits, and the scores [B, last - lo, C] of the segments
+        ``[t - l, t + 1)`` for ``t`` in [lo, last).
+    """
+    batch, _, longest, types = p.sizes
+    content = p.duration.new_zeros(batch, last - first, types)
+    for l in range(min(longest, last)):
+        lo = max(first, l)
+        content = content[:, lo - last :]
+        begins, ends = slice(lo - l, last - l), slice(lo, last)
+        if p.emission is not None:
+            content = content + p.emission[:, begins]
+        score = content + p.duration[l]
+        if p.start is not None:
+            score = score + p.start[:, begins]
+        if p.end is not None:
+            score = score + p.end[:, ends]
+        if p.segment is not None:
+            score = score + p.segment[:, begins, l]
+        yield lo, score
+
+
+def reverse(p: Potentials) -> Potentials:
+    """The same distribution read from right to left: suffixes become prefixes.
+
+    Position n of a sentence of length m becomes position ``m - 1 - n``; padding stays behind it.
+    """
+    _, positions, longest, _ = p.sizes
+    index = (p.lengths[:, None] - 1 - torch.arange(positions, device=p.lengths.device)).clamp(min=0)
+
+    def flip(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.gather(1, index[..., None].expand_as(x))
+
+    segment = p.segment
+    if segment is not None:
+        # the reversed segment that starts at n' is the one that ended there: it began l earlier
+        begins = (index[..., None] - torch.arange(longest, device=index.device)).clamp(min=0)
+        segment = segment.gather(1, begins[..., None].expand_as(segment))
+    return Potentials(
+        emission=flip(p.emission),
+        segment=segment,
+        start=flip(p.end),
+        end=flip(p.start),
+        duration=p.duration,
+        transition=p.transition.T,
+        initial=p.final,
+        final=p.initial,
+        lengths=p.lengths,
+    )

@@ -1,0 +1,339 @@
+"""The semi-Markov CRF as functions of its potentials: the public operations, in nats.
+
+Every function takes :class:`Potentials` and ``backend="auto" | "torch" | "triton"``. This is the
+only room that checks tensors and picks a back end. Shapes: B sentences, N positions, segments of
+at most L positions, C types. A segmentation is the pair (labels [B, N], starts [B, N]); positions
+past a sentence's length hold label -1, start False and marginals 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops import factored
+from hf_semicrf.ops.potentials import Potentials, segment_scores
+
+__all__ = [
+    "Marginals",
+    "Potentials",
+    "entropy",
+    "log_partition",
+    "marginals",
+    "negative_log_likelihood",
+    "resolve_backend",
+    "segmentation_score",
+    "to_edge",
+    "viterbi",
+]
+
+Backend = Literal["auto", "torch", "triton"]
+
+
+class Marginals(NamedTuple):
+    """Posterior probabilities.
+
+    Args:
+        token: That position n lies in a segment of type c [B, N, C].
+        start: That a segment of type c starts at n [B, N, C].
+        end: That n is the last position of a segment of type c [B, N, C].
+        segment: Of each segment, by start and length less one [B, N, L, C]; None unless asked for.
+    """
+
+    token: Tensor
+    start: Tensor
+    end: Tensor
+    segment: Tensor | None = None
+
+
+def resolve_backend(backend: Backend, device: torch.device) -> str:
+    """The back end that runs for tensors on ``device``.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: An explicit request cannot be met.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
+    if backend == "triton":
+        raise RuntimeError("the triton back end is not available for factored potentials yet")
+    return "torch"
+
+
+def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
+    """Log-sum of the scores of all segmentations: log Z, in nats.
+
+    Differentiable once in every potential; the gradient is the expected counts. ``-inf`` where no
+    segmentation is legal. O(N (L C + C^2)) time; O(N C) memory with a gradient.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Returns:
+        Log Z [B], in the potentials' dtype, float32 at least.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Sarawagi and Cohen (2004), equation 5, with the source type reduced once a boundary.
+    """
+    p = _checked(p)
+    return factored.log_partition(p, resolve_backend(backend, p.lengths.device)).to(p.duration.dtype)
+
+
+def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+    """Score of one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
+
+    Differentiable in every potential. O(N) time.
+
+    Args:
+        p: Potentials.
+        labels: Type of each position [B, N]; past the length anything.
+        starts: Whether a segment starts at the position [B, N] bool.
+
+    Returns:
+        Score [B], in the potentials' dtype, float32 at least.
+
+    Raises:
+        ValueError: Shapes do not fit; on the CPU also where a label is out of range, position 0
+            starts no segment, or the type changes inside a segment.
+    """
+    p = _checked(p)
+    _check_segmentation(p, labels, starts)
+    return _score(p, labels, starts).to(p.duration.dtype)
+
+
+def negative_log_likelihood(
+    p: Potentials, labels: Tensor, starts: Tensor, backend: Backend = "auto"
+) -> Tensor:
+    """``log Z - score(labels, starts)`` in nats [B]; the difference is taken in float64.
+
+    Args:
+        p: Potentials.
+        labels: Type of each position [B, N].
+        starts: Whether a segment starts at the position [B, N] bool.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: As :func:`segmentation_score`.
+        RuntimeError: The back end is not available.
+    """
+    p = _checked(p)
+    _check_segmentation(p, labels, starts)
+    log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
+    return (log_z - _score(p, labels, starts)).to(p.duration.dtype)
+
+
+def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
+    """The segmentation with the highest score.
+
+    O(N (L C + C^2)) time, O(N C) memory. Not differentiable in the path; the score is.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Returns:
+        Score [B] in nats, labels [B, N] and starts [B, N].
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = _checked(p)
+    labels, starts = factored.best(p, resolve_backend(backend, p.lengths.device))
+    return _score(p, labels, starts).to(p.duration.dtype), labels, starts
+
+
+def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
+    """Posterior probabilities of types, starts and ends at each position, and of segments.
+
+    O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``.
+
+    Args:
+        p: Potentials.
+        segment: Whether to return the [B, N, L, C] posterior of every segment too.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = _checked(p)
+    _, counts = factored.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    return Marginals(
+        counts.emission, counts.start, counts.end, counts.segment if segment else None
+    )
+
+
+def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
+    """Entropy of the distribution over segmentations, in nats [B]: log Z less the expected score.
+
+    Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = _checked(p)
+    dtype, p = p.duration.dtype, p.map(Tensor.double)
+    with_segment = p.segment is not None
+    log_z, counts = factored.expectations(
+        p, with_segment, resolve_backend(backend, p.lengths.device)
+    )
+    expected = torch.zeros_like(log_z)
+    for potential, count in zip(p[:-1], counts, strict=True):
+        if potential is not None:
+            # an impossible event contributes nothing: 0 * -inf is 0 here
+            expected += torch.where(count > 0, count * potential, 0).flatten(1).sum(1)
+    return torch.where(log_z > -torch.inf, log_z - expected, torch.nan).to(dtype)
+
+
+def to_edge(p: Potentials) -> Tensor:
+    """The dense tensor of the same distribution: ``edge[b, start, duration, c_dst, c_src]``, nats.
+
+    ``initial`` stands in the first segment's entries with source type 0 (``-inf`` for the other
+    sources, so that the free source adds nothing), ``final`` in the entries that end a sentence.
+    Then ``semi_crf_triton_forward(to_edge(p), p.lengths + 1)`` equals ``log_partition(p)``.
+    Differentiable. B N (L+1) C^2 numbers: for tests and small inputs.
+
+    Args:
+        p: Potentials.
+
+    Returns:
+        Edge potentials [B, N, L + 1, C, C]; index 0 of the durations is unused and ``-inf``, as is
+        what no segmentation uses.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+    """
+    p = _checked(p)
+    batch, positions, longest, types = p.sizes
+    device = p.lengths.device
+    first = torch.full_like(p.transition, -torch.inf)
+    first[:, 0] = p.initial
+    source = p.transition.T.expand(positions - 1, types, types)
+    source = torch.cat([first[None], source])  # [N, C_dst, C_src]
+    n = torch.arange(positions, device=device)
+    slices = [p.duration.new_full((batch, positions, types, types), -torch.inf)]
+    for l, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+        stops = n[: positions - lo] + l + 1
+        score = torch.where((stops == p.lengths[:, None])[..., None], score + p.final, score)
+        score = torch.where((stops <= p.lengths[:, None])[..., None], score, -torch.inf)
+        dense = score[..., None] + source[: positions - lo]
+        slices.append(torch.nn.functional.pad(dense, (0, 0, 0, 0, 0, lo), value=-torch.inf))
+    slices += slices[:1] * (longest + 1 - len(slices))
+    return torch.stack(slices, 2)
+
+
+def _score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+    """Score of a checked segmentation, float64 [B]."""
+    batch, positions, longest, types = p.sizes
+    n = torch.arange(positions, device=labels.device)
+    inside = n < p.lengths[:, None]
+    labels = torch.where(inside, labels, 0)
+    starts = starts & inside
+    following = torch.cat([starts[:, 1:], starts.new_zeros(batch, 1)], 1)
+    ends = inside & (following | (n + 1 == p.lengths[:, None]))
+    begin = torch.where(starts, n, 0).cummax(1).values
+    length = n - begin  # less one
+
+    def at(scores: Tensor) -> Tensor:
+        return scores.gather(2, labels[..., None])[..., 0]
+
+    short = length < longest
+    clipped = length.clamp(max=longest - 1)
+    terms = torch.where(ends, torch.where(short, p.duration[clipped, labels], -torch.inf), 0)
+    if p.emission is not None:
+        terms = terms + torch.where(inside, at(p.emission), 0)
+    if p.start is not None:
+        terms = terms + torch.where(starts, at(p.start), 0)
+    if p.end is not None:
+        terms = terms + torch.where(ends, at(p.end), 0)
+    if p.segment is not None:
+        index = (begin * longest + clipped) * types + labels
+        terms = terms + torch.where(ends, p.segment.flatten(1).gather(1, index), 0)
+    step = p.transition[labels[:, :-1], labels[:, 1:]]
+    edges = torch.where(starts[:, 1:], step, 0).sum(1, dtype=torch.float64)
+    last = labels.gather(1, p.lengths[:, None] - 1)[:, 0]
+    boundary = p.initial[labels[:, 0]].double() + p.final[last].double()
+    return terms.sum(1, dtype=torch.float64) + edges + boundary
+
+
+def _checked(p: Potentials) -> Potentials:
+    """The potentials in float32 or float64, once their shapes are known to fit.
+
+    Values of ``lengths`` are checked on the CPU only: on a GPU that would wait for the device.
+    """
+    missing = [k for k in ("duration", "transition", "initial", "final", "lengths")
+               if getattr(p, k) is None]  # fmt: skip
+    if missing:
+        raise ValueError(f"expected potentials {', '.join(missing)}; got None")
+    if p.duration.ndim != 2 or p.duration.shape[0] < 1:
+        raise ValueError(
+            f"expected duration of shape [L, C] with L >= 1, got {list(p.duration.shape)}"
+        )
+    batch, positions, longest, types = p.sizes
+    expected = {
+        "emission": (batch, positions, types),
+        "segment": (batch, positions, longest, types),
+        "start": (batch, positions, types),
+        "end": (batch, positions, types),
+        "duration": (longest, types),
+        "transition": (types, types),
+        "initial": (types,),
+        "final": (types,),
+        "lengths": (batch,),
+    }
+    dtype = torch.float32
+    for name, shape in expected.items():
+        tensor = getattr(p, name)
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"expected {name} of shape {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != p.lengths.device:
+            raise ValueError(f"expected {name} on {p.lengths.device}, got {tensor.device}")
+        if name == "lengths":
+            if tensor.is_floating_point() or tensor.dtype == torch.bool:
+                raise ValueError(f"expected integer lengths, got {tensor.dtype}")
+        elif not tensor.is_floating_point():
+            raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}")
+        else:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in p.lengths.aminmax()) if batch else (1, 1)
+        if low < 1 or high > positions:
+            raise ValueError(f"expected lengths in 1..{positions}, got {low}..{high}")
+    return p.map(lambda x: x.to(dtype))._replace(lengths=p.lengths.long())
+
+
+def _check_segmentation(p: Potentials, labels: Tensor, starts: Tensor) -> None:
+    """Refuse what is no segmentation; values are checked on the CPU only."""
+    shape = p.sizes[:2]
+    if labels.shape != shape or starts.shape != shape:
+        raise ValueError(
+            f"expected labels and starts of shape {list(shape)}, "
+            f"got {list(labels.shape)} and {list(starts.shape)}"
+        )
+    if starts.dtype != torch.bool:
+        raise ValueError(f"expected starts of dtype bool, got {starts.dtype}")
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    inside = torch.arange(shape[1]) < p.lengths[:, None]
+    types = p.sizes[3]
+    wrong = labels[inside & ((labels < 0) | (labels >= types))]
+    if len(wrong):
+        raise ValueError(f"expected labels in 0..{types - 1}, got {int(wrong[0])}")
+    if not starts[:, 0].all():
+        raise ValueError("expected a segment to start at position 0 of every sentence")
+    if ((labels[:, 1:] != labels[:, :-1]) & ~starts[:, 1:] & inside[:, 1:]).any():
+        raise ValueError("expected one type a segment, got a change of label without a start")
