@@ -1,0 +1,41 @@
+# Every target works on a fresh machine with Python >= 3.10: the first one makes the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-min check bench clean
+
+help:  ## Show the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch first and alone: a CPU-only or CUDA build that satisfies the pin stays, and brings its triton
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,bench]"
+	@touch $@
+
+demo: $(VENV)/installed  ## Make a PII corpus, train on it, evaluate, save, reload and tag (CPU, minutes)
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(VENV)/installed  ## Run the tests; the ones marked gpu run where there is a CUDA device
+	$(BIN)/python -m pytest $(ARGS)
+
+test-min:  ## Run the tests with the oldest supported torch and transformers
+	$(PYTHON) -m venv .venv-min
+	.venv-min/bin/pip install --quiet --constraint constraints-min.txt torch
+	.venv-min/bin/pip install --quiet --constraint constraints-min.txt --editable ".[demo,dev]"
+	.venv-min/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/installed  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed  ## Run the benchmarks (correctness first); one JSON line a measurement
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:  ## Remove the environments
+	rm -rf $(VENV) .venv-min
