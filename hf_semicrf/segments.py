@@ -137,6 +137,39 @@ class LabelScheme:
         tags = table[labels.long().clamp(min=0) * 8 + key]
         return tags.masked_fill(labels < 0, UNKNOWN_TAG)
 
+    @property
+    def marks_ends(self) -> bool:
+        """Whether a tag tells that its word is the last of its segment."""
+        return self.name in ("IOBES", "BILOU")
+
+    def tag_posteriors(
+        self, token: Tensor, start: Tensor, end: Tensor, single: Tensor | None = None
+    ) -> Tensor:
+        """Posterior probability of each tag, from posteriors of segments.
+
+        Exact, but for IOB1: there ``I-X`` takes all of a type, since whether ``B-X`` is written
+        depends on the segment before.
+
+        Args:
+            token: That a word lies in a segment of each type [..., N, C].
+            start: That one starts at the word [..., N, C].
+            end: That one ends with the word [..., N, C].
+            single: That the word alone is one [..., N, C]; for schemes that mark ends.
+
+        Returns:
+            Probabilities [..., N, number of tags].
+        """
+        if self.marks_ends and single is not None:
+            events = {3: single, 2: start - single, 1: end - single,
+                      0: token - start - end + single}  # fmt: skip
+        else:
+            events = {3: start, 1: token - start}
+        written = self._written_tags()
+        out = token.new_zeros(*token.shape[:-1], len(self.labels))
+        for key, probability in events.items():
+            out[..., written[key::8]] += probability
+        return out
+
     def tags_to_spans(self, tags: Sequence[int | str]) -> list[tuple[int, int, str]]:
         """The entities of one sentence.
 

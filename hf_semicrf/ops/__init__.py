@@ -19,6 +19,7 @@ from hf_semicrf.ops.potentials import Potentials, segment_scores
 __all__ = [
     "Marginals",
     "Potentials",
+    "at_segments",
     "entropy",
     "log_partition",
     "marginals",
@@ -234,16 +235,42 @@ def to_edge(p: Potentials) -> Tensor:
     return torch.stack(slices, 2)
 
 
+def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """Read a tensor over all segments at the segments of one segmentation.
+
+    Args:
+        values: Any value of each segment, by start and length less one [B, N, L, C].
+        labels: Type of each position [B, N], -1 past the length.
+        starts: Whether a segment starts at the position [B, N] bool.
+        lengths: Positions of each sentence [B].
+
+    Returns:
+        For each position the value of the segment that covers it [B, N]; 0 past the length.
+    """
+    _, positions, longest, types = values.shape
+    inside, begin, ends = _bounds(starts, lengths)
+    n = torch.arange(positions, device=values.device)
+    last = torch.where(ends, n, positions - 1).flip(1).cummin(1).values.flip(1)
+    index = (begin * longest + last - begin) * types + labels
+    read = values.flatten(1).gather(1, torch.where(inside, index, 0))
+    return torch.where(inside, read, 0)
+
+
+def _bounds(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies inside each sentence, where each position's segment begins, and where one ends."""
+    n = torch.arange(starts.shape[1], device=starts.device)
+    inside = n < lengths[:, None]
+    following = torch.nn.functional.pad(starts, (0, 1))[:, 1:]
+    ends = inside & (following | (n + 1 == lengths[:, None]))
+    return inside, torch.where(starts & inside, n, 0).cummax(1).values, ends
+
+
 def _score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     """Score of a checked segmentation, float64 [B]."""
-    batch, positions, longest, types = p.sizes
+    _, positions, longest, types = p.sizes
+    inside, begin, ends = _bounds(starts, p.lengths)
+    labels, starts = torch.where(inside, labels, 0), starts & inside
     n = torch.arange(positions, device=labels.device)
-    inside = n < p.lengths[:, None]
-    labels = torch.where(inside, labels, 0)
-    starts = starts & inside
-    following = torch.cat([starts[:, 1:], starts.new_zeros(batch, 1)], 1)
-    ends = inside & (following | (n + 1 == p.lengths[:, None]))
-    begin = torch.where(starts, n, 0).cummax(1).values
     length = n - begin  # less one
 
     def at(scores: Tensor) -> Tensor:

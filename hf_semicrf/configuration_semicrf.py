@@ -1,0 +1,92 @@
+"""Configuration of a semi-Markov CRF model for token classification."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+from hf_semicrf.scorers import SCORERS
+from hf_semicrf.segments import LabelScheme
+
+
+class SemiCRFConfig(PretrainedConfig):
+    """Configuration of :class:`SemiCRFForTokenClassification`.
+
+    Args:
+        encoder_config: Configuration of the encoder, or its dictionary; BERT's by default.
+        labels: Tag names in the order of their ids, such as ``["O", "B-PER", "I-PER"]``; another
+            way to give ``id2label``.
+        max_segment_length: Longest segment L, in words.
+        scorer: How hidden states score segments: "boundary" or "sum".
+        head_dropout: Probability of dropping a hidden unit before scoring.
+        label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where
+            None.
+        base_model: Public name of the pretrained encoder, for the model card.
+        has_word_starts: Whether the model knows which tokens start a word.
+        **kwargs: What every configuration takes, such as ``id2label``.
+
+    Raises:
+        ValueError: A size or name is out of range, or the labels follow no scheme.
+    """
+
+    model_type = "semicrf"
+    sub_configs = {"encoder_config": AutoConfig}
+
+    def __init__(
+        self,
+        encoder_config: PretrainedConfig | dict[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+        max_segment_length: int = 8,
+        scorer: str = "boundary",
+        head_dropout: float = 0.1,
+        label_scheme: str | None = None,
+        base_model: str | None = None,
+        has_word_starts: bool = False,
+        **kwargs: Any,
+    ):
+        if isinstance(max_segment_length, bool) or not isinstance(max_segment_length, int):
+            raise ValueError(f"expected max_segment_length as an int, got {max_segment_length!r}")
+        if max_segment_length < 1:
+            raise ValueError(
+                f"expected max_segment_length of at least 1 word, got {max_segment_length}"
+            )
+        if scorer not in SCORERS:
+            raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+        if encoder_config is None:
+            encoder_config = {"model_type": "bert"}
+        if isinstance(encoder_config, dict):
+            values = dict(encoder_config)
+            encoder_config = CONFIG_MAPPING[values.pop("model_type", "bert")](**values)
+        encoder_config._name_or_path = ""  # a local path would end up in config.json
+        # the base class sets the attention of both configurations to this, None included
+        kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
+        if labels is not None:
+            LabelScheme.from_labels(labels, label_scheme)  # refuse what follows no scheme
+            kwargs["id2label"] = dict(enumerate(labels))
+        if kwargs.get("id2label") is not None:
+            kwargs["label2id"] = {tag: int(index) for index, tag in kwargs["id2label"].items()}
+        self.encoder_config = encoder_config
+        self.max_segment_length = max_segment_length
+        self.scorer = scorer
+        self.head_dropout = head_dropout
+        self.label_scheme = label_scheme
+        self.has_word_starts = has_word_starts
+        self.base_model = None if base_model and os.path.isdir(base_model) else base_model
+        super().__init__(**kwargs)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The labels read as a tagging scheme."""
+        return LabelScheme.from_labels(self.id2label, self.label_scheme)
+
+    @property
+    def labels(self) -> list[str]:
+        """Tag names in the order of their ids."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
+        """The encoder's text configuration: its vocabulary, width and positions."""
+        return self.encoder_config.get_text_config(*args, **kwargs)

@@ -1,0 +1,145 @@
+"""The semi-Markov CRF as a PyTorch module: hidden states in, loss and segmentations out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hf_semicrf import ops
+from hf_semicrf.scorers import INIT_STD, SCORERS
+
+
+class SemiCRFOutput(NamedTuple):
+    """What the head computes.
+
+    Args:
+        nll: Negative log-likelihood of the given segmentation [B], nats; None without one.
+        labels: Types of the best segmentation [B, N]; None if not decoded, as all that follows.
+        starts: Segment starts of the best segmentation [B, N].
+        segment_posteriors: Probability of the decoded segment that covers each position [B, N].
+        marginals: Posterior probabilities of types, starts, ends and segments.
+    """
+
+    nll: Tensor | None = None
+    labels: Tensor | None = None
+    starts: Tensor | None = None
+    segment_posteriors: Tensor | None = None
+    marginals: ops.Marginals | None = None
+
+
+class SemiCRF(nn.Module):
+    """A semi-Markov CRF on hidden states of any encoder.
+
+    Type 0 is the outside type, whose segments have length 1, so that every tagging has exactly one
+    derivation. Scores are computed without autocast and the dynamic programs in float32 at least.
+
+    Args:
+        hidden_size: Width H of the hidden states.
+        num_types: Segment types C, the outside type included.
+        max_segment_length: Longest segment L, in positions.
+        scorer: How hidden states score segments: "boundary" or "sum".
+        dropout: Probability of dropping a hidden unit before scoring.
+        backend: Implementation of the dynamic programs.
+
+    Raises:
+        ValueError: A size or name is out of range.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_types: int,
+        max_segment_length: int,
+        scorer: str = "boundary",
+        dropout: float = 0.1,
+        backend: ops.Backend = "auto",
+    ):
+        super().__init__()
+        for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
+            if value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+        if max_segment_length < 1:
+            raise ValueError(
+                f"expected max_segment_length of at least 1 position, got {max_segment_length}"
+            )
+        if scorer not in SCORERS:
+            raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+        self.backend = backend
+        self.dropout = nn.Dropout(dropout)
+        self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length)
+        # 'bias' in the name keeps weight decay away from them
+        self.duration_bias = nn.Parameter(torch.empty(max_segment_length, num_types))
+        self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
+        self.initial_bias = nn.Parameter(torch.empty(num_types))
+        self.final_bias = nn.Parameter(torch.empty(num_types))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the head's own parameters anew; the scorer draws its own."""
+        for parameter in self.parameters(recurse=False):
+            nn.init.normal_(parameter, std=INIT_STD)
+
+    def potentials(self, hidden: Tensor, lengths: Tensor) -> ops.Potentials:
+        """The potentials of a batch, float32 at least.
+
+        Args:
+            hidden: Hidden states [B, N, H].
+            lengths: Positions of each sentence [B].
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = self.scorer(self.dropout(hidden.to(self.duration_bias.dtype)))
+        longest, types = self.duration_bias.shape
+        device = hidden.device
+        long_outside = (torch.arange(longest, device=device) > 0)[:, None] & (
+            torch.arange(types, device=device) == 0
+        )
+        p = ops.Potentials(
+            *scores,
+            duration=self.duration_bias.masked_fill(long_outside, -torch.inf),
+            transition=self.transition_bias,
+            initial=self.initial_bias,
+            final=self.final_bias,
+            lengths=lengths,
+        )
+        return p.map(lambda x: x.to(torch.promote_types(x.dtype, torch.float32)))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        lengths: Tensor,
+        labels: Tensor | None = None,
+        starts: Tensor | None = None,
+        decode: bool | None = None,
+        segment_marginals: bool = False,
+    ) -> SemiCRFOutput:
+        """Score a segmentation, find the best one, or both.
+
+        Args:
+            hidden: Hidden states [B, N, H].
+            lengths: Positions of each sentence [B], 1..N.
+            labels: Type of each position [B, N] of the segmentation to score, or None.
+            starts: Its segment starts [B, N] bool.
+            decode: Whether to decode and compute marginals; by default, when not training.
+            segment_marginals: Whether decoding also gives the probability of the segments found.
+
+        Raises:
+            ValueError: Shapes or values do not fit.
+        """
+        p = self.potentials(hidden, lengths)
+        nll = None
+        if labels is not None and starts is not None:
+            nll = ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
+        if decode is None:
+            decode = not self.training
+        if not decode:
+            return SemiCRFOutput(nll)
+        with torch.no_grad():
+            p = p.map(Tensor.detach)
+            _, found, found_starts = ops.viterbi(p, backend=self.backend)
+            marginals = ops.marginals(p, segment=segment_marginals, backend=self.backend)
+            posteriors = None
+            if marginals.segment is not None:
+                posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
+        return SemiCRFOutput(nll, found, found_starts, posteriors, marginals)

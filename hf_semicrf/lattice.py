@@ -1,0 +1,94 @@
+"""The lattice of words inside a batch of sub-words.
+
+An encoder gives one hidden state a sub-word; the semi-Markov CRF runs over words, each standing at
+its first sub-word. Everything here is a fixed-shape tensor operation: nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SPECIAL, STARTS_WORD, INSIDE_WORD = 0, 1, 2
+
+
+class Lattice(NamedTuple):
+    """Where the words of a batch stand among its sub-words.
+
+    Args:
+        mask: True on the first sub-word of every word [B, T].
+        index: Sub-word of word n [B, T]; past a sentence's words, the sub-words left over.
+        inside: Whether a sentence has a word n [B, T].
+        lengths: Words of each sentence [B].
+    """
+
+    mask: Tensor
+    index: Tensor
+    inside: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Lattice:
+        """The lattice of a mask [B, T] of first sub-words; padding may be on either side."""
+        mask = mask.bool()
+        index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+        lengths = mask.sum(1)
+        inside = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
+        return cls(mask, index, inside, lengths)
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """From sub-words [B, T, ...] to words [B, N, ...], N = T."""
+        index = self.index.reshape(self.index.shape + (1,) * (tokens.ndim - 2))
+        return tokens.gather(1, index.expand_as(tokens))
+
+    def scatter(self, words: Tensor) -> Tensor:
+        """From words [B, N] to their first sub-words [B, T]; 0 elsewhere."""
+        return torch.zeros_like(words).scatter(1, self.index, torch.where(self.inside, words, 0))
+
+    def word_of_token(self) -> Tensor:
+        """The word that each sub-word belongs to [B, T]; -1 before the first."""
+        return self.mask.long().cumsum(1) - 1
+
+
+def word_start_table(tokenizer: Any, size: int) -> Tensor:
+    """Tell for each token of a vocabulary whether it starts a word.
+
+    WordPiece marks what goes on with ``##``; byte-level and Metaspace tokenizers mark what starts
+    (and a token that begins with punctuation starts a word of its own).
+
+    Args:
+        tokenizer: The tokenizer of the vocabulary.
+        size: Rows of the encoder's embedding; rows without a token count as special.
+
+    Returns:
+        SPECIAL, STARTS_WORD or INSIDE_WORD for each token [size] int8.
+    """
+    vocabulary = {i: token for token, i in tokenizer.get_vocab().items() if i < size}
+    pieces = any(token.startswith("##") and len(token) > 2 for token in vocabulary.values())
+    marks = tuple(m for m in ("Ġ", "▁") if any(t.startswith(m) for t in vocabulary.values()))
+
+    def starts_word(token: str) -> bool:
+        if pieces:
+            return not token.startswith("##")
+        return not marks or token.startswith(marks) or not token[:1].isalnum()
+
+    table = torch.full((size,), SPECIAL, dtype=torch.int8)
+    for index, token in vocabulary.items():
+        table[index] = STARTS_WORD if starts_word(token) else INSIDE_WORD
+    special = [i for i in tokenizer.all_special_ids if i < size and i != tokenizer.unk_token_id]
+    table[special] = SPECIAL
+    return table
+
+
+def word_starts(table: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The first sub-word of each word [B, T], read off a table of the vocabulary.
+
+    What goes on with a word right after a special token or at the very start begins one.
+    """
+    kind = table[input_ids]
+    if attention_mask is not None:
+        kind = kind * attention_mask.bool()
+    before = torch.nn.functional.pad(kind, (1, 0), value=SPECIAL)[:, :-1]
+    return (kind == STARTS_WORD) | ((kind == INSIDE_WORD) & (before == SPECIAL))

@@ -1,0 +1,352 @@
+"""A transformers encoder with a semi-Markov CRF head, over the words of a sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import ModelOutput, logging
+
+from hf_semicrf.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.head import SemiCRF, SemiCRFOutput
+from hf_semicrf.lattice import Lattice, word_start_table, word_starts
+from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
+
+logger = logging.get_logger(__name__)
+
+HEAD_ARGUMENTS = ("max_segment_length", "scorer", "head_dropout", "label_scheme", "base_model")
+
+
+@dataclass
+class SemiCRFTokenClassifierOutput(ModelOutput):
+    """Output of :class:`SemiCRFForTokenClassification`.
+
+    Args:
+        loss: Negative log-likelihood in nats a word (or over ``num_items_in_batch``).
+        logits: Log posterior of each tag at each sub-word [B, T, len(id2label)], float32; its
+            argmax is the decoded tagging. Sub-words after a word's first repeat it, inside. None
+            while training.
+        segment_posteriors: Probability of the decoded segment that covers each word's first
+            sub-word [B, T], on request.
+        hidden_states: The encoder's, on request.
+        attentions: The encoder's, on request.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    segment_posteriors: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that encodes text under a configuration; of an encoder-decoder, its encoder.
+
+    Raises:
+        ValueError: transformers has no model for the configuration.
+    """
+    for mapping in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING):
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    raise ValueError(f"expected the configuration of a text encoder, got {type(config).__name__}")
+
+
+def _accepted(function: Any, **arguments: Any) -> dict[str, Any]:
+    """Those of the arguments that the function names in its signature."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+class SemiCRFForTokenClassification(PreTrainedModel):
+    """Any transformers encoder with a semi-Markov CRF over words.
+
+    Args:
+        config: Configuration of the model.
+        encoder: A loaded encoder to put the head on; built from the configuration where None.
+    """
+
+    config_class = SemiCRFConfig
+    base_model_prefix = "text_encoder"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch in forward
+    _no_split_modules = ["SemiCRF"]
+
+    def __init__(self, config: SemiCRFConfig, encoder: PreTrainedModel | None = None):
+        built = encoder_class(config.encoder_config) if encoder is None else type(encoder)
+        for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
+            setattr(self, flag, getattr(built, flag, False))
+        super().__init__(config)
+        scheme = config.scheme
+        if encoder is None:
+            extra = _accepted(built.__init__, add_pooling_layer=False)
+            encoder = built._from_config(config.encoder_config, **extra)
+        self.text_encoder = encoder
+        self.classifier = SemiCRF(
+            hidden_size=config.encoder_config.get_text_config().hidden_size,
+            num_types=len(scheme.types),
+            max_segment_length=config.max_segment_length,
+            scorer=config.scorer,
+            dropout=config.head_dropout,
+        )
+        # whether a token is special (0), starts a word (1) or goes on with one (2)
+        embeddings = encoder.get_input_embeddings()
+        self.register_buffer("word_starts", torch.empty(len(embeddings.weight), dtype=torch.int8))
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        if hasattr(module, "reset_parameters") and "hf_semicrf" in type(module).__module__:
+            module.reset_parameters()
+        elif module is self:
+            torch.nn.init.ones_(self.word_starts)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The encoder's token embeddings."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the encoder's token embeddings."""
+        self.text_encoder.set_input_embeddings(value)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str,
+        *model_args: Any,
+        config: PretrainedConfig | None = None,
+        labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> SemiCRFForTokenClassification:
+        """Load a saved model, or put a new head on a pretrained encoder.
+
+        Args:
+            pretrained_model_name_or_path: Hub name or folder of either.
+            *model_args: Passed on for a saved model.
+            config: Configuration of the saved model or of the encoder.
+            labels: Tag names in the order of their ids, for a new head.
+            **kwargs: ``max_segment_length``, ``scorer``, ``head_dropout``, ``label_scheme`` or
+                ``id2label`` of a new head; overrides of the encoder's configuration; and what
+                ``from_pretrained`` takes anywhere (dtype, attn_implementation, revision, ...).
+
+        Raises:
+            ValueError: A new head was given no labels, or labels that follow no scheme.
+            TypeError: An argument is unknown.
+        """
+        hub = {k: kwargs[k] for k in ("cache_dir", "force_download", "local_files_only", "token",
+               "revision", "subfolder", "trust_remote_code") if k in kwargs}  # fmt: skip
+        if config is None:
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        if isinstance(config, SemiCRFConfig):
+            if labels is not None:
+                kwargs["id2label"] = dict(enumerate(labels))
+                kwargs["label2id"] = {tag: index for index, tag in enumerate(labels)}
+            for name in list(kwargs):
+                if hasattr(config, name) and name not in hub:
+                    setattr(config, name, kwargs.pop(name))
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, config=config, **kwargs
+            )
+
+        head = {name: kwargs.pop(name) for name in HEAD_ARGUMENTS if name in kwargs}
+        head.setdefault("base_model", str(pretrained_model_name_or_path))
+        id2label = kwargs.pop("id2label", None)
+        kwargs.pop("label2id", None)
+        if labels is None and id2label is not None:
+            labels = [id2label[index] for index in sorted(id2label, key=int)]
+        if labels is None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path!r} is a {type(config).__name__} encoder without a "
+                "semi-CRF head: expected labels=[...], such as ['O', 'B-PER', 'I-PER'], got None"
+            )
+        checked = SemiCRFConfig(labels=labels, **head)  # before anything is loaded
+        for name in list(kwargs):
+            if hasattr(config, name) and name not in ("dtype", *hub):
+                setattr(config, name, kwargs.pop(name))
+        built = encoder_class(config)
+        encoder = built.from_pretrained(
+            pretrained_model_name_or_path,
+            config=config,
+            **_accepted(built.__init__, add_pooling_layer=False),
+            **kwargs,
+        )
+        model = cls(
+            SemiCRFConfig(encoder.config, id2label=checked.id2label, **head), encoder=encoder
+        )
+        model.classifier.to(dtype=encoder.dtype, device=encoder.device)
+        model.word_starts = model.word_starts.to(encoder.device)
+        model.eval()
+        logger.warning(
+            "The head of %s is newly initialized on %s: classifier.*. You should probably TRAIN "
+            "this model on a down-stream task.", cls.__name__, pretrained_model_name_or_path
+        )  # fmt: skip
+        return model
+
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        """Remember which tokens start a word, for inputs that come without ``word_mask``.
+
+        Args:
+            tokenizer: The encoder's tokenizer.
+        """
+        table = word_start_table(tokenizer, len(self.word_starts))
+        self.word_starts.copy_(table)
+        self.config.has_word_starts = True
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_segment_posteriors: bool = False,
+        return_dict: bool | None = None,
+    ) -> SemiCRFTokenClassifierOutput | tuple[Tensor, ...]:
+        """Tag a batch, and score its labels where they are given.
+
+        Args:
+            input_ids: Token ids [B, T].
+            attention_mask: 0 on padding [B, T].
+            token_type_ids: For encoders that take them [B, T].
+            position_ids: For encoders that take them [B, T].
+            inputs_embeds: Embeddings instead of ids [B, T, H].
+            word_mask: True on the first sub-word of every word [B, T]; where None, the positions
+                with labels other than -100, and without labels the tokens that start a word.
+            labels: Tag ids on the words' first sub-words [B, T], -100 elsewhere.
+            num_items_in_batch: What the summed loss is divided by; the number of words where None.
+            output_attentions: Whether to return the encoder's attentions.
+            output_hidden_states: Whether to return the encoder's hidden states.
+            output_segment_posteriors: Whether to return the decoded segments' probabilities.
+            return_dict: Whether to return an output object instead of a tuple.
+
+        Raises:
+            ValueError: There is no way to tell the words; on the CPU also a word's label is -100 or
+                out of range.
+        """
+        encoded = self._encode(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
+        scheme = self.config.scheme
+        types = starts = None
+        if labels is not None:
+            tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
+            self._check_tags(tags, lattice.inside)
+            types, starts = scheme.encode(tags)
+            starts = split_long_segments(types, starts, self.config.max_segment_length)
+        head = self.classifier(
+            lattice.gather(encoded.last_hidden_state),
+            lattice.lengths.clamp(min=1),
+            types,
+            starts,
+            decode=not self.training,
+            segment_marginals=output_segment_posteriors or scheme.marks_ends,
+        )
+        loss = None
+        if head.nll is not None:
+            words = lattice.lengths
+            total = torch.where(words > 0, head.nll, 0).sum()
+            loss = total / (words.sum() if num_items_in_batch is None else num_items_in_batch)
+        logits = posteriors = None
+        if head.marginals is not None:
+            logits = self._logits(head, lattice)
+            if output_segment_posteriors:
+                posteriors = lattice.scatter(head.segment_posteriors)
+        output = SemiCRFTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            segment_posteriors=posteriors,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _encode(self, **inputs: Any) -> ModelOutput:
+        """Run the encoder on those of the inputs that it knows."""
+        return self.text_encoder(
+            **_accepted(self.text_encoder.forward, use_cache=False, **{
+                name: value for name, value in inputs.items() if value is not None
+            }), return_dict=True,
+        )  # fmt: skip
+
+    def _word_mask(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        word_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> Tensor:
+        """The first sub-words of the words [B, T]."""
+        if word_mask is not None:
+            return word_mask.bool()
+        if labels is not None:
+            return labels != UNKNOWN_TAG
+        if input_ids is None or not self.config.has_word_starts:
+            raise ValueError(
+                "expected word_mask (True on the first sub-word of each word), or labels, or a model "
+                "that knows its tokenizer: call model.use_tokenizer(tokenizer) once; got neither"
+            )
+        return word_starts(self.word_starts, input_ids, attention_mask)
+
+    def _check_tags(self, tags: Tensor, inside: Tensor) -> None:
+        """Refuse unknown tags inside the lattice; on a GPU this would wait for the device."""
+        if tags.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        wrong = tags[inside & ((tags < 0) | (tags >= self.config.num_labels))]
+        if len(wrong):
+            raise ValueError(
+                f"expected labels in 0..{self.config.num_labels - 1} on every word of word_mask, "
+                f"got {int(wrong[0])}"
+            )
+
+    def _logits(self, head: SemiCRFOutput, lattice: Lattice) -> Tensor:
+        """Log posteriors of the tags at every sub-word [B, T, len(id2label)]."""
+        scheme, marginals = self.config.scheme, head.marginals
+        single = None if marginals.segment is None else marginals.segment[:, :, 0]
+        token, start, end = marginals.token, marginals.start, marginals.end
+        first = scheme.tag_posteriors(token, start, end, single)
+        # a sub-word after the first lies inside its word's segment, whatever the word does there
+        nothing = torch.zeros_like(token)
+        inner = scheme.tag_posteriors(token, nothing, nothing, nothing)
+        decoded = scheme.decode(head.labels, head.starts)
+        decoded_inner = scheme.decode(head.labels, torch.zeros_like(head.starts))
+        first = _raise_decoded(first, decoded)
+        inner = _raise_decoded(inner, decoded_inner)
+
+        word = lattice.word_of_token()
+        rows = torch.arange(len(word), device=word.device)[:, None]
+        logits = torch.where(lattice.mask[..., None], first[rows, word], inner[rows, word])
+        outside = torch.full_like(logits, torch.finfo(logits.dtype).min)
+        outside[..., scheme.labels.index("O")] = 0
+        return torch.where((word < 0)[..., None], outside, logits)
+
+
+def _raise_decoded(posteriors: Tensor, tags: Tensor) -> Tensor:
+    """Log posteriors [B, N, K] in which the decoded tag [B, N] has the maximum."""
+    logits = posteriors.clamp(min=torch.finfo(posteriors.dtype).tiny).log()
+    at = tags.clamp(min=0)[..., None]
+    # a log posterior of the best of K tags is at least -log K: the margin survives rounding
+    margin = logits.amax(-1, keepdim=True) + 1e-5
+    return logits.scatter(-1, at, torch.where(tags[..., None] >= 0, margin, logits.gather(-1, at)))
