@@ -1,0 +1,350 @@
+"""From words and tags to model inputs: tokenizers, alignment, padding.
+
+The lattice is over words, and a word stands at its first sub-word: ``word_mask`` is 1 there and
+``labels`` holds the word's tag; everywhere else they are 0 and -100.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.words import (
+    first_subwords,
+    is_prepared,
+    prepare_tokenizer,
+    split_words,
+    tokenize_words,
+)
+
+__all__ = [
+    "AlignmentCounts",
+    "SemiCRFDataCollator",
+    "TokenizeAndAlign",
+    "choose_max_segment_length",
+    "longest_entity",
+    "prepare_tokenizer",
+    "split_words",
+]
+
+
+@dataclass
+class AlignmentCounts:
+    """What `TokenizeAndAlign` met so far.
+
+    Attributes:
+        sentences: Sentences in all.
+        truncated_sentences: Sentences cut at `max_length` sub-words.
+        lost_words: Words behind the cut.
+        lost_entities: Entities that are not whole before the cut.
+        long_entities: Entities of more than `max_segment_length` words, which train as pieces.
+    """
+
+    sentences: int = 0
+    truncated_sentences: int = 0
+    lost_words: int = 0
+    lost_entities: int = 0
+    long_entities: int = 0
+
+
+class TokenizeAndAlign:
+    """Tokenise split sentences and put each word's tag on its first sub-word.
+
+    For ``dataset.map(..., batched=True)``. Tags are names, or class ids: those of the data set's
+    ClassLabel where it has one (translated by name, whatever their order), else ids of `label2id`.
+    Without the tags column the result has ``word_mask`` but no ``labels``.
+
+    Long sentences are cut between words and words without sub-words keep their place, both as in
+    `tokenize_words`. The first loss and the first too long entity warn, once each; `counts` has the
+    figures (with ``num_proc``, each worker counts and warns for itself).
+
+    Args:
+        tokenizer: As `prepare_tokenizer` returns it.
+        label2id: Tag name to tag id, ``model.config.label2id``.
+        max_length: Sub-words in a sentence, special tokens included; by default the tokenizer's
+            own limit, if it has one.
+        tokens_column: Column of the sentences, each a list of words.
+        tags_column: Column of the tags, one a word; may be missing.
+        max_segment_length: The model's, to count the entities that are longer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        label2id: Mapping[str, int],
+        max_length: int | None = None,
+        tokens_column: str = "tokens",
+        tags_column: str = "ner_tags",
+        max_segment_length: int | None = None,
+    ) -> None:
+        """See the class."""
+        if not is_prepared(tokenizer):
+            raise ValueError("expected a tokenizer that went through prepare_tokenizer")
+        if max_length is None and tokenizer.model_max_length < 10**6:
+            max_length = tokenizer.model_max_length
+        self.tokenizer = tokenizer
+        self.scheme = LabelScheme.from_labels({index: tag for tag, index in label2id.items()})
+        self.max_length = max_length
+        self.tokens_column = tokens_column
+        self.tags_column = tags_column
+        self.max_segment_length = max_segment_length
+        self.counts = AlignmentCounts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the counts: what `dataset.map` caches by depends on settings only."""
+        return {**self.__dict__, "counts": AlignmentCounts()}
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list[list[int]]]:
+        """Tokenise a batch of sentences.
+
+        Args:
+            batch: Columns of a data set.
+
+        Returns:
+            The tokenizer's columns, ``word_mask`` and, if there are tags, ``labels``.
+
+        Raises:
+            ValueError: A column is missing, a sentence has no words or not one tag a word, or a
+                tag is not in `label2id`; the message names the row.
+        """
+        sentences = self._sentences(batch)
+        tags = self._tags(batch, sentences)
+        before = AlignmentCounts(**asdict(self.counts))
+        columns: dict[str, list[list[int]]] = {}
+        tokenized = tokenize_words(self.tokenizer, sentences, self.max_length)
+        for row, (inputs, word_ids) in enumerate(tokenized):
+            firsts = first_subwords(word_ids)
+            inputs["word_mask"] = [int(word is not None) for word in firsts]
+            if tags is not None:
+                inputs["labels"] = [
+                    UNKNOWN_TAG if word is None else tags[row][word] for word in firsts
+                ]
+            self._count(len(sentences[row]), sum(inputs["word_mask"]), tags and tags[row])
+            for name, values in inputs.items():
+                columns.setdefault(name, []).append(values)
+        self._warn(before)
+        return columns
+
+    def _sentences(self, batch: Mapping[str, Sequence]) -> list[list[str]]:
+        if self.tokens_column not in batch:
+            raise ValueError(
+                f"expected a column {self.tokens_column!r} of words, got the columns "
+                f"{list(batch)}; pass tokens_column=..."
+            )
+        sentences = list(batch[self.tokens_column])
+        for row, words in enumerate(sentences):
+            if words is None or isinstance(words, str):
+                raise ValueError(
+                    f"expected a list of words in {self.tokens_column!r}, got {words!r} in "
+                    f"{_row(batch, row)}"
+                )
+            if len(words) == 0:
+                raise ValueError(
+                    f"expected at least one word a sentence, got none in {_row(batch, row)}"
+                )
+            for word in words:
+                if not isinstance(word, str):
+                    raise ValueError(f"expected words, got {word!r} in {_row(batch, row)}")
+        return [list(words) for words in sentences]
+
+    def _tags(self, batch: Mapping[str, Sequence], sentences: list[list[str]]):
+        """The tag ids of each sentence, or None."""
+        if self.tags_column not in batch:
+            return None
+        features = getattr(getattr(batch, "formatter", None), "features", None)
+        names = _class_names(features, self.tags_column)
+        tags = []
+        for row, (words, values) in enumerate(zip(sentences, batch[self.tags_column], strict=True)):
+            if values is None or len(values) != len(words):
+                count = "none" if values is None else len(values)
+                raise ValueError(
+                    f"expected a tag for each of the {len(words)} words, got {count} in "
+                    f"{_row(batch, row)}"
+                )
+            try:
+                tags.append(self.scheme.tag_ids(_named(values, names)))
+            except ValueError as error:
+                raise ValueError(f"{error}; found in {_row(batch, row)}") from None
+        return tags
+
+    def _count(self, words: int, kept: int, tags: list[int] | None) -> None:
+        counts, longest = self.counts, self.max_segment_length
+        counts.sentences += 1
+        counts.truncated_sentences += kept < words
+        counts.lost_words += words - kept
+        if tags is not None and (kept < words or (longest is not None and longest < words)):
+            spans = self.scheme.tags_to_spans(tags)
+            counts.lost_entities += sum(end > kept for _, end, _ in spans)
+            if longest is not None:
+                counts.long_entities += sum(end - start > longest for start, end, _ in spans)
+
+    def _warn(self, before: AlignmentCounts) -> None:
+        counts = self.counts
+        if counts.lost_words and not before.lost_words:
+            warnings.warn(
+                f"{counts.truncated_sentences} of {counts.sentences} sentences so far are longer "
+                f"than max_length={self.max_length} sub-words: {counts.lost_words} words and "
+                f"{counts.lost_entities} entities are cut off (all of them: .counts)",
+                stacklevel=3,
+            )
+        if counts.long_entities and not before.long_entities:
+            warnings.warn(
+                f"{counts.long_entities} entities in {counts.sentences} sentences so far have more "
+                f"than max_segment_length={self.max_segment_length} words and train as pieces (all "
+                "of them: .counts); choose_max_segment_length picks a length from the data",
+                stacklevel=3,
+            )
+
+
+def longest_entity(tags: Iterable[Sequence[int | str]], scheme: LabelScheme) -> int:
+    """The words of the longest entity in a data set, 0 if it has none.
+
+    Args:
+        tags: Tag names or ids of `scheme` for each sentence, such as ``dataset["ner_tags"]``.
+        scheme: Their scheme.
+    """
+    return max(
+        (end - start for row in tags for start, end, _ in scheme.tags_to_spans(row)), default=0
+    )
+
+
+def choose_max_segment_length(
+    tags: Iterable[Sequence[int | str]], scheme: LabelScheme, limit: int = 32
+) -> int:
+    """A `max_segment_length` for a data set: its longest entity, at least 1 and at most `limit`.
+
+    The cost of the model is linear in it, and one odd annotation should not set it; entities above
+    the limit train as pieces.
+    """
+    return min(max(longest_entity(tags, scheme), 1), limit)
+
+
+@dataclass
+class SemiCRFDataCollator:
+    """Pad a batch: the tokenizer's columns as it pads them, labels with -100, word_mask with 0.
+
+    Padding goes to the tokenizer's side. Other columns are left out. Features without ``word_mask``
+    but with labels get it from them.
+
+    Attributes:
+        tokenizer: As `prepare_tokenizer` returns it.
+        pad_to_multiple_of: Pad the length to a multiple of this.
+        allow_unknown: Accept words whose label is -100; the model must then be told to sum over
+            their labels.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+    allow_unknown: bool = False
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Pad and stack.
+
+        Args:
+            features: Rows as `TokenizeAndAlign` makes them.
+
+        Returns:
+            The tokenizer's columns and labels [B, T] (int64), word_mask [B, T] (bool).
+
+        Raises:
+            ValueError: There are no features, they lack or do not share columns, a row has no
+                words or columns of different lengths, or labels and word_mask do not agree.
+        """
+        if not features:
+            raise ValueError("expected at least one sentence to collate, got an empty list")
+        names = [n for n in self.tokenizer.model_input_names if n in features[0]]
+        if "input_ids" not in names:
+            raise ValueError(
+                f"expected features with input_ids, got the columns {sorted(features[0])}; map the "
+                "data set with TokenizeAndAlign first"
+            )
+        rows = [self._word_columns(features, row) for row in range(len(features))]
+        inputs = [{name: list(feature[name]) for name in names} for feature in features]
+        batch = dict(
+            pad_without_fast_tokenizer_warning(
+                self.tokenizer,
+                inputs,
+                return_tensors="pt",
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
+        )
+        length = batch["input_ids"].shape[1]
+        for name, filler, dtype in (
+            ("labels", UNKNOWN_TAG, torch.long),
+            ("word_mask", 0, torch.bool),
+        ):
+            if name in rows[0]:
+                padded = [self._pad(row[name], length, filler) for row in rows]
+                batch[name] = torch.tensor(padded, dtype=dtype)
+        return batch
+
+    def _word_columns(self, features: Sequence[Mapping[str, Any]], row: int) -> dict[str, list]:
+        """The labels and the word_mask of a row, checked."""
+        feature = features[row]
+        present = [name for name in ("labels", "word_mask") if feature.get(name) is not None]
+        if present != [n for n in ("labels", "word_mask") if features[0].get(n) is not None]:
+            raise ValueError(
+                f"expected labels and word_mask in all rows or in none, not so row {row}"
+            )
+        columns = {name: [int(value) for value in feature[name]] for name in present}
+        if not columns:
+            return {}
+        for name, values in columns.items():
+            if len(values) != len(feature["input_ids"]):
+                raise ValueError(
+                    f"expected {name} for {len(feature['input_ids'])} sub-words, got {len(values)} "
+                    f"in row {row} of the batch"
+                )
+        labels = columns.get("labels")
+        if "word_mask" not in columns:
+            columns["word_mask"] = [int(label != UNKNOWN_TAG) for label in columns["labels"]]
+        mask = columns["word_mask"]
+        if not any(mask):
+            raise ValueError(
+                f"expected at least one word a sentence, got none in row {row} of the batch"
+            )
+        for position, label in enumerate(labels or []):
+            if label != UNKNOWN_TAG and not mask[position]:
+                raise ValueError(
+                    f"expected labels on the words of word_mask only, got {label} at sub-word "
+                    f"{position} of row {row} of the batch"
+                )
+            if label == UNKNOWN_TAG and mask[position] and not self.allow_unknown:
+                raise ValueError(
+                    f"expected a label for each word, got {UNKNOWN_TAG} (unknown) at sub-word "
+                    f"{position} of row {row} of the batch; allow_unknown=True lets it pass"
+                )
+        return columns
+
+    def _pad(self, values: list[int], length: int, filler: int) -> list[int]:
+        padding = [filler] * (length - len(values))
+        return padding + values if self.tokenizer.padding_side == "left" else values + padding
+
+
+def _class_names(features: Mapping[str, Any] | None, column: str) -> list[str] | None:
+    """The class names of a column of lists, where the data set has them."""
+    spec = (features or {}).get(column)
+    inner = spec[0] if isinstance(spec, list) else getattr(spec, "feature", None)
+    return getattr(inner, "names", None)
+
+
+def _named(tags: Sequence[int | str], names: list[str] | None) -> list[int | str]:
+    """Tags with class ids replaced by the names of the classes."""
+    if names is None:
+        return list(tags)
+    return [
+        names[tag] if not isinstance(tag, str) and 0 <= tag < len(names) else tag for tag in tags
+    ]
+
+
+def _row(batch: Mapping[str, Sequence], row: int) -> str:
+    """A row of a batch in words, with its id where the data set has one."""
+    return f"row {row} of the batch" + (f" (id {batch['id'][row]!r})" if "id" in batch else "")
