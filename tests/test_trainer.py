@@ -1,0 +1,93 @@
+"""The trainer's parameter groups and the card that it writes."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from tiny import save_tiny_bert, sentences
+from transformers import AutoTokenizer, TrainingArguments
+
+from hf_semicrf import (
+    SemiCRFDataCollator,
+    SemiCRFForTokenClassification,
+    TokenizeAndAlign,
+    prepare_tokenizer,
+)
+from hf_semicrf.metrics import seqeval_metrics
+from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
+
+LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+def trainer(folder, output_dir, **arguments):
+    model = SemiCRFForTokenClassification.from_pretrained(
+        folder, labels=LABELS, max_segment_length=3
+    )
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
+    data = Dataset.from_list(sentences(24)).map(
+        TokenizeAndAlign(tokenizer, model.config.label2id), batched=True
+    )
+    arguments = {"weight_decay": 0.5, "use_cpu": True, "disable_tqdm": True} | arguments
+    return SemiCRFTrainer(
+        model,
+        SemiCRFTrainingArguments(str(output_dir), **arguments),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+        data_collator=SemiCRFDataCollator(tokenizer),
+        compute_metrics=seqeval_metrics(model.config),
+    )
+
+
+def test_every_parameter_is_in_the_group_that_its_place_and_shape_ask_for(folder, tmp_path):
+    subject = trainer(folder, tmp_path, learning_rate=1e-5, head_learning_rate=1e-2)
+    optimizer = subject.create_optimizer()
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(groups)
+    for name, parameter in subject.model.named_parameters():
+        group = groups.pop(id(parameter))
+        head = not name.startswith("text_encoder.")
+        assert group["lr"] == (1e-2 if head else 1e-5), name
+        decays = parameter.ndim > 1 and "bias" not in name and "LayerNorm" not in name
+        assert group["weight_decay"] == (0.5 if decays else 0), name
+    assert not groups
+    assert subject.create_optimizer() is optimizer
+
+
+def test_schedule_scales_both_rates(folder, tmp_path):
+    subject = trainer(folder, tmp_path, learning_rate=1e-5, head_learning_rate=1e-2)
+    subject.create_optimizer_and_scheduler(num_training_steps=100)
+    for _ in range(55):  # warm-up 10 steps, then half of the way down
+        subject.optimizer.step()
+        subject.lr_scheduler.step()
+    rates = {group["lr"] for group in subject.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([0.5e-5, 0.5e-2])
+
+
+def test_training_writes_a_card_with_its_scores(folder, tmp_path):
+    subject = trainer(folder, tmp_path, num_train_epochs=1, head_learning_rate=1e-2)
+    subject.train()
+    subject.create_model_card()
+    assert "No scores were given" in (tmp_path / "README.md").read_text()
+    scores = subject.evaluate(metric_key_prefix="test")
+    subject.create_model_card(model_name="tiny", dataset=["a", "b"], license="mit", tasks="unused")
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCard(text).data
+    assert data.license == "mit" and data.model_name == "tiny"
+    f1 = next(result for result in data.eval_results if result.metric_type == "f1")
+    assert f1.metric_value == pytest.approx(scores["test_overall_f1"], abs=1e-4)
+    assert f1.dataset_split == "test"
+    assert "| LOC | 16 |" in text and "| PER | 16 |" in text  # counted in the training data
+    assert "| learning rate of the head | 0.01 |" in text
+    assert str(folder) not in text
+
+
+def test_stock_arguments_are_refused(folder, tmp_path):
+    with pytest.raises(TypeError, match="SemiCRFTrainingArguments.*got TrainingArguments"):
+        SemiCRFTrainer(None, TrainingArguments(str(tmp_path)))

@@ -1,0 +1,59 @@
+"""A random encoder of a few kilobytes and its tokenizer, as a folder on disk or as a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
+SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
+PLACES = ["Paris", "Oslo", "Lima", "Quito"]
+
+
+def sentences(count: int) -> list[dict[str, list[str]]]:
+    """Tagged sentences that a tiny model can learn: two-word names and one-word places."""
+    rows = []
+    for index in range(count):
+        name = [NAMES[index % 6], SURNAMES[index // 2 % 6]]
+        if index % 3 == 0:
+            words, tags = [*name, "flew", "."], ["B-PER", "I-PER", "O", "O"]
+        elif index % 3 == 1:
+            words = ["Yesterday", *name, "saw", PLACES[index % 4]]
+            tags = ["O", "B-PER", "I-PER", "O", "B-LOC"]
+        else:
+            words, tags = ["saw", PLACES[index % 4], "."], ["O", "B-LOC", "O"]
+        rows.append({"tokens": words, "ner_tags": tags})
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def save_tiny_bert(folder: Path, *texts: str) -> str:
+    """Write a random BERT that knows the words above and those of the texts; returns the folder."""
+    words = {word for row in sentences(40) for word in row["tokens"]}
+    words |= {word for text in texts for word in text.split()}
+    letters = [chr(code) for code in range(33, 127)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = special + letters + [f"##{letter}" for letter in letters] + sorted(words)
+    vocabulary = list(dict.fromkeys(vocabulary))
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(
+        vocab=str(folder / "vocab.txt"), do_lower_case=False, model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    return str(folder)
