@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput, logging
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.head import SemiCRF, SemiCRFOutput
 from hf_semicrf.lattice import Lattice, word_start_table, word_starts
+from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
 
 logger = logging.get_logger(__name__)
@@ -283,6 +284,28 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
+    def predict(
+        self, texts: Sequence[str | Sequence[str]], tokenizer: Any, batch_size: int = 32
+    ) -> list[list[dict[str, Any]]]:
+        """Find the entities of texts, in their order.
+
+        A text of more sub-words than the encoder takes is read in consecutive windows.
+
+        Args:
+            texts: Raw strings, split into words here, or lists of words.
+            tokenizer: The encoder's fast tokenizer.
+            batch_size: Windows that are encoded together.
+
+        Returns:
+            For each text a list of entities: ``label``, ``score`` (the probability of exactly this
+            segment), ``start`` and ``end`` (half-open; characters of a string, words of a list) and
+            ``text``.
+
+        Raises:
+            ValueError: ``texts`` is one string, or the tokenizer is not a fast one.
+        """
+        return predict(self, texts, tokenizer, batch_size)
+
     def _encode(self, **inputs: Any) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""
         return self.text_encoder(
@@ -305,8 +328,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return labels != UNKNOWN_TAG
         if input_ids is None or not self.config.has_word_starts:
             raise ValueError(
-                "expected word_mask (True on the first sub-word of each word), or labels, or a model "
-                "that knows its tokenizer: call model.use_tokenizer(tokenizer) once; got neither"
+                "expected word_mask (True on the first sub-word of each word), or labels, or a "
+                "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
         return word_starts(self.word_starts, input_ids, attention_mask)
 

@@ -83,7 +83,8 @@ def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
     Source: Sarawagi and Cohen (2004), equation 5, with the source type reduced once a boundary.
     """
     p = _checked(p)
-    return factored.log_partition(p, resolve_backend(backend, p.lengths.device)).to(p.duration.dtype)
+    log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
+    return log_z.to(p.duration.dtype)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
@@ -166,9 +167,7 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     """
     p = _checked(p)
     _, counts = factored.expectations(p, segment, resolve_backend(backend, p.lengths.device))
-    return Marginals(
-        counts.emission, counts.start, counts.end, counts.segment if segment else None
-    )
+    return Marginals(counts.emission, counts.start, counts.end, counts.segment if segment else None)
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
@@ -225,8 +224,8 @@ def to_edge(p: Potentials) -> Tensor:
     source = torch.cat([first[None], source])  # [N, C_dst, C_src]
     n = torch.arange(positions, device=device)
     slices = [p.duration.new_full((batch, positions, types, types), -torch.inf)]
-    for l, (lo, score) in enumerate(segment_scores(p, 0, positions)):
-        stops = n[: positions - lo] + l + 1
+    for extra, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+        stops = n[: positions - lo] + extra + 1
         score = torch.where((stops == p.lengths[:, None])[..., None], score + p.final, score)
         score = torch.where((stops <= p.lengths[:, None])[..., None], score, -torch.inf)
         dense = score[..., None] + source[: positions - lo]

@@ -69,25 +69,25 @@ def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, 
     ``-inf`` stays exact.
 
     Yields:
-        For each length ``l + 1`` from 1 to L: the first last-position ``lo = max(first, l)`` at
-        which such a segment fits, and the scores [B, last - lo, C] of the segments
-        ``[t - l, t + 1)`` for ``t`` in [lo, last).
+        For each length ``d = extra + 1`` from 1 to L: the first last-position
+        ``lo = max(first, extra)`` at which such a segment fits, and the scores [B, last - lo, C] of
+        the segments ``[t + 1 - d, t + 1)`` for ``t`` in [lo, last).
     """
     batch, _, longest, types = p.sizes
     content = p.duration.new_zeros(batch, last - first, types)
-    for l in range(min(longest, last)):
-        lo = max(first, l)
+    for extra in range(min(longest, last)):
+        lo = max(first, extra)
         content = content[:, lo - last :]
-        begins, ends = slice(lo - l, last - l), slice(lo, last)
+        begins, ends = slice(lo - extra, last - extra), slice(lo, last)
         if p.emission is not None:
             content = content + p.emission[:, begins]
-        score = content + p.duration[l]
+        score = content + p.duration[extra]
         if p.start is not None:
             score = score + p.start[:, begins]
         if p.end is not None:
             score = score + p.end[:, ends]
         if p.segment is not None:
-            score = score + p.segment[:, begins, l]
+            score = score + p.segment[:, begins, extra]
         yield lo, score
 
 
