@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -182,13 +183,16 @@ class LabelScheme:
         Raises:
             ValueError: A tag is not in the scheme.
         """
-        labels, starts = self.encode(torch.tensor(self.tag_ids(tags), dtype=torch.long))
+        readings = _readings(self)
         spans: list[tuple[int, int, str]] = []
-        words = zip(labels.tolist(), starts.tolist(), strict=True)
-        for position, (label, start) in enumerate(words):
-            if label > 0:
-                first = position if start else spans.pop()[0]
+        before, closed = -1, 1
+        for position, tag in enumerate(self.tag_ids(tags)):
+            label, opens, closes = readings[tag] if tag >= 0 else (-1, 0, 0)
+            if label > 0:  # the rule of encode, word by word: no tensors for short sentences
+                goes_on = label == before and not opens and not closed
+                first = spans.pop()[0] if goes_on else position
                 spans.append((first, position + 1, self.types[label]))
+            before, closed = label, closes
         return spans
 
     def spans_to_tags(self, spans: Iterable[tuple[int, int, str]], length: int) -> list[int]:
@@ -274,6 +278,12 @@ def split_long_segments(
     first = position.masked_fill(~starts, 0).cummax(-1).values
     cut = (position - first) % max_length == 0
     return starts | ((labels >= 0) & cut) | (labels == outside)
+
+
+@lru_cache(maxsize=64)
+def _readings(scheme: LabelScheme) -> tuple[tuple[int, int, int], ...]:
+    """The reading of every tag of a scheme."""
+    return tuple(scheme._reading(tag) for tag in scheme.labels)
 
 
 def _on(device: torch.device, values: Sequence) -> Tensor:

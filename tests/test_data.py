@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.fingerprint import Hasher
 from tokenizers import (
     Regex,
@@ -245,15 +245,15 @@ def test_strings_and_ids_agree():
 def test_class_names_are_translated_and_not_their_ids(feature):
     names = ["B-PER", "I-PER", "O"]
     tags = [feature.str2int(n) for n in names] if isinstance(feature, ClassLabel) else names
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(feature)})
+    features = Features({"tokens": Sequence(Value("string")), "ner_tags": Sequence(feature)})
     data = Dataset.from_dict({"tokens": [WORDS[:3]], "ner_tags": [tags]}, features=features)
     mapped = data.map(TokenizeAndAlign(wordpiece(), LABEL2ID), batched=True)
     assert [label for label in mapped[0]["labels"] if label != -100] == [1, 2, 0]
 
 
 def test_a_class_that_the_model_lacks():
-    feature = List(ClassLabel(names=["O", "B-LOC"]))
-    features = Features({"tokens": List(Value("string")), "ner_tags": feature})
+    feature = Sequence(ClassLabel(names=["O", "B-LOC"]))
+    features = Features({"tokens": Sequence(Value("string")), "ner_tags": feature})
     data = Dataset.from_dict({"tokens": [["to"]], "ner_tags": [[1]]}, features=features)
     with pytest.raises(ValueError, match="tag 'B-LOC' is not in the label list.*row 0"):
         data.map(TokenizeAndAlign(wordpiece(), LABEL2ID), batched=True)

@@ -95,6 +95,22 @@ def test_every_short_tagging_is_read_as_conlleval_does(name):
         assert tagger.tags_to_spans(tags) == conll_spans(tags), tags
 
 
+@pytest.mark.parametrize("name", PREFIXES)
+def test_spans_are_those_of_encode(name):
+    """On every short tagging, unknown words included."""
+    tagger = scheme(name)
+    ids = [-100, *range(len(tagger.labels))]
+    taggings = torch.tensor(list(product(ids, repeat=4 if len(ids) < 8 else 3)))
+    labels, starts = tagger.encode(taggings)
+    for tags, kinds, row in zip(*map(torch.Tensor.tolist, (taggings, labels, starts)), strict=True):
+        spans = tagger.tags_to_spans(tags)
+        assert [first for first, _, _ in spans] == [
+            i for i, start in enumerate(row) if start and kinds[i] > 0
+        ]
+        covered = {i: kind for first, end, kind in spans for i in range(first, end)}
+        assert covered == {i: tagger.types[kind] for i, kind in enumerate(kinds) if kind > 0}
+
+
 @pytest.mark.parametrize("name", ["IOB2", "IOBES", "BILOU"])
 def test_written_tags_are_strictly_legal(name):
     """seqeval's strict mode finds in what decode writes what was meant."""
@@ -164,6 +180,7 @@ def test_compiles_without_a_graph_break():
         assert there_and_back(tags).tolist() == [tagger.spans_to_tags(pieces, n)]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_never_waits_for_the_gpu():
     tagger = scheme("IOB2")
