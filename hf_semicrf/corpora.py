@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset
@@ -24,6 +25,7 @@ CONLL_SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio")
 PARQUET_SUFFIXES = (".parquet",)
 
 Row = dict[str, list]
+Text = str | list[str]
 
 
 def read_corpus(
@@ -50,7 +52,7 @@ def read_corpus(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a corpus file, found none at {str(path)!r}")
-    *_, suffix = ["", *(part for part in path.suffixes if part != ".gz")]
+    suffix = _suffix(path)
     if suffix in PARQUET_SUFFIXES:
         dataset = Dataset(pyarrow.parquet.read_table(BytesIO(_read_bytes(path))))
         missing = {tokens_column, tags_column} - set(dataset.column_names)
@@ -58,7 +60,7 @@ def read_corpus(
             raise ValueError(f"{path}: no column {sorted(missing)}, got {dataset.column_names}")
         dataset = dataset.select_columns([tokens_column, tags_column])
     elif suffix in JSON_SUFFIXES + CONLL_SUFFIXES:
-        lines = enumerate(_read_bytes(path).decode("utf-8-sig").split("\n"), start=1)
+        lines = enumerate(_read_text(path).split("\n"), start=1)
         columns = (tokens_column, tags_column)
         reader = _json_rows if suffix in JSON_SUFFIXES else _conll_rows
         rows = list(reader(path, lines, columns))
@@ -69,6 +71,31 @@ def read_corpus(
     if not len(dataset):
         raise ValueError(f"{path}: expected at least one sentence, the file has none")
     return dataset
+
+
+def read_texts(path: str | Path) -> list[Text]:
+    """Read untagged text: one text a line, or JSON lines with "text" or a list of words "tokens".
+
+    Args:
+        path: The file; JSON lines where its name says so, with or without a last ".gz".
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A JSON line has neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a text file, found none at {str(path)!r}")
+    lines = _read_text(path).removesuffix("\n").split("\n")
+    if _suffix(path) not in JSON_SUFFIXES:
+        return list(lines)
+    texts: list[Text] = []
+    for number, row in _json_objects(path, enumerate(lines, start=1)):
+        text = row.get("text", row.get("tokens"))
+        if not isinstance(text, str | list):
+            raise ValueError(f'{path}, line {number}: expected "text" or "tokens", got {row}')
+        texts.append(text)
+    return texts
 
 
 def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:
@@ -135,10 +162,19 @@ def _read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def _json_rows(
-    path: Path, lines: Iterable[tuple[int, str]], columns: tuple[str, str]
-) -> Iterator[Row]:
-    tokens_column, tags_column = columns
+def _read_text(path: Path) -> str:
+    return _read_bytes(path).decode("utf-8-sig")
+
+
+def _suffix(path: Path) -> str:
+    """The part of a name that tells the format: ".jsonl" of "train.jsonl.gz"."""
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def _json_objects(
+    path: Path, lines: Iterable[tuple[int, str]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of each line that is not empty, with the line's number."""
     for number, line in lines:
         if not line.strip():
             continue
@@ -146,10 +182,20 @@ def _json_rows(
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: expected a JSON object ({error})") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), list) for key in columns):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}")
+        yield number, row
+
+
+def _json_rows(
+    path: Path, lines: Iterable[tuple[int, str]], columns: tuple[str, str]
+) -> Iterator[Row]:
+    tokens_column, tags_column = columns
+    for number, row in _json_objects(path, lines):
+        if not all(isinstance(row.get(key), list) for key in columns):
             raise ValueError(
-                f"{path}, line {number}: expected an object with lists {tokens_column!r} and "
-                f"{tags_column!r}, got {line[:80]!r}"
+                f"{path}, line {number}: expected lists {tokens_column!r} and {tags_column!r}, "
+                f"got {str(row)[:80]}"
             )
         if len(row[tokens_column]) != len(row[tags_column]):
             raise ValueError(

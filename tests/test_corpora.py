@@ -14,6 +14,7 @@ from hf_semicrf.corpora import (
     label_names,
     named_tags,
     read_corpus,
+    read_texts,
 )
 from hf_semicrf.segments import LabelScheme
 
@@ -101,7 +102,8 @@ def test_entities_are_counted():
         ("a.jsonl", "", "at least one sentence"),
         ("a.conll", "-DOCSTART- O\n\n", "at least one sentence"),
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": ["O"]}\n{"tok', "line 2: expected a JSON obj"),
-        ("a.jsonl", '{"tokens": ["a"]}', "line 1: expected an object with lists.*'ner_tags'"),
+        ("a.jsonl", '{"tokens": ["a"]}', "line 1: expected lists.*'ner_tags'"),
+        ("a.jsonl", "[1]", "line 1: expected a JSON object, got"),
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": []}', "each of the 1 words, got 0"),
         ("a.conll", "one O\ntwo NN O\n", "line 2: expected 2 columns.*got 3 in 'two NN O'"),
         ("a.conll", "\nalone\n", "line 2: expected 2 columns"),
@@ -115,6 +117,19 @@ def test_malformed_files_say_where(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_corpus(path)
     assert str(path) in str(caught.value)
+
+
+def test_texts_to_tag(tmp_path):
+    (tmp_path / "a.txt").write_text("one\u2028line\n\nthree\n")
+    assert read_texts(tmp_path / "a.txt") == ["one\u2028line", "", "three"]
+    lines = '{"text": "a b"}\n\n{"tokens": ["a", "b"]}\n'
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert read_texts(tmp_path / "a.jsonl.gz") == ["a b", ["a", "b"]]
+    (tmp_path / "b.jsonl").write_text('{"text": "a"}\n{"words": []}')
+    with pytest.raises(ValueError, match='line 2: expected "text" or "tokens"'):
+        read_texts(tmp_path / "b.jsonl")
+    with pytest.raises(FileNotFoundError, match="found none at '.*b.txt'"):
+        read_texts(tmp_path / "b.txt")
 
 
 def test_missing_file(tmp_path):
