@@ -181,7 +181,6 @@ def test_compiles_without_a_graph_break():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_never_waits_for_the_gpu():
     tagger = scheme("IOB2")
     tags = torch.randint(0, len(tagger.labels), (4, 16))
