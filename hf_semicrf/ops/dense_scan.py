@@ -172,4 +172,4 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor) -> Tensor:
         path.scatter_(1, torch.where(here, origin, rows)[:, None], entry[:, None])
         boundary = torch.where(here, origin, boundary)
         kind = torch.where(here, best % types, kind)
-    return path[:, :rows]
+    return path[:, :rows].contiguous()

@@ -1,0 +1,76 @@
+"""The gradient in the log semiring: the marginal of every edge, in parallel, without atomics.
+
+    p[s, d, c, c'] = exp(beta[s, c'] + edge[s, d, c, c'] + gamma[s+d, c] - logZ)
+
+One program takes a row s: it reads the row's used edges once and writes all of the row once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .dense_states import accumulator
+
+
+@triton.jit(do_not_specialize=["rows", "size", "count"])
+def _marginal(
+    edge, lengths, beta, gamma, totals, scales, gradient, rows, size, count,
+    C: tl.constexpr, FIRST: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, O: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    b = row // rows
+    s = (row % rows).to(tl.int32)
+    out = tl.program_id(1) * O + tl.arange(0, O)
+    steps = tl.load(lengths + b).to(tl.int32) - 1
+    total = tl.load(totals + b)
+    scale = tl.load(scales + b).to(ACC)
+    reach = tl.where(total > float("-inf"), tl.minimum(count, steps - s), 0)
+    boundary = b * (rows + 1) + s
+    reached = tl.where(s < steps, C, 0)
+    behind = tl.load(beta + boundary * C + out, mask=out < reached, other=float("-inf"))
+    anchor = tl.max(behind, 0)
+    anchor = tl.where(anchor > float("-inf"), anchor, 0.0)
+    left = (behind - anchor).to(ACC)
+    edge += row * size * (C * C)
+    gradient += row * size * (C * C)
+    for base in range(0, size * C, R):
+        q = base + tl.arange(0, R)
+        d = q // C + (1 - FIRST)
+        used = (d >= 1) & (d <= reach)
+        ahead = tl.load(gamma + boundary * C + d * C + q % C, mask=used, other=float("-inf"))
+        right = (ahead + (anchor - total)).to(ACC)
+        place = q.to(tl.int64)[:, None] * C + out[None, :]
+        both = used[:, None] & (out < C)[None, :]
+        weight = tl.load(edge + place, mask=both, other=0.0).to(ACC)
+        value = scale * tl.exp(weight + right[:, None] + left[None, :])
+        value = tl.where(both, value, 0.0).to(gradient.dtype.element_ty)
+        tl.store(gradient + place, value, mask=(q < size * C)[:, None] & (out < C)[None, :])
+
+
+def marginals(
+    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, scale: Tensor
+) -> Tensor:
+    """scale times the marginal of every edge; exact zeros where no tiling goes.
+
+    Args:
+        edge: Potentials [B, T-1, K, C, C], contiguous, nats.
+        lengths: Boundaries of each sequence [B], in 1..T.
+        beta: All states of the left side [B, T, C].
+        gamma: All states of the right side [B, T, C].
+        scale: Gradient of each score [B].
+
+    Returns:
+        Tensor [B, T-1, K, C, C] of edge's dtype.
+    """
+    batch, rows, size, types, _ = edge.shape
+    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    gradient = torch.empty_like(edge)
+    outs = min(triton.next_power_of_2(types), 32)
+    _marginal[(batch * rows, triton.cdiv(types, outs))](
+        edge, lengths, beta, gamma, gamma[:, 0].logsumexp(-1), scale, gradient, rows, size, count,
+        C=types, FIRST=first, ACC=accumulator(edge.dtype), R=4096 // outs, O=outs, num_warps=4,
+    )  # fmt: skip
+    return gradient

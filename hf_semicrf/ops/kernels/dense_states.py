@@ -1,0 +1,342 @@
+"""The states of the dense recurrence, from both ends of every sequence at once.
+
+    left:  x[r, c] = beta[r, c]        = ⊕_{d, i} x[r-d, i] + edge[r-d, d, c, i]
+    right: x[r, c] = gamma[N-r, c]     = ⊕_{d, i} x[r-d, i] + edge[N-r, d, i, c]        x[0] = 0
+
+Phase 0 goes to the middle from both sides, which is all that a score needs: every edge is read by
+one side or crosses the middle (dense_cut). Phase 1 goes on to the far ends, for gradients.
+
+The steps are cut into blocks. What reaches a block from before it does not depend on the block:
+`_far` computes it for all steps of the block in parallel, on the whole GPU, and reads nearly all of
+the tensor; `_near` then takes the steps one by one and adds what starts within the block. Where a
+step is small, `_near` alone takes all of it. Each edge is read once: K·C²·(T-1)·B elements.
+
+States are float64; a tile is summed in ACC relative to an anchor, the last finite maximum.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_NEAR_TILE = 8192  # elements that one program of _near holds at a time
+_FAR_TILE = 8192
+_PROGRAMS_PER_SM = 32  # that _far is split into at least
+
+
+class Plan(NamedTuple):
+    """How one shape is cut up."""
+
+    steps: int  # of a block; all of them if `far` is False
+    far: bool  # whether _far runs
+    split: int  # programs of _far that share a step's durations
+    outs: int  # output types of a program of _far
+    wide: int  # output types of a program of _near: all
+
+
+def plan(batch: int, rows: int, size: int, types: int, processors: int) -> Plan:
+    """Choose the blocks of a shape [batch, rows, size, types, types] for a number of SMs."""
+    wide = triton.next_power_of_2(types)
+    outs = min(wide, 32)
+    tile = wide * types  # padded elements of one duration
+    if min(size, rows) * tile <= 4 * _NEAR_TILE:
+        return Plan(rows // 2 + 1, False, 1, outs, wide)
+    steps = min(32, max(8, triton.next_power_of_2(2 * _NEAR_TILE // tile + 1) // 2))
+    programs = 2 * batch * steps * triton.cdiv(types, outs)
+    split = 1
+    while programs * split < _PROGRAMS_PER_SM * processors and split * _FAR_TILE < size * tile:
+        split *= 2
+    return Plan(steps, True, split, outs, wide)
+
+
+@triton.jit
+def span(length, phase, RIGHT: tl.constexpr):
+    """First and last r of a side in a phase."""
+    steps = length - 1
+    middle = (steps + 1) // 2
+    if RIGHT:
+        return phase * (steps - middle + 1), tl.where(phase == 1, steps, steps - middle)
+    return phase * middle, tl.where(phase == 1, steps, middle) - 1
+
+
+@triton.jit
+def weights(edge, q, count, low, out, size, C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr):
+    """Edges [U, O, Q] of the inputs q [U, Q], flat over (duration, type), to the types out [O]."""
+    d = (low + q // C).to(tl.int64)
+    i = q % C
+    if RIGHT:
+        start = d * (FIRST * C * C) + i * C
+        place = start[:, None, :] + out[None, :, None]
+    else:
+        start = d * ((FIRST - size).to(tl.int64) * (C * C)) + i
+        place = start[:, None, :] + (out * C)[None, :, None]
+    used = (q < count)[:, None, :] & (out < C)[None, :, None]
+    return tl.load(edge + place, mask=used, other=0.0)
+
+
+@triton.jit
+def states(state, q, count, low, anchor, C: tl.constexpr, RIGHT: tl.constexpr, ACC: tl.constexpr):
+    """States [U, Q] of the inputs q, less the anchor; -inf from count on."""
+    d = low + q // C
+    if RIGHT:
+        place = d * C + q % C
+    else:
+        place = q % C - d * C
+    return (tl.load(state + place, mask=q < count, other=float("-inf")) - anchor).to(ACC)
+
+
+@triton.jit
+def add(top, mass, weight, state, MAX: tl.constexpr):
+    """Add weight [U, O, Q] + state [U, Q] to the running maximum and scaled sum, both [O, Q]."""
+    value = weight + state[:, None, :]
+    peak = tl.maximum(top, tl.max(value, 0))
+    if not MAX:
+        safe = tl.where(peak == float("-inf"), 0.0, peak)
+        mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(value - safe[None, :, :]), 0)
+    return peak, mass
+
+
+@triton.jit
+def collect(top, mass, MAX: tl.constexpr):
+    """⊕ over the inputs: [O, Q] to [O]."""
+    peak = tl.max(top, 1)
+    if MAX:
+        return peak
+    safe = tl.where(peak == float("-inf"), 0.0, peak)
+    return safe + tl.log(tl.sum(mass * tl.exp(top - safe[:, None]), 1))
+
+
+@triton.jit
+def pull(
+    edge, state, low, high, anchor, out, size,
+    C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
+    ACC: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    """⊕ over durations low..high and input types, to the types out [O], less the anchor."""
+    lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
+    count = (high - low + 1) * C
+    top = tl.full((O, Q), float("-inf"), ACC)
+    mass = tl.zeros((O, Q), ACC)
+    for base in range(0, count, U * Q):
+        weight = weights(edge, base + lane, count, low, out, size, C, FIRST, RIGHT).to(ACC)
+        state_q = states(state, base + lane, count, low, anchor, C, RIGHT, ACC)
+        top, mass = add(top, mass, weight, state_q, MAX)
+    return collect(top, mass, MAX)
+
+
+@triton.jit
+def _far_side(
+    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+    C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
+    ACC: tl.constexpr, SPLIT: tl.constexpr, TILES: tl.constexpr,
+    U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    step = tl.program_id(1) // (SPLIT * TILES)
+    piece = tl.program_id(1) // TILES % SPLIT
+    out = tl.program_id(1) % TILES * O + tl.arange(0, O)
+    length = tl.load(lengths + b).to(tl.int32)
+    first, last = span(length, phase, RIGHT)
+    r = first + block * steps + step
+    if r <= last:
+        low = step + 1
+        high = tl.minimum(count, r)
+        share = tl.cdiv(tl.maximum(high - low + 1, 0), SPLIT)
+        low += piece * share
+        high = tl.minimum(high, low + share - 1)
+        if RIGHT:
+            n = (length - 1 - r).to(tl.int64)
+            state = gamma
+        else:
+            n = r.to(tl.int64)
+            state = beta
+        sequence = b.to(tl.int64)
+        anchor = tl.load(anchors + 2 * b + RIGHT)
+        total = pull(
+            edge + (sequence * rows + n) * size * (C * C),
+            state + (sequence * (rows + 1) + n) * C,
+            low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, U, O, Q,
+        )  # fmt: skip
+        place = (((2 * sequence + RIGHT) * steps + step) * SPLIT + piece) * C
+        tl.store(partial + place + out, anchor + total.to(tl.float64), mask=out < C)
+
+
+@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps"])
+def _far(
+    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps,
+    C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
+    SPLIT: tl.constexpr, TILES: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    """What reaches each step of a block from before the block."""
+    b = tl.program_id(0) // 2
+    if tl.program_id(0) % 2 == 0:
+        _far_side(
+            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+            C, FIRST, False, MAX, ACC, SPLIT, TILES, U, O, Q,
+        )  # fmt: skip
+    else:
+        _far_side(
+            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+            C, FIRST, True, MAX, ACC, SPLIT, TILES, U, O, Q,
+        )  # fmt: skip
+
+
+@triton.jit
+def _near_side(
+    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, given,
+    C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
+    ACC: tl.constexpr, FAR: tl.constexpr, SPLIT: tl.constexpr,
+    U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    out = tl.arange(0, O)
+    piece = tl.arange(0, SPLIT)
+    lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
+    length = tl.load(lengths + b).to(tl.int32)
+    first, last = span(length, phase, RIGHT)
+    begin = first + block * steps
+    end = tl.minimum(begin + steps - 1, last)
+    sequence = b.to(tl.int64)
+    side = 2 * sequence + RIGHT
+    anchor = tl.load(anchors + side)
+    # One boundary on is +1 for the left side and -1 for the right one.
+    if RIGHT:
+        turn = -1
+        origin = length - 1
+        state_0 = gamma + sequence * (rows + 1) * C
+    else:
+        turn = 1
+        origin = length * 0
+        state_0 = beta + sequence * (rows + 1) * C
+    edge_0 = edge + sequence * rows * size * (C * C)
+    pitch = size.to(tl.int64) * (C * C)
+
+    reach = tl.minimum(count, begin)
+    if FAR:
+        reach = 0
+    inputs = reach * C
+    weight = weights(
+        edge_0 + (origin + turn * begin) * pitch, lane, tl.where(begin <= end, inputs, 0), 1, out,
+        size, C, FIRST, RIGHT,
+    )  # fmt: skip
+    for r in range(begin, end + 1):
+        n = origin + turn * r
+        state = state_0 + n.to(tl.int64) * C
+        following = tl.minimum(count, r + 1)
+        if FAR:
+            following = tl.minimum(count, r + 1 - begin)
+        following = tl.where(r < end, following * C, 0)
+        top = tl.full((O, Q), float("-inf"), ACC)
+        mass = tl.zeros((O, Q), ACC)
+        for base in range(0, tl.maximum(inputs, 1), U * Q):
+            # The next tile is on its way while this one is added.
+            done = base + U * Q >= inputs
+            later = weights(
+                edge_0 + (n + tl.where(done, turn, 0)) * pitch,
+                tl.where(done, 0, base + U * Q) + lane, tl.where(done, following, inputs), 1, out,
+                size, C, FIRST, RIGHT,
+            )  # fmt: skip
+            state_q = states(state, base + lane, inputs, 1, anchor, C, RIGHT, ACC)
+            top, mass = add(top, mass, weight.to(ACC), state_q, MAX)
+            weight = later
+        total = collect(top, mass, MAX)
+        if FAR:
+            place = ((side * steps + r - begin) * SPLIT + piece)[:, None] * C + out[None, :]
+            known = (out < C)[None, :] & (piece < given)[:, None]
+            before = tl.load(partial + place, mask=known, other=float("-inf")) - anchor
+            before = before.to(ACC)
+            peak = tl.maximum(total, tl.max(before, 0))
+            if MAX:
+                total = peak
+            else:
+                safe = tl.where(peak == float("-inf"), 0.0, peak)
+                parts = tl.exp(total - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
+                total = safe + tl.log(parts)
+        value = tl.where(r == 0, 0.0, anchor + total.to(tl.float64))
+        tl.store(state + out, value, mask=out < C)
+        highest = tl.max(tl.where(out < C, value, float("-inf")), 0)
+        anchor = tl.where(highest > float("-inf"), highest, anchor)
+        inputs = following
+        tl.debug_barrier()  # the store is seen by the next step's loads
+    tl.store(anchors + side, anchor)
+
+
+@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "given"])
+def _near(
+    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, given,
+    C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
+    SPLIT: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+):  # fmt: skip
+    """The steps of a block, one after the other."""
+    b = tl.program_id(0) // 2
+    if tl.program_id(0) % 2 == 0:
+        _near_side(
+            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+            given, C, FIRST, False, MAX, ACC, FAR, SPLIT, U, O, Q,
+        )  # fmt: skip
+    else:
+        _near_side(
+            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+            given, C, FIRST, True, MAX, ACC, FAR, SPLIT, U, O, Q,
+        )  # fmt: skip
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    """The dtype of a tile's sums."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def _tile(elements: int, outs: int, inputs: int) -> dict[str, int]:
+    """U, O and Q of a tile of at most `elements`, no wider than the inputs there are."""
+    depth = min(triton.next_power_of_2(inputs), max(4, elements // outs))
+    unroll = 4 if depth >= 64 else 1
+    return {"U": unroll, "O": outs, "Q": depth // unroll}
+
+
+def far_tile(outs: int, inputs: int) -> dict[str, int]:
+    """The tile of `pull` for `inputs` pairs of a duration and a type."""
+    return _tile(_FAR_TILE, outs, inputs)
+
+
+def advance(
+    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor,
+    semiring: str, phase: int, cut: Plan,
+) -> None:  # fmt: skip
+    """Fill one phase's half of beta and gamma, in place.
+
+    Args:
+        edge: Potentials [B, T-1, K, C, C], contiguous, nats.
+        lengths: Boundaries of each sequence [B], in 1..T.
+        beta: States of the left side [B, T, C], float64.
+        gamma: States of the right side [B, T, C], float64.
+        anchors: Last finite maximum of each side [B, 2], float64; zeros before phase 0.
+        semiring: `"log"` or `"max"`.
+        phase: 0 to the middle, 1 from there on.
+        cut: From `plan`.
+    """
+    batch, rows, size, types, _ = edge.shape
+    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    partial = beta.new_empty((batch, 2, cut.steps if cut.far else 0, cut.split, types))
+    constants = {
+        "C": types,
+        "FIRST": first,
+        "MAX": semiring == "max",
+        "ACC": accumulator(edge.dtype),
+        "SPLIT": cut.split,
+    }
+    tiles = triton.cdiv(types, cut.outs)
+    inputs = types * (min(count, cut.steps) if cut.far else count)
+    for block in range(triton.cdiv(rows // 2 + 1, cut.steps)):
+        given = cut.far and (phase > 0 or block > 0)
+        shared = (edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block)
+        if given:
+            _far[(2 * batch, cut.steps * cut.split * tiles)](
+                *shared, cut.steps, TILES=tiles, num_warps=4,
+                **constants, **far_tile(cut.outs, types * count),
+            )  # fmt: skip
+        _near[(2 * batch,)](
+            *shared, cut.steps, cut.split if given else 0, FAR=cut.far, num_warps=8,
+            **constants, **_tile(_NEAR_TILE, cut.wide, inputs),
+        )  # fmt: skip
