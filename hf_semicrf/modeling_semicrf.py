@@ -13,8 +13,10 @@ from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import ModelOutput, logging
 
@@ -107,10 +109,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        if hasattr(module, "reset_parameters") and "hf_semicrf" in type(module).__module__:
+        if isinstance(module, SemiCRF):
             module.reset_parameters()
         elif module is self:
             torch.nn.init.ones_(self.word_starts)
+        else:
+            super()._init_weights(module)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """The encoder's token embeddings."""
@@ -184,6 +188,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         model = cls(
             SemiCRFConfig(encoder.config, id2label=checked.id2label, **head), encoder=encoder
         )
+        tokenizer = _tokenizer_of(pretrained_model_name_or_path, hub)
+        if tokenizer is not None:
+            model.use_tokenizer(tokenizer)
         model.classifier.to(dtype=encoder.dtype, device=encoder.device)
         model.word_starts = model.word_starts.to(encoder.device)
         model.eval()
@@ -256,6 +263,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             self._check_tags(tags, lattice.inside)
             types, starts = scheme.encode(tags)
             starts = split_long_segments(types, starts, self.config.max_segment_length)
+            # a sentence without words runs as one outside word that counts nothing
+            empty = lattice.lengths == 0
+            types[:, 0] = torch.where(empty, 0, types[:, 0])
+            starts[:, 0] |= empty
         head = self.classifier(
             lattice.gather(encoded.last_hidden_state),
             lattice.lengths.clamp(min=1),
@@ -364,6 +375,14 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         outside = torch.full_like(logits, torch.finfo(logits.dtype).min)
         outside[..., scheme.labels.index("O")] = 0
         return torch.where((word < 0)[..., None], outside, logits)
+
+
+def _tokenizer_of(name_or_path: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside an encoder; None where there is none that can be read."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, **hub)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None
 
 
 def _raise_decoded(posteriors: Tensor, tags: Tensor) -> Tensor:
