@@ -117,14 +117,80 @@ def _on_path(edge: Tensor, path: Tensor, scale: Tensor) -> Tensor:
     return gradient
 
 
+# --- Triton --------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("hf_semicrf::dense_kernel", mutates_args=())
+def _kernel(edge: Tensor, lengths: Tensor, semiring: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from . import dense_triton
+
+    edge = edge.contiguous()
+    bounds, legal = _boundaries(edge, lengths)
+    score, states = dense_triton.forward(edge, bounds, semiring, dense_triton.plan(edge))
+    return torch.where(legal, score, torch.nan).to(edge.dtype), *states
+
+
+@_kernel.register_fake
+def _(edge, lengths, semiring):
+    batch, rows, _, types, _ = edge.shape
+    beta = edge.new_empty((batch, rows + 1, types), dtype=torch.float64)
+    return edge.new_empty((batch,)), beta, torch.empty_like(beta), beta.new_empty((batch, 2))
+
+
+@torch.library.custom_op("hf_semicrf::dense_kernel_gradient", mutates_args=())
+def _kernel_gradient(
+    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor, scale: Tensor,
+    semiring: str,
+) -> Tensor:  # fmt: skip
+    from . import dense_triton
+
+    edge = edge.contiguous()
+    bounds, _ = _boundaries(edge, lengths)
+    states = dense_triton.States(beta, gamma, anchors)
+    cut = dense_triton.plan(edge)
+    if semiring == "log":
+        return dense_triton.gradient(edge, bounds, states, scale.contiguous(), cut)
+    score, path = dense_triton.path(edge, bounds, states, cut)
+    return _on_path(edge, path, scale * score.isfinite())
+
+
+@_kernel_gradient.register_fake
+def _(edge, lengths, beta, gamma, anchors, scale, semiring):
+    return torch.empty_like(edge, memory_format=torch.contiguous_format)
+
+
+def _save_kernel(ctx, inputs, output):
+    edge, lengths, ctx.semiring = inputs
+    ctx.save_for_backward(edge, lengths, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_kernel(ctx, scale, *_):
+    if scale is None:
+        return None, None, None
+    gradient = _kernel_gradient(*ctx.saved_tensors, scale, ctx.semiring)
+    return gradient, None, None
+
+
+_kernel.register_autograd(_backward_kernel, setup_context=_save_kernel)
+
+
 # --- best path -----------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("hf_semicrf::dense_path", mutates_args=())
 def _path(edge: Tensor, lengths: Tensor, use_triton: bool) -> tuple[Tensor, Tensor]:
     bounds, legal = _boundaries(edge, lengths)
-    score, beta = scans.scan(edge, bounds, "max", scans.tile_dtype(edge.dtype), keep=True)
-    path = scans.trace(edge, bounds, beta)
+    if use_triton:
+        from . import dense_triton
+
+        edge = edge.contiguous()
+        cut = dense_triton.plan(edge)
+        _, states = dense_triton.forward(edge, bounds, "max", cut)
+        score, path = dense_triton.path(edge, bounds, states, cut)
+    else:
+        score, beta = scans.scan(edge, bounds, "max", scans.tile_dtype(edge.dtype), keep=True)
+        path = scans.trace(edge, bounds, beta)
     return torch.where(legal, score, torch.nan).to(edge.dtype), path
 
 
@@ -144,7 +210,7 @@ def _refuse(ctx, *_):
     )
 
 
-for _operator in (_scan_gradient,):
+for _operator in (_scan_gradient, _kernel_gradient):
     _operator.register_autograd(_refuse)
 
 
@@ -184,9 +250,10 @@ def semi_crf_triton_forward(
 
         beta[0] = 0,   beta[n, c] = ⊕_{d, c'} beta[n-d, c'] + edge[n-d, d, c, c'],   ⊕_c beta[N, c]
 
-    The source type of the first segment is free, with weight 0. `-inf` is a legal potential. Entries
-    that no tiling uses have no influence, be they NaN, and get a gradient of exactly zero. The
-    gradient is the edge marginals (log) or one best path (max), deterministic, once differentiable.
+    The source type of the first segment is free, with weight 0. `-inf` is a legal potential.
+    Entries that no tiling uses have no influence, be they NaN, and get a gradient of exactly zero.
+    The gradient is the edge marginals (log) or one best path (max), deterministic; it cannot be
+    differentiated again.
 
     Args:
         edge: Potentials [B, T-1, K, C, C] as (start, duration, c_dst, c_src), nats. Index 0 of the
@@ -209,14 +276,15 @@ def semi_crf_triton_forward(
     Cost: O(T·K·C²), each used edge read once; with the gradient, read three times and written once.
     """
     _check(edge, lengths, semiring)
-    training = torch.is_grad_enabled() and edge.requires_grad
     route = dense_route(
         edge.device.type,
-        training,
+        torch.is_grad_enabled() and edge.requires_grad,
         use_triton=use_triton,
         validate=validate,
         use_compile=use_compile,
     )
+    if use_triton and edge.is_cuda and route in ("kernel", "compiled"):
+        return _kernel(edge, lengths, semiring)[0]
     return _scan(edge, lengths, semiring, validate, route == "compiled")[0]
 
 
@@ -270,6 +338,10 @@ def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Te
     """
     _check(edge, lengths)
     edge = edge.detach()
+    route = dense_route(edge.device.type, False, use_triton=use_triton)
     ones = edge.new_ones((edge.shape[0],))
+    if route == "kernel":
+        _, *states = _kernel(edge, lengths, "log")
+        return _kernel_gradient(edge, lengths, *states, ones, "log")
     beta = edge.new_empty((edge.shape[0], 0, edge.shape[-1]), dtype=torch.float64)
     return _scan_gradient(edge, lengths, beta, ones, "log", False)

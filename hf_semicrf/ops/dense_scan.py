@@ -4,7 +4,7 @@ With N = lengths - 1, D = max(K - 1, 1) durations, and the sum ⊕ of the semiri
 
     beta[0, c]   = 0          beta[n, c]   = ⊕_{d, c'} beta[n-d, c'] + edge[n-d, d, c, c']
     gamma[N, c]  = 0          gamma[s, c'] = ⊕_{d, c}  edge[s, d, c, c'] + gamma[s+d, c]
-    score = ⊕_c beta[N, c]    d score / d edge[s, d, c, c'] = exp(beta[s, c'] + edge + gamma[s+d, c] - score)
+    score = ⊕_c beta[N, c]    d score / d edge = exp(beta[s, c'] + edge + gamma[s+d, c] - score)
 
 beta is computed in push form: once beta[s] is final, row s of `edge` (one slice, whatever its
 strides) is added to a window of the next D boundaries. States are float64; the rows are added in
@@ -86,7 +86,7 @@ def scan(
 
 
 def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-    """gamma [B, T + D, C] in float64 (log semiring); -inf past each sequence's last boundary."""
+    """States gamma [B, T + D, C], float64, in the log semiring; -inf past each sequence's last boundary."""
     batch, rows, _, _, types = edge.shape
     count, first = durations(edge)
     last = lengths - 1

@@ -21,15 +21,13 @@ def dense_route(
 ) -> Route:
     """Name the path that `semi_crf_triton_forward` takes for these arguments.
 
-    | route | when | what runs |
-    | --- | --- | --- |
-    | float64 | `validate` | PyTorch in float64, and the lengths are checked on every device |
-    | compiled | training, `use_compile` | operators that torch.compile keeps whole, with their own \
-gradient: Triton on CUDA with `use_triton`, else PyTorch |
-    | checkpoint | training, not `use_compile` | PyTorch; nothing that grows with T is kept for the \
-backward pass, which computes it again |
-    | kernel | no gradient, CUDA, `use_triton` | Triton |
-    | scan | no gradient otherwise | PyTorch |
+    - `float64` (`validate`): PyTorch in float64; lengths are checked on every device.
+    - `compiled` (training, `use_compile`): operators that torch.compile keeps whole, with their own
+      gradient; Triton on CUDA with `use_triton`, else PyTorch.
+    - `checkpoint` (training, not `use_compile`): PyTorch; nothing that grows with T is kept for the
+      backward pass, which computes it again.
+    - `kernel` (no gradient, CUDA, `use_triton`): Triton.
+    - `scan` (no gradient otherwise): PyTorch.
 
     Args:
         device_type: `tensor.device.type` of the potentials.

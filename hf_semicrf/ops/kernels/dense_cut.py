@@ -14,18 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import Plan, accumulator, far_tile, pull
+from .dense_states import Plan, accumulator, durations, far_tile, pull
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _cut(
     edge, lengths, beta, gamma, anchors, cuts, rows, size, count,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
-    TILES: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) // TILES
-    out = tl.program_id(1) % TILES * O + tl.arange(0, O)
+    b = tl.program_id(1).to(tl.int64)
+    k = tl.program_id(0) // TILES
+    out = tl.program_id(0) % TILES * OUT + tl.arange(0, OUT)
     steps = tl.load(lengths + b).to(tl.int32) - 1
     s = (steps + 1) // 2 - 1 - k
     total = tl.full((), float("-inf"), tl.float64)
@@ -35,7 +35,7 @@ def _cut(
         right = pull(
             edge + (b * rows + s) * size * (C * C), gamma + boundary * C,
             k + 1, tl.minimum(count, steps - s), anchor, out, size,
-            C, FIRST, True, MAX, ACC, U, O, Q,
+            C, FIRST, True, MAX, ACC, U, OUT, Q,
         )  # fmt: skip
         left = tl.load(beta + boundary * C + out, mask=out < C, other=float("-inf"))
         value = left + (anchor + right.to(tl.float64))
@@ -44,7 +44,7 @@ def _cut(
             safe = tl.where(total == float("-inf"), 0.0, total)
             mass = tl.sum(tl.exp((value - safe).to(ACC)), 0)
             total = safe + tl.log(mass).to(tl.float64)
-    tl.store(cuts + b * count * TILES + tl.program_id(1), total)
+    tl.store(cuts + b * count * TILES + tl.program_id(0), total)
 
 
 def cut(
@@ -67,10 +67,10 @@ def cut(
         there is none.
     """
     batch, rows, size, types, _ = edge.shape
-    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    count, first = durations(size)
     tiles = triton.cdiv(types, shape.outs)
     cuts = beta.new_empty((batch, count, tiles))
-    _cut[(batch, count * tiles)](
+    _cut[(count * tiles, batch)](
         edge, lengths, beta, gamma, anchors, cuts, rows, size, count, C=types, FIRST=first,
         MAX=semiring == "max", ACC=accumulator(edge.dtype), TILES=tiles, num_warps=4,
         **far_tile(shape.outs, types * count),

@@ -12,18 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import accumulator
+from .dense_states import accumulator, durations
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _marginal(
     edge, lengths, beta, gamma, totals, scales, gradient, rows, size, count,
-    C: tl.constexpr, FIRST: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, O: tl.constexpr,
+    C: tl.constexpr, FIRST: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     b = row // rows
     s = (row % rows).to(tl.int32)
-    out = tl.program_id(1) * O + tl.arange(0, O)
+    out = tl.program_id(1) * OUT + tl.arange(0, OUT)
     steps = tl.load(lengths + b).to(tl.int32) - 1
     total = tl.load(totals + b)
     scale = tl.load(scales + b).to(ACC)
@@ -50,10 +50,8 @@ def _marginal(
         tl.store(gradient + place, value, mask=(q < size * C)[:, None] & (out < C)[None, :])
 
 
-def marginals(
-    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, scale: Tensor
-) -> Tensor:
-    """scale times the marginal of every edge; exact zeros where no tiling goes.
+def marginals(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, scale: Tensor) -> Tensor:
+    """Multiply scale with the marginal of every edge; exact zeros where no tiling goes.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], contiguous, nats.
@@ -66,11 +64,11 @@ def marginals(
         Tensor [B, T-1, K, C, C] of edge's dtype.
     """
     batch, rows, size, types, _ = edge.shape
-    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    count, first = durations(size)
     gradient = torch.empty_like(edge)
     outs = min(triton.next_power_of_2(types), 32)
     _marginal[(batch * rows, triton.cdiv(types, outs))](
         edge, lengths, beta, gamma, gamma[:, 0].logsumexp(-1), scale, gradient, rows, size, count,
-        C=types, FIRST=first, ACC=accumulator(edge.dtype), R=4096 // outs, O=outs, num_warps=4,
+        C=types, FIRST=first, ACC=accumulator(edge.dtype), R=4096 // outs, OUT=outs, num_warps=4,
     )  # fmt: skip
     return gradient

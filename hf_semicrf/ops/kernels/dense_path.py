@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dense_states import durations
+
 
 @triton.jit
 def _crossing(
@@ -23,7 +25,9 @@ def _crossing(
     for base in range(0, count, Q):
         q = base + tl.arange(0, Q)
         value = tl.load(edge + q, mask=q < count, other=float("-inf")).to(tl.float64)
-        value += tl.load(beta + q % C) + tl.load(gamma + low * C + q // C, mask=q < count, other=0.0)
+        value += tl.load(beta + q % C) + tl.load(
+            gamma + low * C + q // C, mask=q < count, other=0.0
+        )
         peak, at = tl.max(value, 0, return_indices=True)
         place = tl.where(peak > best, base + at, place)
         best = tl.maximum(peak, best)
@@ -112,7 +116,7 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tens
         Path [B, T-1], int64: where a segment starts its place in `edge[b, s].flatten()`, else -1.
     """
     batch, rows, size, types, _ = edge.shape
-    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    count, first = durations(size)
     path = torch.full((batch, rows), -1, dtype=torch.int64, device=edge.device)
     nearest = cuts.amax(2).argmax(1)
     _trace[(2 * batch,)](

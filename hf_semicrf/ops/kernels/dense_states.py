@@ -64,8 +64,10 @@ def span(length, phase, RIGHT: tl.constexpr):
 
 
 @triton.jit
-def weights(edge, q, count, low, out, size, C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr):
-    """Edges [U, O, Q] of the inputs q [U, Q], flat over (duration, type), to the types out [O]."""
+def weights(
+    edge, q, count, low, out, size, C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr
+):
+    """Edges [U, OUT, Q] of the inputs q [U, Q], flat over (duration, type), to types [OUT]."""
     d = (low + q // C).to(tl.int64)
     i = q % C
     if RIGHT:
@@ -91,7 +93,7 @@ def states(state, q, count, low, anchor, C: tl.constexpr, RIGHT: tl.constexpr, A
 
 @triton.jit
 def add(top, mass, weight, state, MAX: tl.constexpr):
-    """Add weight [U, O, Q] + state [U, Q] to the running maximum and scaled sum, both [O, Q]."""
+    """Add weight [U, OUT, Q] + state [U, Q] to the running maximum and scaled sum [OUT, Q]."""
     value = weight + state[:, None, :]
     peak = tl.maximum(top, tl.max(value, 0))
     if not MAX:
@@ -102,7 +104,7 @@ def add(top, mass, weight, state, MAX: tl.constexpr):
 
 @triton.jit
 def collect(top, mass, MAX: tl.constexpr):
-    """⊕ over the inputs: [O, Q] to [O]."""
+    """⊕ over the inputs: [OUT, Q] to [OUT]."""
     peak = tl.max(top, 1)
     if MAX:
         return peak
@@ -114,13 +116,13 @@ def collect(top, mass, MAX: tl.constexpr):
 def pull(
     edge, state, low, high, anchor, out, size,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
-    ACC: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    ACC: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """⊕ over durations low..high and input types, to the types out [O], less the anchor."""
+    """⊕ over durations low..high and input types, to the types out [OUT], less the anchor."""
     lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
     count = (high - low + 1) * C
-    top = tl.full((O, Q), float("-inf"), ACC)
-    mass = tl.zeros((O, Q), ACC)
+    top = tl.full((OUT, Q), float("-inf"), ACC)
+    mass = tl.zeros((OUT, Q), ACC)
     for base in range(0, count, U * Q):
         weight = weights(edge, base + lane, count, low, out, size, C, FIRST, RIGHT).to(ACC)
         state_q = states(state, base + lane, count, low, anchor, C, RIGHT, ACC)
@@ -133,11 +135,11 @@ def _far_side(
     edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, SPLIT: tl.constexpr, TILES: tl.constexpr,
-    U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     step = tl.program_id(1) // (SPLIT * TILES)
     piece = tl.program_id(1) // TILES % SPLIT
-    out = tl.program_id(1) % TILES * O + tl.arange(0, O)
+    out = tl.program_id(1) % TILES * OUT + tl.arange(0, OUT)
     length = tl.load(lengths + b).to(tl.int32)
     first, last = span(length, phase, RIGHT)
     r = first + block * steps + step
@@ -158,7 +160,7 @@ def _far_side(
         total = pull(
             edge + (sequence * rows + n) * size * (C * C),
             state + (sequence * (rows + 1) + n) * C,
-            low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, U, O, Q,
+            low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, U, OUT, Q,
         )  # fmt: skip
         place = (((2 * sequence + RIGHT) * steps + step) * SPLIT + piece) * C
         tl.store(partial + place + out, anchor + total.to(tl.float64), mask=out < C)
@@ -168,19 +170,19 @@ def _far_side(
 def _far(
     edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
-    SPLIT: tl.constexpr, TILES: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    SPLIT: tl.constexpr, TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """What reaches each step of a block from before the block."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            C, FIRST, False, MAX, ACC, SPLIT, TILES, U, O, Q,
+            C, FIRST, False, MAX, ACC, SPLIT, TILES, U, OUT, Q,
         )  # fmt: skip
     else:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            C, FIRST, True, MAX, ACC, SPLIT, TILES, U, O, Q,
+            C, FIRST, True, MAX, ACC, SPLIT, TILES, U, OUT, Q,
         )  # fmt: skip
 
 
@@ -189,9 +191,9 @@ def _near_side(
     edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, given,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, FAR: tl.constexpr, SPLIT: tl.constexpr,
-    U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    out = tl.arange(0, O)
+    out = tl.arange(0, OUT)
     piece = tl.arange(0, SPLIT)
     lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
     length = tl.load(lengths + b).to(tl.int32)
@@ -228,8 +230,8 @@ def _near_side(
         if FAR:
             following = tl.minimum(count, r + 1 - begin)
         following = tl.where(r < end, following * C, 0)
-        top = tl.full((O, Q), float("-inf"), ACC)
-        mass = tl.zeros((O, Q), ACC)
+        top = tl.full((OUT, Q), float("-inf"), ACC)
+        mass = tl.zeros((OUT, Q), ACC)
         for base in range(0, tl.maximum(inputs, 1), U * Q):
             # The next tile is on its way while this one is added.
             done = base + U * Q >= inputs
@@ -267,20 +269,25 @@ def _near_side(
 def _near(
     edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, given,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
-    SPLIT: tl.constexpr, U: tl.constexpr, O: tl.constexpr, Q: tl.constexpr,
+    SPLIT: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """The steps of a block, one after the other."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            given, C, FIRST, False, MAX, ACC, FAR, SPLIT, U, O, Q,
+            given, C, FIRST, False, MAX, ACC, FAR, SPLIT, U, OUT, Q,
         )  # fmt: skip
     else:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            given, C, FIRST, True, MAX, ACC, FAR, SPLIT, U, O, Q,
+            given, C, FIRST, True, MAX, ACC, FAR, SPLIT, U, OUT, Q,
         )  # fmt: skip
+
+
+def durations(size: int) -> tuple[int, int]:
+    """Number of durations of an axis K of this size, and the index of duration 1."""
+    return (1, 0) if size == 1 else (size - 1, 1)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -289,10 +296,10 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 
 def _tile(elements: int, outs: int, inputs: int) -> dict[str, int]:
-    """U, O and Q of a tile of at most `elements`, no wider than the inputs there are."""
+    """U, OUT and Q of a tile of at most `elements`, no wider than the inputs there are."""
     depth = min(triton.next_power_of_2(inputs), max(4, elements // outs))
     unroll = 4 if depth >= 64 else 1
-    return {"U": unroll, "O": outs, "Q": depth // unroll}
+    return {"U": unroll, "OUT": outs, "Q": depth // unroll}
 
 
 def far_tile(outs: int, inputs: int) -> dict[str, int]:
@@ -317,7 +324,7 @@ def advance(
         cut: From `plan`.
     """
     batch, rows, size, types, _ = edge.shape
-    count, first = (1, 0) if size == 1 else (size - 1, 1)
+    count, first = durations(size)
     partial = beta.new_empty((batch, 2, cut.steps if cut.far else 0, cut.split, types))
     constants = {
         "C": types,
