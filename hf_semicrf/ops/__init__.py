@@ -32,6 +32,18 @@ __all__ = [
 
 Backend = Literal["auto", "torch", "triton"]
 
+_AXES = {
+    "emission": "BNC",
+    "segment": "BNLC",
+    "start": "BNC",
+    "end": "BNC",
+    "duration": "LC",
+    "transition": "CC",
+    "initial": "C",
+    "final": "C",
+    "lengths": "B",
+}
+
 
 class Marginals(NamedTuple):
     """Posterior probabilities.
@@ -268,7 +280,7 @@ def _score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     """Score of a checked segmentation, float64 [B]."""
     _, positions, longest, types = p.sizes
     inside, begin, ends = _bounds(starts, p.lengths)
-    labels, starts = torch.where(inside, labels, 0), starts & inside
+    labels, starts = torch.where(inside, labels, 0).long(), starts & inside
     n = torch.arange(positions, device=labels.device)
     length = n - begin  # less one
 
@@ -303,43 +315,40 @@ def _checked(p: Potentials) -> Potentials:
                if getattr(p, k) is None]  # fmt: skip
     if missing:
         raise ValueError(f"expected potentials {', '.join(missing)}; got None")
-    if p.duration.ndim != 2 or p.duration.shape[0] < 1:
+    given = {name: x for name, x in p._asdict().items() if x is not None}
+    for name, x in given.items():
+        if x.ndim != len(_AXES[name]):
+            axes = ", ".join(_AXES[name])
+            raise ValueError(f"expected {name} of shape [{axes}], got {list(x.shape)}")
+    if min(p.sizes) < 1:
         raise ValueError(
-            f"expected duration of shape [L, C] with L >= 1, got {list(p.duration.shape)}"
+            "expected at least one sentence, position, segment length and type, "
+            f"got [B, N, L, C] = {list(p.sizes)}"
         )
-    batch, positions, longest, types = p.sizes
-    expected = {
-        "emission": (batch, positions, types),
-        "segment": (batch, positions, longest, types),
-        "start": (batch, positions, types),
-        "end": (batch, positions, types),
-        "duration": (longest, types),
-        "transition": (types, types),
-        "initial": (types,),
-        "final": (types,),
-        "lengths": (batch,),
-    }
+    size = dict(zip("BNLC", p.sizes, strict=True))
     dtype = torch.float32
-    for name, shape in expected.items():
-        tensor = getattr(p, name)
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise ValueError(f"expected {name} of shape {list(shape)}, got {list(tensor.shape)}")
+    for name, tensor in given.items():
+        shape = [size[axis] for axis in _AXES[name]]
+        if list(tensor.shape) != shape:
+            raise ValueError(f"expected {name} of shape {shape}, got {list(tensor.shape)}")
         if tensor.device != p.lengths.device:
             raise ValueError(f"expected {name} on {p.lengths.device}, got {tensor.device}")
         if name == "lengths":
-            if tensor.is_floating_point() or tensor.dtype == torch.bool:
+            if not _is_integer(tensor):
                 raise ValueError(f"expected integer lengths, got {tensor.dtype}")
         elif not tensor.is_floating_point():
             raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}")
         else:
             dtype = torch.promote_types(dtype, tensor.dtype)
     if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(x) for x in p.lengths.aminmax()) if batch else (1, 1)
-        if low < 1 or high > positions:
-            raise ValueError(f"expected lengths in 1..{positions}, got {low}..{high}")
+        low, high = (int(x) for x in p.lengths.aminmax())
+        if low < 1 or high > size["N"]:
+            raise ValueError(f"expected lengths in 1..{size['N']}, got {low}..{high}")
     return p.map(lambda x: x.to(dtype))._replace(lengths=p.lengths.long())
+
+
+def _is_integer(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
 def _check_segmentation(p: Potentials, labels: Tensor, starts: Tensor) -> None:
@@ -352,6 +361,13 @@ def _check_segmentation(p: Potentials, labels: Tensor, starts: Tensor) -> None:
         )
     if starts.dtype != torch.bool:
         raise ValueError(f"expected starts of dtype bool, got {starts.dtype}")
+    if not _is_integer(labels):
+        raise ValueError(f"expected integer labels, got {labels.dtype}")
+    device = p.lengths.device
+    if labels.device != device or starts.device != device:
+        raise ValueError(
+            f"expected labels and starts on {device}, got {labels.device} and {starts.device}"
+        )
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     inside = torch.arange(shape[1]) < p.lengths[:, None]
