@@ -1,0 +1,32 @@
+"""Fixtures of the tests, and which tests run where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CASES, to_device
+
+
+def pytest_collection_modifyitems(config, items):
+    if torch.cuda.is_available():
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=gpu)
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """A batch with its truth by enumeration, on the CPU."""
+    return CASES[request.param]
+
+
+@pytest.fixture
+def potentials(case, device):
+    """The potentials of `case` on `device`."""
+    return to_device(case.potentials, device)
