@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         model = SemiCRFForTokenClassification.from_pretrained(
             model_args.model_name_or_path,
             labels=labels,
+            dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
             **{name: value for name, value in head.items() if value is not None},
         )
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(model_args.model_name_or_path))
