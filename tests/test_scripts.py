@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from seqeval.metrics import f1_score
-from tiny import save_tiny_bert, sentences, write_jsonl
+from tiny import save_tiny_bert, script, sentences, write_jsonl
 from transformers import AutoModelForTokenClassification
 
 from hf_semicrf import SemiCRFForTokenClassification
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 SETTINGS = "--learning_rate 1e-2 --head_learning_rate 1e-1 --num_train_epochs 12 --use_cpu"
 SETTINGS += " --per_device_train_batch_size 8 --disable_tqdm True --eval_strategy epoch"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,29 @@
-"""A random encoder of a few kilobytes and its tokenizer, as a folder on disk or as a model."""
+"""A random encoder of a few kilobytes, a corpus that it can learn, and the scripts as modules."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
 SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
 PLACES = ["Paris", "Oslo", "Lima", "Quito"]
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    """A script as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def sentences(count: int) -> list[dict[str, list[str]]]:
