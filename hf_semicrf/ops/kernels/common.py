@@ -1,0 +1,49 @@
+"""What the factored kernels share: loads of rows, logarithms without NaN, shapes of tiles.
+
+The kernels work in base 2, because the hardware's exponential and logarithm do: potentials are
+multiplied by log2(e) when they are read.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def load_scaled(pointer, offset, mask, other):
+    """The potentials at an offset, in base 2."""
+    return tl.load(pointer + offset, mask=mask, other=other) * LOG2E
+
+
+@triton.jit
+def finite(x):
+    """A maximum as a shift: 0 where nothing but -inf was compared."""
+    return tl.where(x == -float("inf"), 0.0, x)
+
+
+@triton.jit
+def log_sum_exp2(x):
+    """Base-2 log-sum-exp over the first axis of a tile."""
+    top = finite(tl.max(x, 0))
+    return top + tl.log2(tl.sum(tl.exp2(x - top[None, :]), 0))
+
+
+def index_dtype(count: int) -> torch.dtype:
+    """The smallest integer type that holds 0..count - 1."""
+    return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
+
+
+def contiguous(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The tensors with the last dimension fastest and no gaps, as the kernels address them."""
+    return tuple(x if x is None else x.contiguous() for x in tensors)
+
+
+def power_of_two(x: int) -> int:
+    """The smallest power of two that is at least ``x``."""
+    return triton.next_power_of_2(x)

@@ -1,0 +1,316 @@
+"""Expected counts, and the gradient of the loss, from both directions' scans: nothing sequential.
+
+With the prefixes `pre` and the suffixes `post`, the probability of a segment is
+
+    p(s, e, c) = exp(pre[s, c] + seg(s, e, c) + post[e, c] - log Z)
+
+One program takes a tile of positions and sums p three times: over the segments that cover its
+first position, over those that start in it and over those that end in it. So no two programs add
+to one number, and a run's result does not depend on their order. The token marginals follow by
+adding starts and subtracting ends, from the first position on.
+
+The first of the sums also says what Z is *here*: the probabilities of the segments that cover one
+position add up to 1. Dividing by it removes the rounding errors that the two scans gathered on
+their way, which grow with the length of the text.
+
+The loss is log Z - score(gold): its gradient is the expected counts less the gold segmentation's.
+
+Cost: 3 N L C exponentials and N C^2 for the transitions; reads 4 N C (twice N L C with segment
+scores), writes 3 N C, and N L C where the segments' gradient is asked for.
+Source: Sarawagi and Cohen (2004), equation 4.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import LOG2E, contiguous, load_scaled, power_of_two
+from hf_semicrf.ops.potentials import Potentials
+
+
+@triton.jit
+def _row(pointer, index, count, c, types, none):
+    """Rows of a tensor [N, C] in base 2; 0 where the tensor is absent or the index is outside."""
+    rows = none
+    if pointer is not None:
+        inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
+        rows += load_scaled(pointer, index[:, None] * types + c[None, :], inside, 0.0)
+    return rows
+
+
+@triton.jit
+def _state(pointer, index, count, c, types):
+    """Rows of the scan's state; -inf outside."""
+    inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
+    return tl.load(pointer + index[:, None] * types + c[None, :], mask=inside, other=-float("inf"))
+
+
+@triton.jit
+def _segment(pointer, begin, l, length, longest, c, types, none):
+    """Scores of the segments [begin, begin + l + 1), for columns ``begin`` and ``l``."""
+    scores = none
+    if pointer is not None:
+        inside = (begin >= 0) & (begin + l < length) & (l < longest)
+        at = (begin.to(tl.int64) * longest + l) * types
+        inside = inside[:, None] & (c < types)[None, :]
+        scores += load_scaled(pointer, at[:, None] + c[None, :], inside, 0.0)
+    return scores
+
+
+@triton.jit(do_not_specialize=["batch", "positions", "longest", "types", "tiles"])
+def counts_kernel(
+    emission, segment, start, end, duration, lengths, log_z, pre, offset, weight,
+    gold_labels, gold_lengths,
+    emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+    batch, positions, longest, types, tiles,
+    ROWS: tl.constexpr, TYPES: tl.constexpr,
+):  # fmt: skip
+    b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    length = tl.load(lengths + b).to(tl.int32)
+    z = tl.load(log_z + b) * LOG2E
+    possible = z > -float("inf")
+    z = tl.where(possible, z, 0.0)
+    dtype: tl.constexpr = duration.dtype.element_ty
+    w = tl.load(weight + b).to(dtype)
+    expected_w = tl.where(possible, w, 0.0)
+    r, c = tl.arange(0, ROWS), tl.arange(0, TYPES)
+    real = c < types
+    none = tl.zeros([ROWS, TYPES], dtype)
+
+    # this sentence's rows; prefixes by their boundary, suffixes by theirs
+    row = b * positions * types
+    if emission is not None:
+        emission += row
+    if start is not None:
+        start += row
+    if end is not None:
+        end += row
+    if segment is not None:
+        segment += row * longest
+    post = pre + (batch + b) * (positions + 1) * types
+    pre += b * (positions + 1) * types
+    suffix_offset = offset + (batch + b) * (positions + 1)
+    offset += b * (positions + 1)
+    shared_out += (b * tl.num_programs(1) + chunk) * ((longest + types + 2) * types)
+
+    duration_out = shared_out
+    first_types = tl.zeros([TYPES], dtype)
+    last_types = tl.zeros([TYPES], dtype)
+    for tile in range(tiles):
+        n0 = (chunk * tiles + tile) * ROWS
+        n = n0 + r
+        span = tl.minimum(longest, length - n0)  # lengths to look at from the tile's first position
+
+        # segments [n0 - back, n0 + l + 1): they cover the first position
+        total = tl.zeros([TYPES], dtype)
+        opened_before = tl.zeros([TYPES], dtype)
+        passed = tl.zeros([TYPES], dtype)
+        for r0 in range(0, tl.where(span > 0, tl.minimum(longest, n0 + 1), 0), ROWS):
+            back = r0 + r
+            s = n0 - back
+            before = tl.where((back > 0)[:, None], _row(emission, s, length, c, types, none), 0.0)
+            left = _state(pre, s, length, c, types) + _row(start, s, length, c, types, none)
+            left += passed[None, :] + tl.cumsum(before, 0)
+            passed += tl.sum(before, 0)
+            shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
+            covering = none
+            for l in range(tl.minimum(span, longest - r0)):
+                m = n0 + l + r * 0
+                left += _row(emission, m, length, c, types, none)
+                right = _state(post, m + 1, length + 1, c, types)
+                right += _row(end, m, length, c, types, none)
+                right += _row(duration, back + l, longest, c, types, none)
+                right += _segment(segment, s, back + l, length, longest, c, types, none)
+                moved = (shift + tl.load(suffix_offset + n0 + l + 1)).to(dtype)
+                mass = tl.exp2(left + right + moved[:, None])
+                covering += tl.where((back + l < longest)[:, None], mass, 0.0)
+            total += tl.sum(covering, 0)
+            opened_before += tl.sum(tl.where((back > 0)[:, None], covering, 0.0), 0)
+        here = tl.sum(total, 0)
+        scale = tl.where(here > 0.0, expected_w / tl.where(here > 0.0, here, 1.0), 0.0)
+        tl.store(scale_out + (b * tl.num_programs(1) + chunk) * tiles + tile, scale)
+
+        if gold_labels is not None:
+            gold = tl.load(gold_labels + b * positions + n, mask=n < length, other=-1).to(tl.int32)
+            gold_type = gold[:, None] == c[None, :]
+
+        # segments [n, n + l + 1)
+        left = _state(pre, n, length, c, types) + _row(start, n, length, c, types, none)
+        shift = tl.load(offset + n, mask=n < length, other=0.0) - z
+        started = none
+        for l in range(span):
+            m = n + l
+            left += _row(emission, m, length, c, types, none)
+            right = _state(post, m + 1, length + 1, c, types)
+            right += _row(end, m, length, c, types, none)
+            right += load_scaled(duration, l * types + c, real, 0.0)[None, :]
+            right += _segment(segment, n, l + r * 0, length, longest, c, types, none)
+            moved = shift + tl.load(suffix_offset + m + 1, mask=m < length, other=0.0)
+            mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
+            started += mass
+            if segment_out is not None:
+                if gold_lengths is not None:
+                    ends = tl.load(gold_lengths + b * positions + m, mask=m < length, other=0)
+                    mass -= tl.where((ends == l + 1)[:, None] & gold_type, w, 0.0)
+                at = ((b * positions + n) * longest + l) * types
+                tl.store(segment_out + at[:, None] + c[None, :], mass,
+                         mask=(m < length)[:, None] & real[None, :])  # fmt: skip
+
+        # segments [n - l, n + 1)
+        right = _state(post, n + 1, length + 1, c, types) + _row(end, n, length, c, types, none)
+        shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
+        if gold_lengths is not None:
+            ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)
+        ended = none
+        for l in range(longest):
+            s = n - l
+            right += _row(emission, s, length, c, types, none)
+            left = _state(pre, s, length, c, types)
+            left += _row(start, s, length, c, types, none)
+            left += load_scaled(duration, l * types + c, real, 0.0)[None, :]
+            left += _segment(segment, s, l + r * 0, length, longest, c, types, none)
+            moved = shift + tl.load(offset + s, mask=(s >= 0) & (n < length), other=0.0)
+            mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
+            ended += mass
+            if gold_lengths is not None:
+                mass -= tl.where((ends == l + 1)[:, None] & gold_type, w, 0.0)
+            of_length = tl.sum(mass, 0)
+            if tile > 0:
+                of_length += tl.load(duration_out + l * types + c, mask=real, other=0.0)
+            tl.store(duration_out + l * types + c, of_length, mask=real)
+
+        token = opened_before[None, :] * scale + tl.cumsum(started, 0)
+        token -= tl.cumsum(ended, 0) - ended
+        token = tl.where((n < length)[:, None], tl.maximum(token, 0.0), 0.0)
+        if gold_labels is not None:
+            token -= tl.where(gold_type, w, 0.0)
+            closed = tl.load(gold_lengths + b * positions + n - 1,
+                             mask=(n > 0) & (n < length), other=0)  # fmt: skip
+            opens = (closed > 0) | (n == 0)
+            started -= tl.where(opens[:, None] & gold_type, w, 0.0)
+            ended -= tl.where((ends > 0)[:, None] & gold_type, w, 0.0)
+        at = row + n[:, None] * types + c[None, :]
+        inside = (n < positions)[:, None] & real[None, :]
+        tl.store(emission_out + at, token, mask=inside)
+        tl.store(start_out + at, started, mask=inside)
+        tl.store(end_out + at, ended, mask=inside)
+        first_types += tl.sum(tl.where((n == 0)[:, None], started, 0.0), 0)
+        last_types += tl.sum(tl.where((n == length - 1)[:, None], ended, 0.0), 0)
+    boundary_out = duration_out + (longest + types) * types
+    tl.store(boundary_out + c, first_types, mask=real)
+    tl.store(boundary_out + types + c, last_types, mask=real)
+
+
+@triton.jit(do_not_specialize=["batch", "positions", "longest", "types", "rows", "tiles"])
+def transitions_kernel(
+    transition, lengths, log_z, alpha, offset, weight, scale, gold_labels, gold_lengths, shared_out,
+    batch, positions, longest, types, rows, tiles,
+    STEPS: tl.constexpr, SOURCES: tl.constexpr, TYPES: tl.constexpr,
+):  # fmt: skip
+    b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    blocks = tl.cdiv(types, SOURCES)
+    source = (tl.program_id(2) // blocks) * SOURCES + tl.arange(0, SOURCES)
+    target = (tl.program_id(2) % blocks) * TYPES + tl.arange(0, TYPES)
+    length = tl.load(lengths + b).to(tl.int32)
+    z = tl.load(log_z + b) * LOG2E
+    z = tl.where(z > -float("inf"), z, 0.0)
+    dtype: tl.constexpr = transition.dtype.element_ty
+    w = tl.load(weight + b).to(dtype)
+    at = source[:, None] * types + target[None, :]
+    real = (source < types)[:, None] & (target < types)[None, :]
+    score = load_scaled(transition, at, real, -float("inf"))
+
+    beta = alpha + (batch + b) * (positions + 1) * types
+    alpha += b * (positions + 1) * types
+    suffix_offset = offset + (batch + b) * (positions + 1)
+    offset += b * (positions + 1)
+    first_tile = (b * tl.num_programs(1) + chunk) * tiles
+    begin = chunk * tiles * rows
+    counts = tl.zeros([SOURCES, TYPES], dtype)
+    for n0 in range(tl.maximum(begin, 1), tl.minimum(begin + tiles * rows, length), STEPS):
+        n = n0 + tl.arange(0, STEPS)  # boundaries
+        inner = n < tl.minimum(begin + tiles * rows, length)
+        moved = tl.load(offset + n, mask=inner, other=0.0) - z
+        moved += tl.load(suffix_offset + n, mask=inner, other=0.0)
+        before = tl.load(alpha + n[:, None] * types + source[None, :],
+                         mask=inner[:, None] & (source < types)[None, :],
+                         other=-float("inf"))  # fmt: skip
+        after = tl.load(beta + n[:, None] * types + target[None, :],
+                        mask=inner[:, None] & (target < types)[None, :],
+                        other=-float("inf"))  # fmt: skip
+        before += moved.to(dtype)[:, None]
+        mass = tl.exp2(before[:, :, None] + (after[:, None, :] + score[None, :, :]))
+        factor = tl.load(scale + first_tile + (n - begin) // rows, mask=inner, other=0.0)
+        mass = mass * factor[:, None, None]
+        if gold_labels is not None:
+            label = tl.load(gold_labels + b * positions + n, mask=inner, other=-1).to(tl.int32)
+            last = tl.load(gold_labels + b * positions + n - 1, mask=inner, other=-1).to(tl.int32)
+            closed = tl.load(gold_lengths + b * positions + n - 1, mask=inner, other=0) > 0
+            leaves = closed[:, None] & (last[:, None] == source[None, :])
+            step = leaves[:, :, None] & (label[:, None] == target[None, :])[:, None, :]
+            mass -= tl.where(step, w, 0.0)
+        counts += tl.sum(mass, 0)
+    shared_out += (b * tl.num_programs(1) + chunk) * ((longest + types + 2) * types)
+    tl.store(shared_out + longest * types + at, counts, mask=real)
+
+
+def counts(
+    p: Potentials,
+    log_z: Tensor,
+    pre: Tensor,
+    alpha: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    gold: tuple[Tensor, Tensor] | None,
+    with_segment: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
+
+    Args:
+        p: Potentials.
+        log_z: Log Z in nats, float64 [B].
+        pre: State of :func:`scan.scan` [2, B, N+1, C].
+        alpha: Likewise.
+        offset: Likewise [2, B, N+1].
+        weight: Of each sentence [B].
+        gold: Labels [B, N], and the length of the segment that ends at each position, 0 where
+            none does [B, N].
+        with_segment: Whether the segments' counts are wanted.
+
+    Returns:
+        Counts of emission [B, N, C], segment [B, N, L, C] (empty unless wanted), start and end
+        [B, N, C], and of what the sentences share, in parts that remain to be added up
+        [B, parts, L C + C C + C + C]: durations, transitions, first types, last types.
+    """
+    batch, positions, longest, types = p.sizes
+    *tensors, _ = inputs = contiguous(p)
+    emission, segment, start, end, duration, transition, _, _, lengths = inputs
+    tile = max(2, power_of_two(types))
+    rows = max(16, min(64, 2048 // tile))
+    # parts are as many as keep their memory within that of the state
+    tiles = -(-max(rows, longest, types) // rows)
+    parts = -(-positions // (tiles * rows))
+    gold_labels, gold_lengths = gold or (None, None)
+
+    emission_out, start_out, end_out = (
+        duration.new_empty(batch, positions, types) for _ in range(3)
+    )
+    segment_out = duration.new_zeros((batch, positions, longest, types) if with_segment else (0,))
+    shared = duration.new_empty(batch, parts, (longest + types + 2) * types)
+    scale = duration.new_empty(batch, parts * tiles)
+    counts_kernel[(batch, parts)](
+        emission, segment, start, end, duration, lengths, log_z, pre, offset, weight,
+        gold_labels, gold_lengths, emission_out, segment_out if with_segment else None, start_out,
+        end_out, shared, scale, batch, positions, longest, types, tiles,
+        ROWS=rows, TYPES=tile, num_warps=4,
+    )  # fmt: skip
+    block = min(32, tile)
+    transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
+        transition, lengths, log_z, alpha, offset, weight, scale, gold_labels, gold_lengths, shared,
+        batch, positions, longest, types, rows, tiles,
+        STEPS=max(1, 2048 // (block * block)), SOURCES=block, TYPES=block, num_warps=4,
+    )  # fmt: skip
+    return emission_out, segment_out, start_out, end_out, shared

@@ -1,0 +1,294 @@
+"""The recurrence over boundaries, in both directions at once: one program a sentence and direction.
+
+With U[s, c] = pre[s, c] + start[s, c] + the emissions since s, the open segments' scores, a step is
+
+    alpha[t+1, c] = end[t, c] + logsumexp_{t-L < s <= t} U[s, c] + duration[t-s, c]
+    pre[t+1, c]   = logsumexp_{c'} alpha[t+1, c'] + transition[c', c]
+
+U stays in registers, a row a start, and new starts replace the rows of expired ones. What a step
+waits for is short: of the sum over s only the newest start depends on the step before, so the
+rest of the sum is taken one step ahead. All values are relative to the largest alpha, which moves
+to a float64 offset each step. The suffix recurrence is the same one, read from right to left.
+
+The transition is a matrix product with exp(transition - column maximum) where no finite sum can
+be lost in it, and a log-sum-exp otherwise, so that -inf and huge scores stay exact.
+
+Segments longer than the window: time is cut into blocks of WINDOW steps. Row j of a block then
+starts out as the sum over all segments that began before the block and end at its position j; a
+start inside the block takes the row over once that position has passed.
+
+Memory traffic: 3 N C reads, 2 N C writes a program; N L C more reads with segment scores.
+Source: Sarawagi and Cohen (2004), equation 5.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import (
+    LN2,
+    LOG2E,
+    contiguous,
+    finite,
+    load_scaled,
+    log_sum_exp2,
+    power_of_two,
+)
+from hf_semicrf.ops.potentials import Potentials
+
+MAX_WINDOW_ELEMENTS = 8192  # of the window's tile: more would not fit in registers
+MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
+
+
+@triton.jit
+def _row(forward, backward, reverse, offset, c, count, none):
+    """The first ``count`` entries of a row, of the second tensor when reading from right to left."""
+    row = none
+    if forward is not None:
+        row += load_scaled(forward, offset + c, c < tl.where(reverse == 0, count, 0), 0.0)
+    if backward is not None:
+        row += load_scaled(backward, offset + c, c < tl.where(reverse == 1, count, 0), 0.0)
+    return row
+
+
+@triton.jit(do_not_specialize=["batch", "positions", "longest", "types"])
+def scan_kernel(
+    emission, segment, start, end, duration, transition, initial, final, lengths,
+    log_z, pre_out, alpha_out, offset_out,
+    batch, positions, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    KEEP: tl.constexpr,
+):  # fmt: skip
+    b, reverse = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    length = tl.load(lengths + b).to(tl.int32)
+    dtype: tl.constexpr = duration.dtype.element_ty
+    minus_inf = -float("inf")
+    c = tl.arange(0, TYPES)
+    source = tl.arange(0, SOURCES)
+    row = tl.arange(0, WINDOW)[:, None]
+    real = c < types
+    none = tl.zeros([TYPES], dtype)
+    first = b * positions  # this sentence's first row in an input
+    kept = (reverse.to(tl.int64) * batch + b) * (positions + 1)  # and its boundary 0 in an output
+
+    # transition[source, c]; its transpose when reading from right to left
+    stride_source = tl.where(reverse == 1, 1, types)
+    stride_c = tl.where(reverse == 1, types, 1)
+    if SOURCES == TYPES:
+        stepped = source[:, None] * stride_source + c[None, :] * stride_c
+        valid = (source[:, None] < types) & real[None, :]
+        steps = load_scaled(transition, stepped, valid, minus_inf)
+        highest = finite(tl.max(steps, 0))
+        # no entry is so small that the product could lose a source that matters
+        safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -60.0
+        steps = tl.where(safe, tl.exp2(steps - highest[None, :]), steps)
+
+    pre = _row(initial, final, reverse, 0, c, types, none)
+    pre = tl.where(real, pre, minus_inf)
+    shortest = load_scaled(duration, c, real, minus_inf)
+    open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
+    rest_top = none + minus_inf
+    rest_sum = none
+    alpha = none + minus_inf
+    shift = tl.sum(none)
+    offset = tl.zeros([], tl.float64)
+    if KEEP:
+        at = kept + tl.where(reverse == 1, length, 0)
+        tl.store(pre_out + at * types + c, pre, mask=real)
+        tl.store(alpha_out + at * types + c, alpha, mask=real)
+        tl.store(offset_out + at, offset)
+
+    # the rows of this step and of the next one are loaded two steps ahead
+    n = tl.where(reverse == 1, length - 1, 0)
+    ahead = (first + n) * types
+    em = _row(emission, emission, reverse, ahead, c, types, none)
+    enter = _row(start, end, reverse, ahead, c, types, none)
+    leave = _row(end, start, reverse, ahead, c, types, none)
+    unit = shortest + _row(segment, segment, reverse, ahead * longest, c, types, none)
+    n = tl.where(reverse == 1, length - 2, 1)
+    ahead = (first + n) * types
+    count = tl.where(length > 1, types, 0)
+    em1 = _row(emission, emission, reverse, ahead, c, count, none)
+    enter1 = _row(start, end, reverse, ahead, c, count, none)
+    leave1 = _row(end, start, reverse, ahead, c, count, none)
+    unit1 = shortest + _row(segment, segment, reverse, ahead * longest, c, count, none)
+
+    block = length
+    if LONG:
+        block = WINDOW
+    for t0 in range(0, length, block):
+        if LONG:
+            tl.debug_barrier()  # pre of earlier blocks was written by other threads
+            older_top, older_sum = _older(
+                emission, segment, start, end, duration, pre_out, offset_out, first, kept, offset,
+                t0, length, reverse, longest, types, real, none, WINDOW, TYPES,
+            )  # fmt: skip
+            open_segments = older_top + tl.log2(older_sum)
+            open_segments = tl.where(older_sum > 0.0, open_segments, minus_inf)
+            rest_top = tl.max(tl.where(row == 0, open_segments, minus_inf), 0) + em + leave
+            rest_sum = none + 1.0
+            shift = tl.sum(none)
+        for t in range(t0, tl.minimum(t0 + block, length)):
+            n = tl.where(reverse == 1, length - 3 - t, t + 2)
+            ahead = (first + n) * types
+            count = tl.where(t + 2 < length, types, 0)
+            em2 = _row(emission, emission, reverse, ahead, c, count, none)
+            enter2 = _row(start, end, reverse, ahead, c, count, none)
+            leave2 = _row(end, start, reverse, ahead, c, count, none)
+            unit2 = shortest + _row(segment, segment, reverse, ahead * longest, c, count, none)
+
+            # what waits for the step before: the newest segment joins the rest, types change
+            newest = pre + enter + em
+            single = newest + (unit + leave)
+            top = finite(tl.maximum(rest_top, single))
+            total = rest_sum * tl.exp2(rest_top - top) + tl.exp2(single - top)
+            new_shift = finite(tl.max(tl.where(total > 0.0, top, minus_inf), 0))
+            offset += new_shift.to(tl.float64)
+            n = tl.where(reverse == 1, length - 1 - t, t + 1)
+            at = (kept + n) * types
+            if SOURCES == TYPES:
+                weight = total * tl.exp2(top - new_shift)
+                alpha = tl.log2(weight)
+                if safe:
+                    pre = tl.log2(tl.sum(weight[:, None] * steps, 0)) + highest
+                else:
+                    pre = log_sum_exp2(alpha[:, None] + steps)
+                if KEEP:
+                    tl.store(alpha_out + at + c, alpha, mask=real)
+            else:
+                alpha = tl.log2(total) + (top - new_shift)
+                tl.store(alpha_out + at + c, alpha, mask=real)
+                tl.debug_barrier()
+                pre = _enter_in_blocks(
+                    alpha_out + at, transition, stride_source, stride_c, types, c, source, none
+                )
+            if KEEP:
+                tl.store(pre_out + at + c, pre, mask=real)
+                tl.store(offset_out + kept + n, offset)
+
+            # the rest of the next step's sum: all segments but its newest
+            if WINDOW > 1:
+                open_segments = tl.where(
+                    row == t % WINDOW, newest[None, :], open_segments + (em - shift)[None, :]
+                )
+                age = (t + 1) % WINDOW - row
+                if not LONG:
+                    age = age & (WINDOW - 1)
+                running = (age > 0) & (age < longest)
+                inside = running & real[None, :]
+                score = load_scaled(duration, age * types + c[None, :], inside, 0.0)
+                if segment is not None:
+                    begin = tl.where(reverse == 1, length - 2 - t, t + 1 - age)
+                    offsets = ((first + begin) * longest + age) * types + c[None, :]
+                    inside = inside & (age <= tl.where(t + 1 < length, t + 1, -1))
+                    score += load_scaled(segment, offsets, inside, 0.0)
+                if LONG:
+                    running = running | (age == 0)
+                rest = tl.where(running, open_segments + score, minus_inf)
+                top = finite(tl.max(rest, 0))
+                rest_sum = tl.sum(tl.exp2(rest - top[None, :]), 0)
+                rest_top = top + (em1 + leave1 - new_shift)
+            shift = new_shift
+            em, enter, leave, unit = em1, enter1, leave1, unit1
+            em1, enter1, leave1, unit1 = em2, enter2, leave2, unit2
+
+    if reverse == 0:
+        last = tl.where(real, alpha + load_scaled(final, c, real, minus_inf), minus_inf)
+        top = finite(tl.max(last, 0))
+        total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
+        tl.store(log_z + b, (total.to(tl.float64) + offset) * LN2)
+
+
+@triton.jit
+def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, source, none):
+    """The log-sum over sources that do not fit in registers, a block of them at a time."""
+    top = none - float("inf")
+    total = none
+    for s0 in range(0, types, source.shape[0]):
+        s = s0 + source
+        before = tl.load(alpha + s, mask=s < types, other=-float("inf"))
+        score = before[:, None] + load_scaled(
+            transition, s[:, None] * stride_source + c[None, :] * stride_c,
+            (s[:, None] < types) & (c[None, :] < types), -float("inf"),
+        )  # fmt: skip
+        new_top = tl.maximum(top, tl.max(score, 0))
+        shift = finite(new_top)
+        total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(score - shift[None, :]), 0)
+        top = new_top
+    return tl.log2(total) + finite(top)
+
+
+@triton.jit
+def _older(
+    emission, segment, start, end, duration, pre_out, offset_out, first, kept, offset,
+    t0, length, reverse, longest, types, real, none, WINDOW: tl.constexpr, TYPES: tl.constexpr,
+):  # fmt: skip
+    """For each position t0 + j: the log-sum of the segments that start before t0 and end there.
+
+    Without the emissions from t0 on, which the steps add, and the end score. As (top, total):
+    log2(total) + top, total = 0 for nothing.
+    """
+    c = tl.arange(0, TYPES)
+    j = tl.arange(0, WINDOW)
+    content = none
+    top = tl.full([WINDOW, TYPES], 0.0, none.dtype) - float("inf")
+    total = tl.full([WINDOW, TYPES], 0.0, none.dtype)
+    for back in range(1, tl.minimum(t0, longest - 1) + 1):
+        s = t0 - back
+        n = tl.where(reverse == 1, length - 1 - s, s)
+        at = kept + tl.where(reverse == 1, length - s, s)
+        row = (first + n) * types
+        content += _row(emission, emission, reverse, row, c, types, none)
+        moved = (tl.load(offset_out + at) - offset).to(none.dtype)
+        open_segment = tl.load(pre_out + at * types + c, mask=real, other=-float("inf"))
+        open_segment += content + _row(start, end, reverse, row, c, types, none) + moved
+        index = back + j  # the length, less one, of the segment that ends at t0 + j
+        inside = (index < longest)[:, None] & real[None, :]
+        score = load_scaled(duration, index[:, None] * types + c[None, :], inside, -float("inf"))
+        if segment is not None:
+            begin = tl.where(reverse == 1, length - 1 - t0 - j, s)
+            offsets = ((first + begin) * longest + index)[:, None] * types + c[None, :]
+            inside = inside & (t0 + j < length)[:, None]
+            score += load_scaled(segment, offsets, inside, 0.0)
+        score += open_segment[None, :]
+        new_top = tl.maximum(top, score)
+        shift = finite(new_top)
+        total = total * tl.exp2(top - shift) + tl.exp2(score - shift)
+        top = new_top
+    return finite(top), total
+
+
+def scan(p: Potentials, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the scan: log Z in nats, float64 [B], and the state where it is kept.
+
+    Returns:
+        log Z; pre and alpha [2, B, N+1, C] in base 2, relative to the offset, float64 [2, B, N+1].
+        Index 0 holds prefixes and index 1 suffixes, by boundary. Without ``keep`` they are scratch.
+    """
+    batch, positions, longest, types = p.sizes
+    *tensors, _ = inputs = contiguous(p)
+    tile = max(2, power_of_two(types))
+    resident = tile <= MAX_RESIDENT_TYPES
+    window = min(power_of_two(longest), max(16, MAX_WINDOW_ELEMENTS // tile))
+    long = longest > window
+    keeps = keep or long or not resident
+    shape = (2 if keep else 1, batch, positions + 1) if keeps else (0,)
+    pre = p.duration.new_empty((*shape, types) if keeps else shape)
+    alpha = torch.empty_like(pre)
+    offset = p.duration.new_empty(shape, dtype=torch.float64)
+    log_z = p.duration.new_empty(batch, dtype=torch.float64)
+    scan_kernel[(batch, 2 if keep else 1)](
+        *inputs, log_z, pre, alpha, offset, batch, positions, longest, types,
+        WINDOW=window, TYPES=tile, SOURCES=tile if resident else 32, LONG=long, KEEP=keeps,
+        num_warps=_warps(window, tile, resident),
+    )  # fmt: skip
+    return log_z, pre, alpha, offset
+
+
+def _warps(window: int, tile: int, resident: bool) -> int:
+    """One warp needs no barrier; more where a thread would hold too many registers."""
+    elements = max(window * tile, tile * tile if resident else 32 * tile)
+    return max(1, min(8, elements // (32 * 32)))

@@ -1,0 +1,90 @@
+"""The score of one segmentation a sentence, and its segments' lengths: one program a sentence.
+
+A position looks up where its segment began with a running maximum over starts; everything else is
+a gather. O(N) time; reads two numbers a position and the scores that the segmentation uses.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import contiguous
+from hf_semicrf.ops.potentials import Potentials
+
+
+@triton.jit
+def _maximum(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _at(pointer, index, mask):
+    """Scores in float64, or nothing where the tensor is absent; 0 where the mask is unset."""
+    if pointer is None:
+        return tl.zeros(index.shape, tl.float64)
+    else:
+        return tl.load(pointer + index, mask=mask, other=0.0).to(tl.float64)
+
+
+@triton.jit(do_not_specialize=["positions", "longest", "types"])
+def score_kernel(
+    emission, segment, start, end, duration, transition, initial, final, lengths, labels, starts,
+    score_out, lengths_out,
+    positions, longest, types, ROWS: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(0).to(tl.int64)
+    length = tl.load(lengths + b).to(tl.int32)
+    r = tl.arange(0, ROWS)
+    row = b * positions
+    score = tl.zeros([ROWS], tl.float64)
+    begun = -1  # where the segment that reaches into the block began
+    for n0 in range(0, positions, ROWS):
+        n = n0 + r
+        inside = n < length
+        label = tl.load(labels + row + n, mask=inside, other=0).to(tl.int64)
+        before = tl.load(labels + row + n - 1, mask=inside & (n > 0), other=0).to(tl.int64)
+        starting = (tl.load(starts + row + n, mask=inside, other=0) != 0) | (n == 0)
+        follows = tl.load(starts + row + n + 1, mask=n + 1 < length, other=0) != 0
+        ending = inside & (follows | (n + 1 == length))
+        begin = tl.associative_scan(tl.where(starting & inside, n, -1), 0, _maximum)
+        begin = tl.maximum(begin, begun)
+        begun = tl.max(begin, 0)
+        span = n - begin  # the length less one
+        tl.store(lengths_out + row + n, tl.where(ending, span + 1, 0), mask=n < positions)
+
+        legal = (label >= 0) & (label < types) & (before >= 0) & (before < types)
+        legal = legal & (~ending | (span < longest))
+        usable = inside & legal
+        position = (row + n) * types + label
+        opens = usable & starting
+        closes = usable & ending
+        score += _at(emission, position, usable)
+        score += _at(start, position, opens)
+        score += _at(end, position, closes)
+        score += _at(duration, span * types + label, closes)
+        score += _at(segment, ((row + begin) * longest + span) * types + label, closes)
+        score += _at(transition, before * types + label, opens & (n > 0))
+        score += _at(initial, label, opens & (n == 0))
+        score += _at(final, label, usable & (n + 1 == length))
+        score += tl.where(inside & ~legal, -float("inf"), 0.0)
+    tl.store(score_out + b, tl.sum(score, 0))
+
+
+def score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Score of a segmentation in nats, float64 [B], and its lengths.
+
+    The score is -inf where a segment is longer than L or a label is not a type.
+
+    Returns:
+        The score, and int32 [B, N] with the length of the segment that ends at a position, 0
+        where none does.
+    """
+    batch, positions, longest, types = p.sizes
+    inputs = contiguous((*p, labels, starts))
+    out = p.duration.new_empty(batch, dtype=torch.float64)
+    ends = torch.empty(batch, positions, dtype=torch.int32, device=out.device)
+    score_kernel[(batch,)](*inputs, out, ends, positions, longest, types, ROWS=512, num_warps=4)
+    return out, ends
