@@ -86,7 +86,7 @@ def scan(
 
 
 def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-    """States gamma [B, T + D, C], float64, in the log semiring; -inf past each sequence's last boundary."""
+    """States gamma [B, T + D, C], float64, log semiring; -inf past each sequence's end."""
     batch, rows, _, _, types = edge.shape
     count, first = durations(edge)
     last = lengths - 1

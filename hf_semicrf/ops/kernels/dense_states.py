@@ -26,6 +26,7 @@ from torch import Tensor
 _NEAR_TILE = 8192  # elements that one program of _near holds at a time
 _FAR_TILE = 8192
 _PROGRAMS_PER_SM = 32  # that _far is split into at least
+_MOST_PIECES = 16
 
 
 class Plan(NamedTuple):
@@ -39,17 +40,19 @@ class Plan(NamedTuple):
 
 
 def plan(batch: int, rows: int, size: int, types: int, processors: int) -> Plan:
-    """Choose the blocks of a shape [batch, rows, size, types, types] for a number of SMs."""
+    """Choose the blocks of a shape [batch, rows, size, types, types] for a number of SMs.
+
+    What the compiler sees depends on size and types alone: no batch or length compiles anew.
+    """
     wide = triton.next_power_of_2(types)
     outs = min(wide, 32)
     tile = wide * types  # padded elements of one duration
-    if min(size, rows) * tile <= 4 * _NEAR_TILE:
+    if size * tile <= 4 * _NEAR_TILE:
         return Plan(rows // 2 + 1, False, 1, outs, wide)
     steps = min(32, max(8, triton.next_power_of_2(2 * _NEAR_TILE // tile + 1) // 2))
     programs = 2 * batch * steps * triton.cdiv(types, outs)
-    split = 1
-    while programs * split < _PROGRAMS_PER_SM * processors and split * _FAR_TILE < size * tile:
-        split *= 2
+    enough = _PROGRAMS_PER_SM * processors // programs + 1
+    split = min(enough, size * tile // _FAR_TILE, _MOST_PIECES)
     return Plan(steps, True, split, outs, wide)
 
 
@@ -132,13 +135,13 @@ def pull(
 
 @triton.jit
 def _far_side(
-    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
+    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
-    ACC: tl.constexpr, SPLIT: tl.constexpr, TILES: tl.constexpr,
+    ACC: tl.constexpr, TILES: tl.constexpr,
     U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    step = tl.program_id(1) // (SPLIT * TILES)
-    piece = tl.program_id(1) // TILES % SPLIT
+    step = tl.program_id(1) // (split * TILES)
+    piece = tl.program_id(1) // TILES % split
     out = tl.program_id(1) % TILES * OUT + tl.arange(0, OUT)
     length = tl.load(lengths + b).to(tl.int32)
     first, last = span(length, phase, RIGHT)
@@ -146,7 +149,7 @@ def _far_side(
     if r <= last:
         low = step + 1
         high = tl.minimum(count, r)
-        share = tl.cdiv(tl.maximum(high - low + 1, 0), SPLIT)
+        share = tl.cdiv(tl.maximum(high - low + 1, 0), split)
         low += piece * share
         high = tl.minimum(high, low + share - 1)
         if RIGHT:
@@ -162,39 +165,39 @@ def _far_side(
             state + (sequence * (rows + 1) + n) * C,
             low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, U, OUT, Q,
         )  # fmt: skip
-        place = (((2 * sequence + RIGHT) * steps + step) * SPLIT + piece) * C
+        place = (((2 * sequence + RIGHT) * steps + step) * split + piece) * C
         tl.store(partial + place + out, anchor + total.to(tl.float64), mask=out < C)
 
 
-@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps"])
+@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _far(
-    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps,
+    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
-    SPLIT: tl.constexpr, TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """What reaches each step of a block from before the block."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            C, FIRST, False, MAX, ACC, SPLIT, TILES, U, OUT, Q,
+            split, C, FIRST, False, MAX, ACC, TILES, U, OUT, Q,
         )  # fmt: skip
     else:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            C, FIRST, True, MAX, ACC, SPLIT, TILES, U, OUT, Q,
+            split, C, FIRST, True, MAX, ACC, TILES, U, OUT, Q,
         )  # fmt: skip
 
 
 @triton.jit
 def _near_side(
-    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, given,
+    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
-    ACC: tl.constexpr, FAR: tl.constexpr, SPLIT: tl.constexpr,
+    ACC: tl.constexpr, FAR: tl.constexpr, PIECES: tl.constexpr,
     U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     out = tl.arange(0, OUT)
-    piece = tl.arange(0, SPLIT)
+    piece = tl.arange(0, PIECES)
     lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
     length = tl.load(lengths + b).to(tl.int32)
     first, last = span(length, phase, RIGHT)
@@ -245,8 +248,8 @@ def _near_side(
             weight = later
         total = collect(top, mass, MAX)
         if FAR:
-            place = ((side * steps + r - begin) * SPLIT + piece)[:, None] * C + out[None, :]
-            known = (out < C)[None, :] & (piece < given)[:, None]
+            place = ((side * steps + r - begin) * split + piece)[:, None] * C + out[None, :]
+            known = (out < C)[None, :] & (piece < split)[:, None]
             before = tl.load(partial + place, mask=known, other=float("-inf")) - anchor
             before = before.to(ACC)
             peak = tl.maximum(total, tl.max(before, 0))
@@ -265,23 +268,23 @@ def _near_side(
     tl.store(anchors + side, anchor)
 
 
-@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "given"])
+@triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _near(
-    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, given,
+    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
-    SPLIT: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    PIECES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """The steps of a block, one after the other."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            given, C, FIRST, False, MAX, ACC, FAR, SPLIT, U, OUT, Q,
+            split, C, FIRST, False, MAX, ACC, FAR, PIECES, U, OUT, Q,
         )  # fmt: skip
     else:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            given, C, FIRST, True, MAX, ACC, FAR, SPLIT, U, OUT, Q,
+            split, C, FIRST, True, MAX, ACC, FAR, PIECES, U, OUT, Q,
         )  # fmt: skip
 
 
@@ -331,19 +334,19 @@ def advance(
         "FIRST": first,
         "MAX": semiring == "max",
         "ACC": accumulator(edge.dtype),
-        "SPLIT": cut.split,
     }
     tiles = triton.cdiv(types, cut.outs)
     inputs = types * (min(count, cut.steps) if cut.far else count)
     for block in range(triton.cdiv(rows // 2 + 1, cut.steps)):
         given = cut.far and (phase > 0 or block > 0)
+        split = cut.split if given else 0
         shared = (edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block)
         if given:
-            _far[(2 * batch, cut.steps * cut.split * tiles)](
-                *shared, cut.steps, TILES=tiles, num_warps=4,
+            _far[(2 * batch, cut.steps * split * tiles)](
+                *shared, cut.steps, split, TILES=tiles, num_warps=4,
                 **constants, **far_tile(cut.outs, types * count),
             )  # fmt: skip
         _near[(2 * batch,)](
-            *shared, cut.steps, cut.split if given else 0, FAR=cut.far, num_warps=8,
+            *shared, cut.steps, split, FAR=cut.far, PIECES=_MOST_PIECES, num_warps=8,
             **constants, **_tile(_NEAR_TILE, cut.wide, inputs),
         )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The dense kernels against the enumeration of every tiling."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_semicrf.ops.routing import HAS_TRITON
+
+HERE = Path(__file__).parent
+# Sums in the tile's dtype: float32 below float64; a gradient is rounded to its own dtype, once.
+SCORE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-5}
+GRADIENT = {"float64": 1e-12, "float32": 1e-5, "float16": 3e-3}
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="the package triton is not installed")
+
+
+@needs_triton
+def test_kernels_equal_the_enumeration():
+    """Scores, gradients and best paths, through Triton's interpreter, with and without blocks."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    command = [sys.executable, "-W", "ignore", str(HERE / "dense_interpreter.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(cases) == 8
+    for case in cases:
+        dtype = case["case"][4]
+        assert case["score"] <= SCORE[dtype], case
+        assert case["gradient"] <= GRADIENT[dtype], case
+        assert case["outside"] == 0, case
+        assert case["best"] <= SCORE[dtype], case
+        assert case["path"] <= SCORE[dtype], case
+        assert case["covered"] == 0, case
+
+
+@needs_triton
+def test_plans_cover_every_step_and_fit_the_grid():
+    from hf_semicrf.ops.kernels.dense_states import plan
+
+    for batch, rows, size, types in (
+        (64, 1000, 101, 24),
+        (4, 20000, 101, 24),
+        (16, 511, 33, 67),
+        (32, 511, 17, 9),
+        (1, 1, 1, 1),
+        (1, 10**6, 3, 300),
+    ):
+        cut = plan(batch, rows, size, types, 132)
+        assert cut.wide >= types
+        assert cut.outs <= cut.wide
+        assert cut.far or cut.steps >= (rows + 1) // 2
+        assert cut.steps * cut.split * -(-types // cut.outs) < 2**16
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("semiring", ["log", "max"])
+@pytest.mark.parametrize(
+    "shape", [(3, 70, 101, 24), (4, 130, 17, 9), (2, 60, 33, 67), (3, 40, 1, 5)]
+)
+def test_float32_on_the_gpu_errs_at_most_twice_as_much_as_pytorch(shape, semiring):
+    from hf_semicrf.ops import semi_crf_triton_forward
+
+    batch, rows, size, types = shape
+    generator = torch.Generator("cuda").manual_seed(0)
+    edge = torch.randn((batch, rows, size, types, types), generator=generator, device="cuda")
+    lengths = torch.tensor([rows + 1, rows // 2 + 1, rows // 3 + 1, 2][:batch], device="cuda")
+
+    def run(**arguments):
+        leaf = edge.clone().requires_grad_()
+        score = semi_crf_triton_forward(leaf, lengths, semiring=semiring, **arguments)
+        return score.detach().double(), torch.autograd.grad(score.sum(), leaf)[0].double()
+
+    exact = run(validate=True)
+    for kernel, torch_, truth, floor in zip(
+        run(), run(use_triton=False), exact, (2e-6 * exact[0].abs().max(), 1e-6), strict=True
+    ):
+        assert (kernel - truth).abs().max() <= 2 * (torch_ - truth).abs().max() + floor
+    again = run()
+    assert all(torch.equal(a, b) for a, b in zip(run(), again, strict=True))  # deterministic
