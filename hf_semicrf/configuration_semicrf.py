@@ -11,6 +11,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from hf_semicrf.scorers import SCORERS
 from hf_semicrf.segments import LabelScheme
 
+WORD_POOLINGS = ("first", "mean")
+
 
 class SemiCRFConfig(PretrainedConfig):
     """Configuration of :class:`SemiCRFForTokenClassification`.
@@ -20,8 +22,9 @@ class SemiCRFConfig(PretrainedConfig):
         labels: Tag names in the order of their ids, such as ``["O", "B-PER", "I-PER"]``; another
             way to give ``id2label``.
         max_segment_length: Longest segment L, in words.
-        scorer: How hidden states score segments: "boundary" or "sum".
+        scorer: How hidden states score segments: "span", "boundary" or "sum".
         head_dropout: Probability of dropping a hidden unit before scoring.
+        word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
         label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where
             None.
         base_model: Public name of the pretrained encoder, for the model card.
@@ -42,6 +45,7 @@ class SemiCRFConfig(PretrainedConfig):
         max_segment_length: int = 8,
         scorer: str = "boundary",
         head_dropout: float = 0.1,
+        word_pooling: str = "first",
         label_scheme: str | None = None,
         base_model: str | None = None,
         has_word_starts: bool = False,
@@ -55,6 +59,8 @@ class SemiCRFConfig(PretrainedConfig):
             )
         if scorer not in SCORERS:
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+        if word_pooling not in WORD_POOLINGS:
+            raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
         if encoder_config is None:
             encoder_config = {"model_type": "bert"}
         if isinstance(encoder_config, dict):
@@ -72,6 +78,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.max_segment_length = max_segment_length
         self.scorer = scorer
         self.head_dropout = head_dropout
+        self.word_pooling = word_pooling
         self.label_scheme = label_scheme
         self.has_word_starts = has_word_starts
         self.base_model = None if base_model and os.path.isdir(base_model) else base_model

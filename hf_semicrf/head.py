@@ -39,7 +39,7 @@ class SemiCRF(nn.Module):
         hidden_size: Width H of the hidden states.
         num_types: Segment types C, the outside type included.
         max_segment_length: Longest segment L, in positions.
-        scorer: How hidden states score segments: "boundary" or "sum".
+        scorer: How hidden states score segments: "span", "boundary" or "sum".
         dropout: Probability of dropping a hidden unit before scoring.
         backend: Implementation of the dynamic programs.
 
@@ -67,8 +67,7 @@ class SemiCRF(nn.Module):
         if scorer not in SCORERS:
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
         self.backend = backend
-        self.dropout = nn.Dropout(dropout)
-        self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length)
+        self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length, dropout)
         # 'bias' in the name keeps weight decay away from them
         self.duration_bias = nn.Parameter(torch.empty(max_segment_length, num_types))
         self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
@@ -89,7 +88,7 @@ class SemiCRF(nn.Module):
             lengths: Positions of each sentence [B].
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = self.scorer(self.dropout(hidden.to(self.duration_bias.dtype)))
+            scores = self.scorer(hidden.to(self.duration_bias.dtype))
         longest, types = self.duration_bias.shape
         device = hidden.device
         long_outside = (torch.arange(longest, device=device) > 0)[:, None] & (

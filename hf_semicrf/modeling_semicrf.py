@@ -22,13 +22,20 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.head import SemiCRF, SemiCRFOutput
-from hf_semicrf.lattice import Lattice, word_start_table, word_starts
+from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
 
 logger = logging.get_logger(__name__)
 
-HEAD_ARGUMENTS = ("max_segment_length", "scorer", "head_dropout", "label_scheme", "base_model")
+HEAD_ARGUMENTS = (
+    "max_segment_length",
+    "scorer",
+    "head_dropout",
+    "word_pooling",
+    "label_scheme",
+    "base_model",
+)
 
 
 @dataclass
@@ -268,7 +275,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             types[:, 0] = torch.where(empty, 0, types[:, 0])
             starts[:, 0] |= empty
         head = self.classifier(
-            lattice.gather(encoded.last_hidden_state),
+            self._word_states(encoded.last_hidden_state, lattice, input_ids, attention_mask),
             lattice.lengths.clamp(min=1),
             types,
             starts,
@@ -343,6 +350,26 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
         return word_starts(self.word_starts, input_ids, attention_mask)
+
+    def _word_states(
+        self,
+        hidden: Tensor,
+        lattice: Lattice,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """Hidden states of the words [B, N, H] from those of the sub-words [B, T, H]."""
+        if self.config.word_pooling == "first":
+            return lattice.gather(hidden)
+        if input_ids is None or not self.config.has_word_starts:
+            raise ValueError(
+                'expected input_ids and a model that knows its tokenizer for word_pooling="mean" '
+                "(call model.use_tokenizer once)"
+            )
+        counted = self.word_starts[input_ids] != SPECIAL
+        if attention_mask is not None:
+            counted = counted & attention_mask.bool()
+        return lattice.mean(hidden, counted)
 
     def _check_tags(self, tags: Tensor, inside: Tensor) -> None:
         """Refuse unknown tags inside the lattice; on a GPU this would wait for the device."""

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from .corpora import count_entities
-from .model_card import render_card
-from .segments import UNKNOWN_TAG, LabelScheme
-
-ENCODER = "text_encoder."
-
+from hf_semicrf.corpora import count_entities
+from hf_semicrf.model_card import render_card
+from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
 
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
@@ -67,7 +64,8 @@ class SemiCRFTrainer(Trainer):
         if self.optimizer is None:
             optimizer = super().create_optimizer(model)
             owner = self.model if model is None else model
-            head = {id(value) for name, value in owner.named_parameters() if ENCODER not in name}
+            encoder = f"{owner.base_model_prefix}."
+            head = {id(value) for name, value in owner.named_parameters() if encoder not in name}
             for group in list(optimizer.param_groups):
                 part = [value for value in group["params"] if id(value) in head]
                 group["params"] = [value for value in group["params"] if id(value) not in head]
