@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset
 
-from .segments import OUTSIDE, LabelScheme
+from hf_semicrf.segments import OUTSIDE, LabelScheme
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 CONLL_SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio")

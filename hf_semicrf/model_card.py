@@ -10,15 +10,15 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
-from .configuration_semicrf import SemiCRFConfig
+from hf_semicrf.configuration_semicrf import SemiCRFConfig
 
 TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
 
 _BODY = """
 # {title}
 
-A named entity tagger: {encoder} under a semi-Markov conditional random field, which scores whole
-entities of up to {max_segment_length} words and gives each a probability.
+A named entity tagger: {encoder} under a semi-Markov conditional random field,
+which scores whole entities of up to {max_segment_length} words and gives each a probability.
 Made with `hf_semicrf`{training_data}.
 
 ## Use
@@ -92,8 +92,8 @@ def render_card(
         EvalResult(
             task_type="token-classification",
             task_name="Named entity recognition",
-            dataset_type=dataset or "unknown",
-            dataset_name=dataset or "unknown",
+            dataset_type=dataset or "local files",
+            dataset_name=dataset or "local files",
             dataset_split=split,
             metric_type=name,
             metric_name=f"entity {name}",

@@ -17,6 +17,7 @@ from hf_semicrf.corpora import count_entities
 from hf_semicrf.model_card import render_card
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
 
+
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
     """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF."""

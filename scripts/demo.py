@@ -28,7 +28,7 @@ def main() -> None:
     """Run the demo; everything it makes lies under --output_dir."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("out/demo"))
-    parser.add_argument("--sentences", type=int, default=2400, help="size of the training data")
+    parser.add_argument("--sentences", type=int, default=1600, help="size of the training data")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -45,6 +45,7 @@ def main() -> None:
     command += [part for split, file in files.items() for part in (f"--{split}_file", file)]
     command += ["--output_dir", str(folder), "--seed", str(args.seed)]
     command += ["--num_train_epochs", str(args.epochs)]
+    command += ["--train_sampling_strategy", "group_by_length"]
     print("python scripts/train.py", shlex.join(command))
     scores = train.main(command)
 

@@ -31,7 +31,7 @@ The lease for {ADDRESS} was signed by {PERSON} and {PERSON}.
 Hi, this is {PERSON} from {ORGANISATION}. Call me back at {PHONE}, please.
 Patient {PERSON}, date of birth {DATE}, was seen for a follow-up after {number} days.
 Name: {PERSON} Address: {ADDRESS} Phone: {PHONE}
-Applicant: {PERSON}; employer: {ORGANISATION}; account: {IBAN}
+Applicant: {PERSON}; employer: {ORGANISATION}; account: IBAN {IBAN}
 According to {PERSON}, the shipment to {ADDRESS} never arrived.
 On {DATE} we received a complaint from {PERSON} about order {number}.
 Could you forward this to {EMAIL} and copy {EMAIL}?
