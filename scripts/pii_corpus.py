@@ -59,6 +59,7 @@ The ambulance took {PERSON} from {ADDRESS} to the nearest hospital.
 Send {PERSON} a reminder: the passport expires on {DATE}.
 Emergency contact: {PERSON} {PHONE}
 Yesterday {ORGANISATION} announced that {PERSON} will step down.
+The IBAN {IBAN} belongs to {ORGANISATION}.
 Room {number} at {ADDRESS} is booked for {PERSON} until {DATE}.
 """,
     "validation": """
