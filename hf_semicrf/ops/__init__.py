@@ -14,18 +14,30 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops import factored
+from hf_semicrf.ops.dense import (
+    edge_marginals,
+    edge_viterbi,
+    linear_scan_streaming,
+    semi_crf_triton_forward,
+)
 from hf_semicrf.ops.potentials import Potentials, segment_scores
+from hf_semicrf.ops.routing import dense_route
 
 __all__ = [
     "Marginals",
     "Potentials",
     "at_segments",
+    "dense_route",
+    "edge_marginals",
+    "edge_viterbi",
     "entropy",
+    "linear_scan_streaming",
     "log_partition",
     "marginals",
     "negative_log_likelihood",
     "resolve_backend",
     "segmentation_score",
+    "semi_crf_triton_forward",
     "to_edge",
     "viterbi",
 ]
