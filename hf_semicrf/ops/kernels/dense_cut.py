@@ -21,7 +21,7 @@ from .dense_states import Plan, accumulator, durations, far_tile, pull
 def _cut(
     edge, lengths, beta, gamma, anchors, cuts, rows, size, count,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
-    TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    TILES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     k = tl.program_id(0) // TILES
@@ -35,7 +35,7 @@ def _cut(
         right = pull(
             edge + (b * rows + s) * size * (C * C), gamma + boundary * C,
             k + 1, tl.minimum(count, steps - s), anchor, out, size,
-            C, FIRST, True, MAX, ACC, U, OUT, Q,
+            C, FIRST, True, MAX, ACC, OUT, Q,
         )  # fmt: skip
         left = tl.load(beta + boundary * C + out, mask=out < C, other=float("-inf"))
         value = left + (anchor + right.to(tl.float64))
@@ -72,7 +72,7 @@ def cut(
     cuts = beta.new_empty((batch, count, tiles))
     _cut[(count * tiles, batch)](
         edge, lengths, beta, gamma, anchors, cuts, rows, size, count, C=types, FIRST=first,
-        MAX=semiring == "max", ACC=accumulator(edge.dtype), TILES=tiles, num_warps=4,
+        MAX=semiring == "max", ACC=accumulator(edge.dtype), TILES=tiles,
         **far_tile(shape.outs, types * count),
     )  # fmt: skip
     return cuts

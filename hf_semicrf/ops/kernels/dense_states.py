@@ -23,8 +23,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_NEAR_TILE = 8192  # elements that one program of _near holds at a time
-_FAR_TILE = 8192
+# Elements that one program holds at a time, and its warps.
+_NEAR_TILE, _NEAR_WARPS = 8192, 8
+_FAR_TILE, _FAR_WARPS = 4096, 4
 _PROGRAMS_PER_SM = 32  # that _far is split into at least
 _MOST_PIECES = 16
 
@@ -70,22 +71,22 @@ def span(length, phase, RIGHT: tl.constexpr):
 def weights(
     edge, q, count, low, out, size, C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr
 ):
-    """Edges [U, OUT, Q] of the inputs q [U, Q], flat over (duration, type), to types [OUT]."""
+    """Edges [OUT, Q] of the inputs q [Q], flat over (duration, type), to the types out [OUT]."""
     d = (low + q // C).to(tl.int64)
     i = q % C
     if RIGHT:
-        start = d * (FIRST * C * C) + i * C
-        place = start[:, None, :] + out[None, :, None]
+        place = (d * (FIRST * C * C) + i * C)[None, :] + out[:, None]
     else:
         start = d * ((FIRST - size).to(tl.int64) * (C * C)) + i
-        place = start[:, None, :] + (out * C)[None, :, None]
-    used = (q < count)[:, None, :] & (out < C)[None, :, None]
-    return tl.load(edge + place, mask=used, other=0.0)
+        place = start[None, :] + (out * C)[:, None]
+        if C % 2 == 1:  # runs of odd length: say which axis is the contiguous one
+            place = tl.max_contiguous(place, [1, 2])
+    return tl.load(edge + place, mask=(q < count)[None, :] & (out < C)[:, None], other=0.0)
 
 
 @triton.jit
 def states(state, q, count, low, anchor, C: tl.constexpr, RIGHT: tl.constexpr, ACC: tl.constexpr):
-    """States [U, Q] of the inputs q, less the anchor; -inf from count on."""
+    """States [Q] of the inputs q, less the anchor; -inf from count on."""
     d = low + q // C
     if RIGHT:
         place = d * C + q % C
@@ -96,41 +97,39 @@ def states(state, q, count, low, anchor, C: tl.constexpr, RIGHT: tl.constexpr, A
 
 @triton.jit
 def add(top, mass, weight, state, MAX: tl.constexpr):
-    """Add weight [U, OUT, Q] + state [U, Q] to the running maximum and scaled sum [OUT, Q]."""
-    value = weight + state[:, None, :]
-    peak = tl.maximum(top, tl.max(value, 0))
+    """Add weight [OUT, Q] + state [Q] to the running maximum and scaled sum, both [OUT]."""
+    value = weight + state[None, :]
+    peak = tl.maximum(top, tl.max(value, 1))
     if not MAX:
         safe = tl.where(peak == float("-inf"), 0.0, peak)
-        mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(value - safe[None, :, :]), 0)
+        mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(value - safe[:, None]), 1)
     return peak, mass
 
 
 @triton.jit
-def collect(top, mass, MAX: tl.constexpr):
-    """⊕ over the inputs: [OUT, Q] to [OUT]."""
-    peak = tl.max(top, 1)
+def close(top, mass, MAX: tl.constexpr):
+    """The sum that a running maximum and a scaled sum stand for."""
     if MAX:
-        return peak
-    safe = tl.where(peak == float("-inf"), 0.0, peak)
-    return safe + tl.log(tl.sum(mass * tl.exp(top - safe[:, None]), 1))
+        return top
+    return tl.where(top == float("-inf"), top, top + tl.log(mass))
 
 
 @triton.jit
 def pull(
     edge, state, low, high, anchor, out, size,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
-    ACC: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    ACC: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """⊕ over durations low..high and input types, to the types out [OUT], less the anchor."""
-    lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
+    lane = tl.arange(0, Q)
     count = (high - low + 1) * C
-    top = tl.full((OUT, Q), float("-inf"), ACC)
-    mass = tl.zeros((OUT, Q), ACC)
-    for base in range(0, count, U * Q):
+    top = tl.full((OUT,), float("-inf"), ACC)
+    mass = tl.zeros((OUT,), ACC)
+    for base in range(0, count, Q):
         weight = weights(edge, base + lane, count, low, out, size, C, FIRST, RIGHT).to(ACC)
         state_q = states(state, base + lane, count, low, anchor, C, RIGHT, ACC)
         top, mass = add(top, mass, weight, state_q, MAX)
-    return collect(top, mass, MAX)
+    return close(top, mass, MAX)
 
 
 @triton.jit
@@ -138,7 +137,7 @@ def _far_side(
     edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, TILES: tl.constexpr,
-    U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     step = tl.program_id(1) // (split * TILES)
     piece = tl.program_id(1) // TILES % split
@@ -163,7 +162,7 @@ def _far_side(
         total = pull(
             edge + (sequence * rows + n) * size * (C * C),
             state + (sequence * (rows + 1) + n) * C,
-            low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, U, OUT, Q,
+            low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, OUT, Q,
         )  # fmt: skip
         place = (((2 * sequence + RIGHT) * steps + step) * split + piece) * C
         tl.store(partial + place + out, anchor + total.to(tl.float64), mask=out < C)
@@ -173,19 +172,19 @@ def _far_side(
 def _far(
     edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
-    TILES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    TILES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """What reaches each step of a block from before the block."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, False, MAX, ACC, TILES, U, OUT, Q,
+            split, C, FIRST, False, MAX, ACC, TILES, OUT, Q,
         )  # fmt: skip
     else:
         _far_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, True, MAX, ACC, TILES, U, OUT, Q,
+            split, C, FIRST, True, MAX, ACC, TILES, OUT, Q,
         )  # fmt: skip
 
 
@@ -194,11 +193,11 @@ def _near_side(
     edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, FAR: tl.constexpr, PIECES: tl.constexpr,
-    U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     out = tl.arange(0, OUT)
     piece = tl.arange(0, PIECES)
-    lane = tl.arange(0, U)[:, None] * Q + tl.arange(0, Q)[None, :]
+    lane = tl.arange(0, Q)
     length = tl.load(lengths + b).to(tl.int32)
     first, last = span(length, phase, RIGHT)
     begin = first + block * steps
@@ -233,32 +232,30 @@ def _near_side(
         if FAR:
             following = tl.minimum(count, r + 1 - begin)
         following = tl.where(r < end, following * C, 0)
-        top = tl.full((OUT, Q), float("-inf"), ACC)
-        mass = tl.zeros((OUT, Q), ACC)
-        for base in range(0, tl.maximum(inputs, 1), U * Q):
+        top = tl.full((OUT,), float("-inf"), ACC)
+        mass = tl.zeros((OUT,), ACC)
+        for base in range(0, tl.maximum(inputs, 1), Q):
             # The next tile is on its way while this one is added.
-            done = base + U * Q >= inputs
+            done = base + Q >= inputs
             later = weights(
                 edge_0 + (n + tl.where(done, turn, 0)) * pitch,
-                tl.where(done, 0, base + U * Q) + lane, tl.where(done, following, inputs), 1, out,
+                tl.where(done, 0, base + Q) + lane, tl.where(done, following, inputs), 1, out,
                 size, C, FIRST, RIGHT,
             )  # fmt: skip
             state_q = states(state, base + lane, inputs, 1, anchor, C, RIGHT, ACC)
             top, mass = add(top, mass, weight.to(ACC), state_q, MAX)
             weight = later
-        total = collect(top, mass, MAX)
         if FAR:
             place = ((side * steps + r - begin) * split + piece)[:, None] * C + out[None, :]
             known = (out < C)[None, :] & (piece < split)[:, None]
             before = tl.load(partial + place, mask=known, other=float("-inf")) - anchor
             before = before.to(ACC)
-            peak = tl.maximum(total, tl.max(before, 0))
-            if MAX:
-                total = peak
-            else:
+            peak = tl.maximum(top, tl.max(before, 0))
+            if not MAX:
                 safe = tl.where(peak == float("-inf"), 0.0, peak)
-                parts = tl.exp(total - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
-                total = safe + tl.log(parts)
+                mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
+            top = peak
+        total = close(top, mass, MAX)
         value = tl.where(r == 0, 0.0, anchor + total.to(tl.float64))
         tl.store(state + out, value, mask=out < C)
         highest = tl.max(tl.where(out < C, value, float("-inf")), 0)
@@ -272,19 +269,19 @@ def _near_side(
 def _near(
     edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
-    PIECES: tl.constexpr, U: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
+    PIECES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """The steps of a block, one after the other."""
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, False, MAX, ACC, FAR, PIECES, U, OUT, Q,
+            split, C, FIRST, False, MAX, ACC, FAR, PIECES, OUT, Q,
         )  # fmt: skip
     else:
         _near_side(
             edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, True, MAX, ACC, FAR, PIECES, U, OUT, Q,
+            split, C, FIRST, True, MAX, ACC, FAR, PIECES, OUT, Q,
         )  # fmt: skip
 
 
@@ -298,16 +295,20 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def _tile(elements: int, outs: int, inputs: int) -> dict[str, int]:
-    """U, OUT and Q of a tile of at most `elements`, no wider than the inputs there are."""
-    depth = min(triton.next_power_of_2(inputs), max(4, elements // outs))
-    unroll = 4 if depth >= 64 else 1
-    return {"U": unroll, "OUT": outs, "Q": depth // unroll}
+def _tile(elements: int, warps: int, outs: int, inputs: int) -> dict[str, int]:
+    """OUT and Q of a tile of at most `elements`, no wider than the inputs there are."""
+    width = min(triton.next_power_of_2(inputs), max(4, elements // outs))
+    return {"OUT": outs, "Q": width, "num_warps": warps}
 
 
 def far_tile(outs: int, inputs: int) -> dict[str, int]:
     """The tile of `pull` for `inputs` pairs of a duration and a type."""
-    return _tile(_FAR_TILE, outs, inputs)
+    return _tile(_FAR_TILE, _FAR_WARPS, outs, inputs)
+
+
+def near_tile(outs: int, inputs: int) -> dict[str, int]:
+    """The tile of a step of `_near` for `inputs` pairs of a duration and a type."""
+    return _tile(_NEAR_TILE, _NEAR_WARPS, outs, inputs)
 
 
 def advance(
@@ -343,10 +344,10 @@ def advance(
         shared = (edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block)
         if given:
             _far[(2 * batch, cut.steps * split * tiles)](
-                *shared, cut.steps, split, TILES=tiles, num_warps=4,
-                **constants, **far_tile(cut.outs, types * count),
+                *shared, cut.steps, split, TILES=tiles, **constants,
+                **far_tile(cut.outs, types * count),
             )  # fmt: skip
         _near[(2 * batch,)](
-            *shared, cut.steps, split, FAR=cut.far, PIECES=_MOST_PIECES, num_warps=8,
-            **constants, **_tile(_NEAR_TILE, cut.wide, inputs),
+            *shared, cut.steps, split, FAR=cut.far, PIECES=_MOST_PIECES,
+            **constants, **near_tile(cut.wide, inputs),
         )  # fmt: skip
