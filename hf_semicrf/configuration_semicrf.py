@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from hf_semicrf.head import POTENTIALS
 from hf_semicrf.scorers import SCORERS
 from hf_semicrf.segments import LabelScheme
 
@@ -25,6 +26,7 @@ class SemiCRFConfig(PretrainedConfig):
         scorer: How hidden states score segments: "span", "boundary" or "sum".
         head_dropout: Probability of dropping a hidden unit before scoring.
         word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
+        potentials: "factored", or "edge" to train and decode on the dense edge tensor.
         label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where
             None.
         base_model: Public name of the pretrained encoder, for the model card.
@@ -46,6 +48,7 @@ class SemiCRFConfig(PretrainedConfig):
         scorer: str = "boundary",
         head_dropout: float = 0.1,
         word_pooling: str = "first",
+        potentials: str = "factored",
         label_scheme: str | None = None,
         base_model: str | None = None,
         has_word_starts: bool = False,
@@ -61,6 +64,8 @@ class SemiCRFConfig(PretrainedConfig):
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
+        if potentials not in POTENTIALS:
+            raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
         if encoder_config is None:
             encoder_config = {"model_type": "bert"}
         if isinstance(encoder_config, dict):
@@ -79,6 +84,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.scorer = scorer
         self.head_dropout = head_dropout
         self.word_pooling = word_pooling
+        self.potentials = potentials
         self.label_scheme = label_scheme
         self.has_word_starts = has_word_starts
         self.base_model = None if base_model and os.path.isdir(base_model) else base_model

@@ -11,6 +11,9 @@ from hf_semicrf import ops
 from hf_semicrf.scorers import INIT_STD, SCORERS
 
 
+POTENTIALS = ("factored", "edge")
+
+
 class SemiCRFOutput(NamedTuple):
     """What the head computes.
 
@@ -41,7 +44,9 @@ class SemiCRF(nn.Module):
         max_segment_length: Longest segment L, in positions.
         scorer: How hidden states score segments: "span", "boundary" or "sum".
         dropout: Probability of dropping a hidden unit before scoring.
-        backend: Implementation of the dynamic programs.
+        potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
+            distribution at O(N L C^2) time and memory.
+        backend: Implementation of the dynamic programs on factored potentials.
 
     Raises:
         ValueError: A size or name is out of range.
@@ -54,6 +59,7 @@ class SemiCRF(nn.Module):
         max_segment_length: int,
         scorer: str = "boundary",
         dropout: float = 0.1,
+        potentials: str = "factored",
         backend: ops.Backend = "auto",
     ):
         super().__init__()
@@ -66,6 +72,9 @@ class SemiCRF(nn.Module):
             )
         if scorer not in SCORERS:
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+        if potentials not in POTENTIALS:
+            raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
+        self.dense = potentials == "edge"
         self.backend = backend
         self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length, dropout)
         # 'bias' in the name keeps weight decay away from them
@@ -127,18 +136,38 @@ class SemiCRF(nn.Module):
             ValueError: Shapes or values do not fit.
         """
         p = self.potentials(hidden, lengths)
+        edge = ops.to_edge(p) if self.dense else None
         nll = None
         if labels is not None and starts is not None:
-            nll = ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
+            nll = self._nll(p, edge, labels, starts)
         if decode is None:
             decode = not self.training
         if not decode:
             return SemiCRFOutput(nll)
         with torch.no_grad():
-            p = p.map(Tensor.detach)
-            _, found, found_starts = ops.viterbi(p, backend=self.backend)
-            marginals = ops.marginals(p, segment=segment_marginals, backend=self.backend)
+            found, found_starts, marginals = self._decode(p, edge, segment_marginals)
             posteriors = None
             if marginals.segment is not None:
                 posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals)
+
+    def _nll(
+        self, p: ops.Potentials, edge: Tensor | None, labels: Tensor, starts: Tensor
+    ) -> Tensor:
+        """Negative log-likelihood of a segmentation [B], nats."""
+        if edge is None:
+            return ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
+        log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
+        return log_z - ops.segmentation_score(p, labels, starts)
+
+    def _decode(
+        self, p: ops.Potentials, edge: Tensor | None, segment: bool
+    ) -> tuple[Tensor, Tensor, ops.Marginals]:
+        """Labels and starts [B, N] of the best segmentation, and posteriors."""
+        if edge is not None:
+            _, labels, starts = ops.edge_viterbi(edge, p.lengths + 1)
+            of_edges = ops.edge_marginals(edge, p.lengths + 1)
+            return labels, starts, ops.segment_sums(of_edges[:, :, 1:].sum(-1))
+        p = p.map(Tensor.detach)
+        _, labels, starts = ops.viterbi(p, backend=self.backend)
+        return labels, starts, ops.marginals(p, segment=segment, backend=self.backend)

@@ -33,6 +33,7 @@ HEAD_ARGUMENTS = (
     "scorer",
     "head_dropout",
     "word_pooling",
+    "potentials",
     "label_scheme",
     "base_model",
 )
@@ -109,6 +110,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_segment_length=config.max_segment_length,
             scorer=config.scorer,
             dropout=config.head_dropout,
+            potentials=config.potentials,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         embeddings = encoder.get_input_embeddings()

@@ -8,8 +8,10 @@ past a sentence's length hold label -1, start False and marginals 0.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ __all__ = [
     "marginals",
     "negative_log_likelihood",
     "resolve_backend",
+    "segment_sums",
     "segmentation_score",
     "semi_crf_triton_forward",
     "to_edge",
@@ -238,10 +241,12 @@ def to_edge(p: Potentials) -> Tensor:
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
+        MemoryError: The tensor is larger than the memory that is free.
     """
     p = _checked(p)
     batch, positions, longest, types = p.sizes
     device = p.lengths.device
+    _check_memory((batch, positions, longest + 1, types, types), p.duration)
     first = torch.full_like(p.transition, -torch.inf)
     first[:, 0] = p.initial
     source = p.transition.T.expand(positions - 1, types, types)
@@ -256,6 +261,21 @@ def to_edge(p: Potentials) -> Tensor:
         slices.append(torch.nn.functional.pad(dense, (0, 0, 0, 0, 0, lo), value=-torch.inf))
     slices += slices[:1] * (longest + 1 - len(slices))
     return torch.stack(slices, 2)
+
+
+def segment_sums(segment: Tensor) -> Marginals:
+    """Marginals of types, starts and ends from those of all segments.
+
+    Args:
+        segment: Posterior of each segment, by start and length less one [B, N, L, C].
+    """
+    start = segment.sum(2)
+    end = torch.zeros_like(start)
+    for extra in range(min(segment.shape[1:3])):
+        end[:, extra:] += segment[:, : segment.shape[1] - extra, extra]
+    opened = start.to(torch.float64, copy=True)
+    opened[:, 1:] -= end[:, :-1]
+    return Marginals(opened.cumsum(1).to(start.dtype), start, end, segment)
 
 
 def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
@@ -316,6 +336,23 @@ def _score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     last = labels.gather(1, p.lengths[:, None] - 1)[:, 0]
     boundary = p.initial[labels[:, 0]].double() + p.final[last].double()
     return terms.sum(1, dtype=torch.float64) + edges + boundary
+
+
+def _check_memory(shape: tuple[int, ...], like: Tensor) -> None:
+    """Refuse a tensor that cannot fit, before anything is allocated."""
+    if torch.compiler.is_compiling():
+        return
+    needed = math.prod(shape) * like.element_size()
+    if like.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(like.device) - torch.cuda.memory_allocated(like.device)
+        free = torch.cuda.mem_get_info(like.device)[0] + cached
+    else:
+        free = psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryError(
+            f"the dense edge tensor {list(shape)} in {like.dtype} needs {needed:,} bytes, and "
+            f"{like.device} has {free:,} free; factored potentials need none of it"
+        )
 
 
 def _checked(p: Potentials) -> Potentials:
