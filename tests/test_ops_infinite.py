@@ -119,6 +119,26 @@ def test_a_sentence_without_a_legal_segmentation(name, device):
     assert torch.equal(ops.entropy(p).isnan(), ~possible)
 
 
+def test_a_long_sentence_that_ends_in_the_middle():
+    """Nothing legal remains for many steps on either side of the forbidden position."""
+    p = random_potentials([60, 60], 3, 2, seed=67)
+    p.emission[0, 30] = -torch.inf
+    p, other = (
+        leaves(p),
+        leaves(p._replace(**{k: getattr(p, k)[1:] for k in (*OPTIONAL, "lengths")})),
+    )
+    log_z = ops.log_partition(p)
+    assert log_z[0] == -torch.inf
+    assert_close(log_z[1:], ops.log_partition(other), **FLOAT64)
+    log_z.sum().backward()
+    ops.log_partition(other).sum().backward()
+    for name, x in given(p).items():
+        assert_close(
+            x.grad[1:] if name in OPTIONAL else x.grad, getattr(other, name).grad, **FLOAT64
+        )
+        assert name not in OPTIONAL or not x.grad[0].any()
+
+
 def test_a_gold_segmentation_that_is_forbidden_has_an_infinite_loss_and_finite_gradients():
     p = random_potentials([4, 4], 2, 3, seed=62)
     p.transition[1, 2] = -torch.inf
@@ -158,7 +178,7 @@ def poisoned(p):
     return p._replace(**fresh, segment=p.segment.detach().masked_fill(beyond, torch.nan))
 
 
-@pytest.mark.parametrize("shape", [([5, 1, 3], 3, 7), ([40, 3, 20], 4, 50), ([2, 1], 6, 3)])
+@pytest.mark.parametrize("shape", [([5, 1, 3], 3, 7), ([40, 31, 14], 4, 50), ([2, 1], 6, 3)])
 def test_nan_in_the_padding_changes_nothing(shape, device):
     lengths, longest, positions = shape
     p = to_device(random_potentials(lengths, longest, 3, positions=positions, seed=64), device)
