@@ -23,8 +23,14 @@ def test_opcheck(name):
     opcheck(LIBRARY.scan.default, (*leaves(p), "torch"))
     state = LIBRARY.scan(*p, "torch")
     weight = torch.ones_like(state[0])
-    for with_segment in (False, True):
-        opcheck(LIBRARY.expectations.default, (*p, *state, weight, with_segment, "torch"))
+    _, labels, starts = ops.viterbi(p)
+    opcheck(LIBRARY.segmentation_score.default, (*p, labels, starts, "torch"))
+    opcheck(LIBRARY.loss.default, (*p, labels, starts, "torch"))
+    opcheck(LIBRARY.loss.default, (*leaves(p), labels, starts, "torch"))
+    ends = LIBRARY.loss(*p, labels, starts, "torch")[-1]
+    for gold in ((None, None), (labels, ends)):
+        for flags in ((False, False), (True, True)):
+            opcheck(LIBRARY.expectations.default, (*p, *state, weight, *gold, *flags, "torch"))
 
 
 def counting_backend():

@@ -23,7 +23,13 @@ from hf_semicrf.ops.dense import (
     semi_crf_triton_forward,
 )
 from hf_semicrf.ops.potentials import Potentials, segment_scores
+from hf_semicrf.ops.reference import bounds
 from hf_semicrf.ops.routing import dense_route
+
+try:
+    import triton
+except ImportError:  # CPU builds of PyTorch come without it
+    triton = None
 
 __all__ = [
     "Marginals",
@@ -85,9 +91,17 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
     """
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
+    if backend == "auto":
+        return "triton" if device.type == "cuda" and triton is not None else "torch"
     if backend == "triton":
-        raise RuntimeError("the triton back end is not available for factored potentials yet")
-    return "torch"
+        if triton is None:
+            raise RuntimeError('expected triton to be installed for backend="triton"; it is not')
+        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+            raise RuntimeError(
+                'expected tensors on a CUDA device for backend="triton", or TRITON_INTERPRET=1 in '
+                f"the environment before triton is imported; got tensors on {device}"
+            )
+    return backend
 
 
 def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
@@ -133,7 +147,8 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     """
     p = _checked(p)
     _check_segmentation(p, labels, starts)
-    return _score(p, labels, starts).to(p.duration.dtype)
+    back_end = resolve_backend("auto", p.lengths.device)
+    return factored.segmentation_score(p, labels, starts, back_end).to(p.duration.dtype)
 
 
 def negative_log_likelihood(
@@ -153,8 +168,8 @@ def negative_log_likelihood(
     """
     p = _checked(p)
     _check_segmentation(p, labels, starts)
-    log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
-    return (log_z - _score(p, labels, starts)).to(p.duration.dtype)
+    back_end = resolve_backend(backend, p.lengths.device)
+    return factored.negative_log_likelihood(p, labels, starts, back_end).to(p.duration.dtype)
 
 
 def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
@@ -174,8 +189,10 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
         RuntimeError: The back end is not available.
     """
     p = _checked(p)
-    labels, starts = factored.best(p, resolve_backend(backend, p.lengths.device))
-    return _score(p, labels, starts).to(p.duration.dtype), labels, starts
+    back_end = resolve_backend(backend, p.lengths.device)
+    labels, starts = factored.best(p, back_end)
+    score = factored.segmentation_score(p, labels, starts, back_end)
+    return score.to(p.duration.dtype), labels, starts
 
 
 def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
@@ -217,7 +234,8 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         p, with_segment, resolve_backend(backend, p.lengths.device)
     )
     expected = torch.zeros_like(log_z)
-    for potential, count in zip(p[:-1], counts, strict=True):
+    every = (*counts[:4], *counts.split(p.duration.shape[0]))
+    for potential, count in zip(p[:-1], every, strict=True):
         if potential is not None:
             # an impossible event contributes nothing: 0 * -inf is 0 here
             expected += torch.where(count > 0, count * potential, 0).flatten(1).sum(1)
@@ -291,51 +309,12 @@ def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor)
         For each position the value of the segment that covers it [B, N]; 0 past the length.
     """
     _, positions, longest, types = values.shape
-    inside, begin, ends = _bounds(starts, lengths)
+    inside, begin, ends = bounds(starts, lengths)
     n = torch.arange(positions, device=values.device)
     last = torch.where(ends, n, positions - 1).flip(1).cummin(1).values.flip(1)
     index = (begin * longest + last - begin) * types + labels
     read = values.flatten(1).gather(1, torch.where(inside, index, 0))
     return torch.where(inside, read, 0)
-
-
-def _bounds(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What lies inside each sentence, where each position's segment begins, and where one ends."""
-    n = torch.arange(starts.shape[1], device=starts.device)
-    inside = n < lengths[:, None]
-    following = torch.nn.functional.pad(starts, (0, 1))[:, 1:]
-    ends = inside & (following | (n + 1 == lengths[:, None]))
-    return inside, torch.where(starts & inside, n, 0).cummax(1).values, ends
-
-
-def _score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
-    """Score of a checked segmentation, float64 [B]."""
-    _, positions, longest, types = p.sizes
-    inside, begin, ends = _bounds(starts, p.lengths)
-    labels, starts = torch.where(inside, labels, 0).long(), starts & inside
-    n = torch.arange(positions, device=labels.device)
-    length = n - begin  # less one
-
-    def at(scores: Tensor) -> Tensor:
-        return scores.gather(2, labels[..., None])[..., 0]
-
-    short = length < longest
-    clipped = length.clamp(max=longest - 1)
-    terms = torch.where(ends, torch.where(short, p.duration[clipped, labels], -torch.inf), 0)
-    if p.emission is not None:
-        terms = terms + torch.where(inside, at(p.emission), 0)
-    if p.start is not None:
-        terms = terms + torch.where(starts, at(p.start), 0)
-    if p.end is not None:
-        terms = terms + torch.where(ends, at(p.end), 0)
-    if p.segment is not None:
-        index = (begin * longest + clipped) * types + labels
-        terms = terms + torch.where(ends, p.segment.flatten(1).gather(1, index), 0)
-    step = p.transition[labels[:, :-1], labels[:, 1:]]
-    edges = torch.where(starts[:, 1:], step, 0).sum(1, dtype=torch.float64)
-    last = labels.gather(1, p.lengths[:, None] - 1)[:, 0]
-    boundary = p.initial[labels[:, 0]].double() + p.final[last].double()
-    return terms.sum(1, dtype=torch.float64) + edges + boundary
 
 
 def _check_memory(shape: tuple[int, ...], like: Tensor) -> None:

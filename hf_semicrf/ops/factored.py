@@ -1,11 +1,13 @@
-"""Custom ops over factored potentials: one for the scan, one for its gradient, one for decoding.
+"""Custom ops over factored potentials: scans, their gradient, the loss, and decoding.
 
 As custom ops with fake implementations they are opaque to ``torch.compile``: no graph break, and
-nothing that depends on the number of positions at compile time.
+nothing that depends on the number of positions at compile time. The arguments start with the nine
+fields of :class:`Potentials`, and end with the back end's name.
 """
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
@@ -17,28 +19,51 @@ from hf_semicrf.ops.reference import Expectations, State
 
 
 def implementation(backend: str) -> ModuleType:
-    """The module that implements ``log_partition``, ``scan``, ``expectations`` and ``best``."""
-    return {"torch": reference}[backend]
+    """The module that implements a back end: the public functions of ``reference``.
+
+    That of Triton is imported on first use, because CPU builds of PyTorch come without it.
+    """
+    if backend == "torch":
+        return reference
+    return importlib.import_module("hf_semicrf.ops.kernels.factored")
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
     """Log Z in nats, float64 [B]; differentiable once in every potential."""
-    wants_gradient = any(x is not None and x.requires_grad for x in p)
-    if torch.is_grad_enabled() and wants_gradient:
+    if _wants_gradient(p):
         return _scan(*p, backend)[0]
     return _log_partition(*p, backend)
+
+
+def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
+    """Log Z less the segmentation's score, in nats, float64 [B]; differentiable once."""
+    if _wants_gradient(p):
+        return _loss(*p, labels, starts, backend)[0]
+    return _log_partition(*p, backend) - _segmentation_score(*p, labels, starts, backend)
+
+
+def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
+    """The segmentation's score in nats, float64 [B]; differentiable."""
+    if _wants_gradient(p):
+        return reference.segmentation_score(p, labels, starts)[0]
+    return _segmentation_score(*p, labels, starts, backend)
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
     """Log Z, float64 [B], and the expected counts of each sentence."""
     log_z, *state = _scan(*p, backend)
     weight = torch.ones_like(log_z)
-    return log_z, Expectations(*_expectations(*p, log_z, *state, weight, with_segment, backend))
+    counts = _expectations(*p, log_z, *state, weight, None, None, with_segment, False, backend)
+    return log_z, Expectations(*counts)
 
 
 def best(p: Potentials, backend: str) -> tuple[Tensor, Tensor]:
     """The labels [B, N] and starts [B, N] of the segmentation with the highest score."""
     return _best(*p, backend)
+
+
+def _wants_gradient(p: Potentials) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in p)
 
 
 @torch.library.custom_op("hf_semicrf::log_partition", mutates_args=())
@@ -58,9 +83,30 @@ def _log_partition(
     return implementation(backend).log_partition(p)
 
 
+@torch.library.custom_op("hf_semicrf::segmentation_score", mutates_args=())
+def _segmentation_score(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    starts: Tensor,
+    backend: str,
+) -> Tensor:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    return implementation(backend).segmentation_score(p, labels, starts)[0]
+
+
 @_log_partition.register_fake
-def _(*args) -> Tensor:
-    return args[-2].new_empty(args[-2].shape, dtype=torch.float64)
+@_segmentation_score.register_fake
+def _per_sentence(*args) -> Tensor:
+    lengths = args[8]
+    return lengths.new_empty(lengths.shape, dtype=torch.float64)
 
 
 @torch.library.custom_op("hf_semicrf::scan", mutates_args=())
@@ -75,19 +121,48 @@ def _scan(
     final: Tensor,
     lengths: Tensor,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
     log_z, state = implementation(backend).scan(p)
     return log_z, *state
 
 
 @_scan.register_fake
-def _(*args):
-    p = Potentials(*args[:-1])
+def _fake_scan(*args):
+    p = Potentials(*args[:9])
     batch, positions, _, types = p.sizes
-    state = [p.duration.new_empty(batch, positions + 1, types) for _ in range(4)]
-    offsets = [p.duration.new_empty(batch, positions + 1, dtype=torch.float64) for _ in range(2)]
-    return p.duration.new_empty(batch, dtype=torch.float64), *state, *offsets
+    state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
+    offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
+    return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
+
+
+@torch.library.custom_op("hf_semicrf::loss", mutates_args=())
+def _loss(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    starts: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    module = implementation(backend)
+    log_z, state = module.scan(p)
+    score, ends = module.segmentation_score(p, labels, starts)
+    return log_z - score, log_z, *state, ends
+
+
+@_loss.register_fake
+def _(*args):
+    log_z, *state = _fake_scan(*args)
+    ends = torch.empty_like(args[9], dtype=torch.int32)
+    return torch.empty_like(log_z), log_z, *state, ends
 
 
 @torch.library.custom_op("hf_semicrf::expectations", mutates_args=())
@@ -104,17 +179,18 @@ def _expectations(
     log_z: Tensor,
     pre: Tensor,
     alpha: Tensor,
-    post: Tensor,
-    beta: Tensor,
-    prefix_offset: Tensor,
-    suffix_offset: Tensor,
+    offset: Tensor,
     weight: Tensor,
+    labels: Tensor | None,
+    ends: Tensor | None,
     with_segment: bool,
+    add_up: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
-    state = State(pre, alpha, post, beta, prefix_offset, suffix_offset)
-    return tuple(implementation(backend).expectations(p, log_z, state, weight, with_segment))
+    gold = None if labels is None or ends is None else (labels, ends)
+    state = State(pre, alpha, offset)
+    return implementation(backend).expectations(p, log_z, state, weight, gold, with_segment, add_up)
 
 
 @_expectations.register_fake
@@ -122,12 +198,9 @@ def _(*args):
     p = Potentials(*args[:9])
     batch, positions, longest, types = p.sizes
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
-    segment = p.duration.new_empty((batch, positions, longest, types) if args[-2] else (0,))
-    shared = [
-        p.duration.new_empty(batch, *shape)
-        for shape in ((longest, types), (types, types), (types,), (types,))
-    ]
-    return per_position[0], segment, *per_position[1:], *shared
+    segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
+    shared = p.duration.new_empty(1 if args[-2] else batch, (longest + types + 2) * types)
+    return per_position[0], segment, *per_position[1:], shared
 
 
 @torch.library.custom_op("hf_semicrf::best", mutates_args=())
@@ -158,29 +231,38 @@ def _(*args):
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    *potentials, backend = inputs
+    *tensors, backend = inputs
     ctx.backend = backend
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.given = [x is not None for x in potentials]
-    ctx.save_for_backward(*(x for x in potentials if x is not None), *output)
+    ctx.given = [x is not None for x in tensors[:9]]
+    # the loss has labels and ends besides: inputs 9 and 10, and the last output
+    gold = (tensors[9], output[-1]) if len(tensors) > 9 else ()
+    state = output[:4] if not gold else output[1:5]
+    ctx.save_for_backward(*(x for x in tensors[:9] if x is not None), *state, *gold)
 
 
-def _scan_backward(ctx, weight: Tensor | None, *_):
+def _backward(ctx, weight: Tensor | None, *_):
+    inputs = len(ctx.needs_input_grad)
     if weight is None:
-        return (None,) * 10
+        return (None,) * inputs
     saved = list(ctx.saved_tensors)
     potentials = [saved.pop(0) if given else None for given in ctx.given]
+    state, gold = saved[:4], saved[4:] or (None, None)
     with_segment = ctx.given[1] and ctx.needs_input_grad[1]
-    counts = Expectations(*_expectations(*potentials, *saved, weight, with_segment, ctx.backend))
-    gradient = (*counts[:4], *(x.sum(0) for x in counts[4:]))
+    counts = Expectations(
+        *_expectations(*potentials, *state, weight, *gold, with_segment, True, ctx.backend)
+    )
+    longest = potentials[4].shape[0]
+    gradient = (*counts[:4], *(x[0] for x in counts.split(longest)))
     wanted = (
         g if needed else None for g, needed in zip(gradient, ctx.needs_input_grad, strict=False)
     )
-    return *wanted, None, None
+    return *wanted, *(None,) * (inputs - 8)
 
 
-_scan.register_autograd(_scan_backward, setup_context=_save_for_backward)
+_scan.register_autograd(_backward, setup_context=_save_for_backward)
+_loss.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _refuse_backward(ctx, *_):

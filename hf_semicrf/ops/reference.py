@@ -29,49 +29,55 @@ BLOCK_ELEMENTS = 1 << 24  # segment scores held at once by the scan
 
 
 class State(NamedTuple):
-    """What the scan leaves behind at every boundary n = 0..N; -inf past a sentence's length.
+    """What the scan leaves behind at every boundary; index 0 holds prefixes and 1 suffixes.
 
-    The true value is ``tensor[b, n, c] + offset[b, n]``.
+    The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end. Nothing is
+    said of boundaries past a sentence's length.
 
     Args:
-        pre: Log-sum of all prefixes that tile [0, n), entering a type there [B, N+1, C].
-        alpha: Log-sum of all prefixes that tile [0, n) and end in a type [B, N+1, C].
-        post: Log-sum of all suffixes that tile [n, length), leaving a type there [B, N+1, C].
-        beta: Log-sum of all suffixes that tile [n, length) and begin in a type [B, N+1, C].
-        prefix_offset: float64 shift of pre and alpha [B, N+1].
-        suffix_offset: float64 shift of post and beta [B, N+1].
+        pre: Log-sum of all prefixes that tile [0, n), entering a type there, and of all suffixes
+            that tile [n, length), leaving a type there [2, B, N+1, C].
+        alpha: Log-sum of all prefixes that tile [0, n) and end in a type, and of all suffixes that
+            tile [n, length) and begin in a type [2, B, N+1, C].
+        offset: Shift of both, float64 [2, B, N+1].
     """
 
     pre: Tensor
     alpha: Tensor
-    post: Tensor
-    beta: Tensor
-    prefix_offset: Tensor
-    suffix_offset: Tensor
+    offset: Tensor
 
 
 class Expectations(NamedTuple):
     """Expected counts under the distribution, times each sentence's weight: the gradient of log Z.
+
+    R is B, or 1 where the sentences' counts of what they share are added up.
 
     Args:
         emission: Positions of each type [B, N, C].
         segment: Segments [B, N, L, C], by start and length; empty unless asked for.
         start: Segments that start at n [B, N, C].
         end: Segments whose last position is n [B, N, C].
-        duration: Segments of each length [B, L, C].
-        transition: Neighbouring types [B, C_src, C_dst].
-        initial: First types [B, C].
-        final: Last types [B, C].
+        shared: Segments of each length [R, L C], then neighbouring types [R, C_src C_dst], first
+            types [R, C] and last types [R, C], side by side.
     """
 
     emission: Tensor
     segment: Tensor
     start: Tensor
     end: Tensor
-    duration: Tensor
-    transition: Tensor
-    initial: Tensor
-    final: Tensor
+    shared: Tensor
+
+    def split(self, longest: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Counts of duration [R, L, C], transition [R, C_src, C_dst], initial and final [R, C]."""
+        types, rows = self.start.shape[-1], self.shared.shape[0]
+        sizes = (longest * types, types * types, types, types)
+        duration, transition, initial, final = self.shared.split(sizes, 1)
+        return (
+            duration.view(rows, longest, types),
+            transition.view(rows, types, types),
+            initial,
+            final,
+        )
 
 
 def log_partition(p: Potentials) -> Tensor:
@@ -83,27 +89,22 @@ def log_partition(p: Potentials) -> Tensor:
 def scan(p: Potentials) -> tuple[Tensor, State]:
     """Log-sum over all segmentations, float64 [B], and both directions' state."""
     batch, positions, _, _ = p.sizes
-    alphas, pres, offsets, _ = _scan([p, reverse(p)], maximise=False)
-    log_z = _finish(p, alphas[:, :batch], offsets[:, :batch])
+    alpha, pre, offset, _ = _scan([p, reverse(p)], maximise=False)
+    log_z = _finish(p, alpha[:, :batch], offset[:, :batch])
     mirrored = p.lengths - torch.arange(positions + 1, device=p.lengths.device)[:, None]
     beyond, mirrored = mirrored < 0, mirrored.clamp(min=0)
 
-    def suffix(x: Tensor) -> Tensor:
-        x = x[:, batch:]
-        return x.gather(0, mirrored.reshape(mirrored.shape + (1,) * (x.ndim - 2)).expand_as(x))
+    def by_boundary(x: Tensor) -> Tensor:
+        index = mirrored.reshape(mirrored.shape + (1,) * (x.ndim - 2))
+        suffixes = x[:, batch:].gather(0, index.expand_as(x[:, batch:]))
+        return torch.stack([x[:, :batch].transpose(0, 1), suffixes.transpose(0, 1)])
 
-    def finish(x: Tensor) -> Tensor:
-        return x.masked_fill(beyond[..., None], -torch.inf).transpose(0, 1).contiguous()
-
-    state = State(
-        pre=finish(pres[:, :batch]),
-        alpha=finish(alphas[:, :batch]),
-        post=finish(suffix(pres)),
-        beta=finish(suffix(alphas)),
-        prefix_offset=offsets[:, :batch].T.contiguous(),
-        suffix_offset=suffix(offsets).T.contiguous(),
+    beyond = beyond.T[..., None]
+    return log_z, State(
+        by_boundary(pre).masked_fill(beyond, -torch.inf),
+        by_boundary(alpha).masked_fill(beyond, -torch.inf),
+        by_boundary(offset),
     )
-    return log_z, state
 
 
 def _finish(p: Potentials, alpha: Tensor, offset: Tensor) -> Tensor:
@@ -165,53 +166,100 @@ def _scores_by_end(directions: list[Potentials], first: int, last: int) -> Tenso
     out = directions[0].duration.new_full((last - first, longest, rows, types), -torch.inf)
     for d, p in enumerate(directions):
         columns = slice(d * batch, (d + 1) * batch)
-        for l, (lo, score) in enumerate(segment_scores(p, first, last)):
-            out[lo - first :, longest - 1 - l, columns] = score.transpose(0, 1)
+        for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
+            out[lo - first :, longest - 1 - extra, columns] = score.transpose(0, 1)
     return out
 
 
 def expectations(
-    p: Potentials, log_z: Tensor, state: State, weight: Tensor, with_segment: bool
+    p: Potentials,
+    log_z: Tensor,
+    state: State,
+    weight: Tensor,
+    gold: tuple[Tensor, Tensor] | None,
+    with_segment: bool,
+    add_up: bool,
 ) -> Expectations:
-    """Expected counts times ``weight`` [B]: all positions of all lengths in parallel.
+    """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
 
-    Memory is O(B N C), and B N L C more for ``with_segment``. A sentence that has no legal
-    segmentation (log Z = -inf) counts nothing.
+    All positions of all lengths in parallel; memory is O(B N C), and B N L C more for
+    ``with_segment``. A sentence that has no legal segmentation (log Z = -inf) expects nothing.
+
+    Args:
+        p: Potentials.
+        log_z: Log Z, float64 [B].
+        state: From :func:`scan`.
+        weight: Factor of each sentence [B].
+        gold: Labels [B, N], and from :func:`segmentation_score` the ends [B, N].
+        with_segment: Whether to count segments by start and length.
+        add_up: Whether to add up what the sentences share.
     """
     batch, positions, longest, types = p.sizes
     possible = log_z > -torch.inf
-    weight = torch.where(possible, weight, 0).to(p.duration.dtype)[:, None]
+    gold_weight = weight.to(p.duration.dtype)
+    weight = torch.where(possible, gold_weight, 0)[:, None]
     log_z = torch.where(possible, log_z, 0)
     start = p.duration.new_zeros(batch, positions, types)
     end = torch.zeros_like(start)
     duration = p.duration.new_zeros(batch, longest, types)
     segment = p.duration.new_zeros((batch, positions, longest, types) if with_segment else (0,))
     inside = torch.arange(positions, device=p.lengths.device) < p.lengths[:, None]
+    (pre, post), (prefix_offset, suffix_offset) = state.pre, state.offset
 
-    for l, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+    for extra, (lo, score) in enumerate(segment_scores(p, 0, positions)):
         begins, ends = slice(0, positions - lo), slice(lo, positions)
-        shift = state.prefix_offset[:, begins] + state.suffix_offset[:, lo + 1 :] - log_z[:, None]
-        log_p = state.pre[:, begins] + score + state.post[:, lo + 1 :]
+        shift = prefix_offset[:, begins] + suffix_offset[:, lo + 1 :] - log_z[:, None]
+        log_p = pre[:, begins] + score + post[:, lo + 1 :]
         mass = torch.exp(log_p + shift[..., None].to(log_p.dtype)) * weight[..., None]
         mass = torch.where((inside[:, ends] & possible[:, None])[..., None], mass, 0)
         start[:, begins] += mass
         end[:, ends] += mass
-        duration[:, l] = mass.sum(1)
+        duration[:, extra] = mass.sum(1)
         if with_segment:
-            segment[:, begins, l] = mass
+            segment[:, begins, extra] = mass
 
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
+    emission = (opened.cumsum(1) * inside[..., None]).to(start.dtype)
+    transition = _expected_transitions(p, log_z, state) * weight[..., None]
+    if gold is not None:
+        counts = (emission, segment, start, end, duration, transition)
+        _subtract(counts, gold, inside, gold_weight)
+    last = (p.lengths - 1)[:, None, None].expand(batch, 1, types)
+    shared = (duration, transition, start[:, 0], end.gather(1, last))
+    rows = torch.cat([x.flatten(1) for x in shared], 1)
     return Expectations(
-        emission=(opened.cumsum(1) * inside[..., None]).to(start.dtype),
-        segment=segment,
-        start=start,
-        end=end,
-        duration=duration,
-        transition=_expected_transitions(p, log_z, state) * weight[..., None],
-        initial=start[:, 0].clone(),
-        final=end.gather(1, (p.lengths - 1)[:, None, None].expand(batch, 1, types))[:, 0],
+        emission, segment, start, end, rows.sum(0, keepdim=True) if add_up else rows
     )
+
+
+def _subtract(
+    counts: tuple[Tensor, ...], gold: tuple[Tensor, Tensor], inside: Tensor, weight: Tensor
+) -> None:
+    """Take one segmentation's counts, times a weight [B], off in place."""
+    emission, segment, start, end, duration, transition = counts
+    labels, ends = gold
+    batch, positions, types = start.shape
+    longest = duration.shape[1]
+    labels = torch.where(inside, labels, 0)
+    weight = weight[:, None].expand(batch, positions)
+    closes = ends > 0
+    opens = torch.nn.functional.pad(closes, (1, 0), value=True)[:, :-1] & inside
+    extra = (ends - 1).clamp(0, longest - 1)
+    scored = closes & (ends <= longest)
+
+    def take(count: Tensor, index: Tensor, where: Tensor) -> None:
+        count.flatten(1).scatter_add_(1, index, -weight[:, : index.shape[1]] * where)
+
+    at = torch.arange(positions, device=labels.device) * types + labels
+    take(emission, at, inside)
+    take(start, at, opens)
+    take(end, at, closes)
+    take(duration, extra * types + labels, scored)
+    take(transition, labels[:, :-1] * types + labels[:, 1:], opens[:, 1:])
+    if segment.numel():
+        begin = (torch.arange(positions, device=labels.device) - extra).clamp(min=0)
+        take(segment, (begin * longest + extra) * types + labels, scored)
 
 
 def _expected_transitions(p: Potentials, log_z: Tensor, state: State) -> Tensor:
@@ -221,12 +269,55 @@ def _expected_transitions(p: Potentials, log_z: Tensor, state: State) -> Tensor:
     size = max(1, BLOCK_ELEMENTS // (batch * types * types))
     for first in range(1, positions, size):
         n = slice(first, min(first + size, positions))
-        shift = state.prefix_offset[:, n] + state.suffix_offset[:, n] - log_z[:, None]
-        left = state.alpha[:, n] + shift[..., None].to(out.dtype)
-        log_p = left[..., :, None] + p.transition + state.beta[:, n, None, :]
+        shift = state.offset[:, :, n].sum(0) - log_z[:, None]
+        left = state.alpha[0, :, n] + shift[..., None].to(out.dtype)
+        log_p = left[..., :, None] + p.transition + state.alpha[1, :, n, None, :]
         inner = torch.arange(positions, device=p.lengths.device)[n] < p.lengths[:, None]
         out += torch.where(inner[..., None, None], log_p.exp(), 0).sum(1)
     return out
+
+
+def bounds(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies inside each sentence, where each position's segment begins, and where one ends."""
+    n = torch.arange(starts.shape[1], device=starts.device)
+    inside = n < lengths[:, None]
+    following = torch.nn.functional.pad(starts, (0, 1))[:, 1:]
+    ends = inside & (following | (n + 1 == lengths[:, None]))
+    return inside, torch.where(starts & inside, n, 0).cummax(1).values, ends
+
+
+def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Score of a checked segmentation, float64 [B], and the ends [B, N].
+
+    An end is the length of the segment whose last position this is; 0 where none ends.
+    """
+    _, positions, longest, types = p.sizes
+    inside, begin, ends = bounds(starts, p.lengths)
+    labels, starts = torch.where(inside, labels, 0).long(), starts & inside
+    n = torch.arange(positions, device=labels.device)
+    length = n - begin  # less one
+
+    def at(scores: Tensor) -> Tensor:
+        return scores.gather(2, labels[..., None])[..., 0]
+
+    short = length < longest
+    clipped = length.clamp(max=longest - 1)
+    terms = torch.where(ends, torch.where(short, p.duration[clipped, labels], -torch.inf), 0)
+    if p.emission is not None:
+        terms = terms + torch.where(inside, at(p.emission), 0)
+    if p.start is not None:
+        terms = terms + torch.where(starts, at(p.start), 0)
+    if p.end is not None:
+        terms = terms + torch.where(ends, at(p.end), 0)
+    if p.segment is not None:
+        index = (begin * longest + clipped) * types + labels
+        terms = terms + torch.where(ends, p.segment.flatten(1).gather(1, index), 0)
+    step = p.transition[labels[:, :-1], labels[:, 1:]]
+    edges = torch.where(starts[:, 1:], step, 0).sum(1, dtype=torch.float64)
+    last = labels.gather(1, p.lengths[:, None] - 1)[:, 0]
+    boundary = p.initial[labels[:, 0]].double() + p.final[last].double()
+    score = terms.sum(1, dtype=torch.float64) + edges + boundary
+    return score, torch.where(ends, length + 1, 0).int()
 
 
 def best(p: Potentials) -> tuple[Tensor, Tensor]:
@@ -256,7 +347,7 @@ def _mark(boundaries: Tensor, types: Tensor, positions: int, lengths: Tensor) ->
     starts = torch.zeros(len(lengths), positions + 1, dtype=torch.bool, device=lengths.device)
     starts.scatter_(1, target, True)
     labels = torch.zeros_like(starts, dtype=torch.long).scatter_(1, target, types[:, :-1])
-    starts, labels = starts[:, :positions], labels[:, :positions]
+    starts, labels = starts[:, :positions].contiguous(), labels[:, :positions]
     n = torch.arange(positions, device=lengths.device)
     labels = labels.gather(1, torch.where(starts, n, 0).cummax(1).values)
     return labels.masked_fill(n >= lengths[:, None], -1), starts

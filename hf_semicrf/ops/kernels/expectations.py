@@ -22,13 +22,13 @@ Source: Sarawagi and Cohen (2004), equation 4.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import LOG2E, contiguous, load_scaled, power_of_two
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.reference import Expectations, State
 
 
 @triton.jit
@@ -257,43 +257,27 @@ def transitions_kernel(
     tl.store(shared_out + longest * types + at, counts, mask=real)
 
 
-def counts(
+def expectations(
     p: Potentials,
     log_z: Tensor,
-    pre: Tensor,
-    alpha: Tensor,
-    offset: Tensor,
+    state: State,
     weight: Tensor,
     gold: tuple[Tensor, Tensor] | None,
     with_segment: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    add_up: bool,
+) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
 
-    Args:
-        p: Potentials.
-        log_z: Log Z in nats, float64 [B].
-        pre: State of :func:`scan.scan` [2, B, N+1, C].
-        alpha: Likewise.
-        offset: Likewise [2, B, N+1].
-        weight: Of each sentence [B].
-        gold: Labels [B, N], and the length of the segment that ends at each position, 0 where
-            none does [B, N].
-        with_segment: Whether the segments' counts are wanted.
-
-    Returns:
-        Counts of emission [B, N, C], segment [B, N, L, C] (empty unless wanted), start and end
-        [B, N, C], and of what the sentences share, in parts that remain to be added up
-        [B, parts, L C + C C + C + C]: durations, transitions, first types, last types.
+    As :func:`hf_semicrf.ops.reference.expectations`; the state is that of :func:`scan.scan`.
     """
     batch, positions, longest, types = p.sizes
-    *tensors, _ = inputs = contiguous(p)
-    emission, segment, start, end, duration, transition, _, _, lengths = inputs
+    emission, segment, start, end, duration, transition, _, _, lengths = contiguous(p)
     tile = max(2, power_of_two(types))
     rows = max(16, min(64, 2048 // tile))
     # parts are as many as keep their memory within that of the state
     tiles = -(-max(rows, longest, types) // rows)
     parts = -(-positions // (tiles * rows))
-    gold_labels, gold_lengths = gold or (None, None)
+    labels, ends = gold or (None, None)
 
     emission_out, start_out, end_out = (
         duration.new_empty(batch, positions, types) for _ in range(3)
@@ -302,15 +286,16 @@ def counts(
     shared = duration.new_empty(batch, parts, (longest + types + 2) * types)
     scale = duration.new_empty(batch, parts * tiles)
     counts_kernel[(batch, parts)](
-        emission, segment, start, end, duration, lengths, log_z, pre, offset, weight,
-        gold_labels, gold_lengths, emission_out, segment_out if with_segment else None, start_out,
+        emission, segment, start, end, duration, lengths, log_z, state.pre, state.offset, weight,
+        labels, ends, emission_out, segment_out if with_segment else None, start_out,
         end_out, shared, scale, batch, positions, longest, types, tiles,
         ROWS=rows, TYPES=tile, num_warps=4,
     )  # fmt: skip
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
-        transition, lengths, log_z, alpha, offset, weight, scale, gold_labels, gold_lengths, shared,
+        transition, lengths, log_z, state.alpha, state.offset, weight, scale, labels, ends, shared,
         batch, positions, longest, types, rows, tiles,
         STEPS=max(1, 2048 // (block * block)), SOURCES=block, TYPES=block, num_warps=4,
     )  # fmt: skip
-    return emission_out, segment_out, start_out, end_out, shared
+    total = shared.sum((0, 1))[None] if add_up else shared.sum(1)
+    return Expectations(emission_out, segment_out, start_out, end_out, total)

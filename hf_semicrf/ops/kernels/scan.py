@@ -30,7 +30,6 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import (
     LN2,
-    LOG2E,
     contiguous,
     finite,
     load_scaled,
@@ -38,6 +37,7 @@ from hf_semicrf.ops.kernels.common import (
     power_of_two,
 )
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.reference import State
 
 MAX_WINDOW_ELEMENTS = 8192  # of the window's tile: more would not fit in registers
 MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
@@ -45,7 +45,7 @@ MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
 
 @triton.jit
 def _row(forward, backward, reverse, offset, c, count, none):
-    """The first ``count`` entries of a row, of the second tensor when reading from right to left."""
+    """XX"""
     row = none
     if forward is not None:
         row += load_scaled(forward, offset + c, c < tl.where(reverse == 0, count, 0), 0.0)
@@ -261,34 +261,38 @@ def _older(
     return finite(top), total
 
 
-def scan(p: Potentials, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run the scan: log Z in nats, float64 [B], and the state where it is kept.
+def log_partition(p: Potentials) -> Tensor:
+    """Log-sum over all segmentations, in nats, float64 [B]."""
+    return _launch(p, directions=1)[0]
 
-    Returns:
-        log Z; pre and alpha [2, B, N+1, C] in base 2, relative to the offset, float64 [2, B, N+1].
-        Index 0 holds prefixes and index 1 suffixes, by boundary. Without ``keep`` they are scratch.
-    """
+
+def scan(p: Potentials) -> tuple[Tensor, State]:
+    """Log-sum over all segmentations, float64 [B], and both directions' state in base 2."""
+    return _launch(p, directions=2)
+
+
+def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
+    """Run the scan; the state of a single direction is scratch."""
     batch, positions, longest, types = p.sizes
-    *tensors, _ = inputs = contiguous(p)
     tile = max(2, power_of_two(types))
     resident = tile <= MAX_RESIDENT_TYPES
     window = min(power_of_two(longest), max(16, MAX_WINDOW_ELEMENTS // tile))
     long = longest > window
-    keeps = keep or long or not resident
-    shape = (2 if keep else 1, batch, positions + 1) if keeps else (0,)
-    pre = p.duration.new_empty((*shape, types) if keeps else shape)
+    keep = directions == 2 or long or not resident
+    shape = (directions, batch, positions + 1) if keep else (0,)
+    pre = p.duration.new_empty((*shape, types) if keep else shape)
     alpha = torch.empty_like(pre)
     offset = p.duration.new_empty(shape, dtype=torch.float64)
     log_z = p.duration.new_empty(batch, dtype=torch.float64)
-    scan_kernel[(batch, 2 if keep else 1)](
-        *inputs, log_z, pre, alpha, offset, batch, positions, longest, types,
-        WINDOW=window, TYPES=tile, SOURCES=tile if resident else 32, LONG=long, KEEP=keeps,
-        num_warps=_warps(window, tile, resident),
+    scan_kernel[(batch, directions)](
+        *contiguous(p), log_z, pre, alpha, offset, batch, positions, longest, types,
+        WINDOW=window, TYPES=tile, SOURCES=tile if resident else 32, LONG=long, KEEP=keep,
+        num_warps=warps(window, tile, resident),
     )  # fmt: skip
-    return log_z, pre, alpha, offset
+    return log_z, State(pre, alpha, offset)
 
 
-def _warps(window: int, tile: int, resident: bool) -> int:
+def warps(window: int, tile: int, resident: bool) -> int:
     """One warp needs no barrier; more where a thread would hold too many registers."""
     elements = max(window * tile, tile * tile if resident else 32 * tile)
     return max(1, min(8, elements // (32 * 32)))

@@ -73,14 +73,10 @@ def score_kernel(
     tl.store(score_out + b, tl.sum(score, 0))
 
 
-def score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Score of a segmentation in nats, float64 [B], and its lengths.
+def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Score of a segmentation in nats, float64 [B], and its ends, int32 [B, N].
 
-    The score is -inf where a segment is longer than L or a label is not a type.
-
-    Returns:
-        The score, and int32 [B, N] with the length of the segment that ends at a position, 0
-        where none does.
+    As :func:`hf_semicrf.ops.reference.segmentation_score`; -inf where a label is not a type.
     """
     batch, positions, longest, types = p.sizes
     inputs = contiguous((*p, labels, starts))
