@@ -60,11 +60,15 @@ class SemiCRFTrainer(Trainer):
         matrices = {name for name, value in model.named_parameters() if value.ndim >= 2}
         return [name for name in super().get_decay_parameter_names(model) if name in matrices]
 
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer, whose parameter groups are each parted into encoder and head."""
+    def create_optimizer(self, *model: torch.nn.Module) -> torch.optim.Optimizer:
+        """The stock optimizer, whose parameter groups are each parted into encoder and head.
+
+        Args:
+            *model: The model as wrapped for training; early versions of transformers 5 give none.
+        """
         if self.optimizer is None:
-            optimizer = super().create_optimizer(model)
-            owner = self.model if model is None else model
+            optimizer = super().create_optimizer(*model)
+            (owner,) = model or (self.model,)
             encoder = f"{owner.base_model_prefix}."
             head = {id(value) for name, value in owner.named_parameters() if encoder not in name}
             for group in list(optimizer.param_groups):
