@@ -49,12 +49,12 @@ def _state(pointer, index, count, c, types):
 
 
 @triton.jit
-def _segment(pointer, begin, l, length, longest, c, types, none):
-    """Scores of the segments [begin, begin + l + 1), for columns ``begin`` and ``l``."""
+def _segment(pointer, begin, extra, length, longest, c, types, none):
+    """Scores of the segments [begin, begin + extra + 1), for columns ``begin`` and ``extra``."""
     scores = none
     if pointer is not None:
-        inside = (begin >= 0) & (begin + l < length) & (l < longest)
-        at = (begin.to(tl.int64) * longest + l) * types
+        inside = (begin >= 0) & (begin + extra < length) & (extra < longest)
+        at = (begin.to(tl.int64) * longest + extra) * types
         inside = inside[:, None] & (c < types)[None, :]
         scores += load_scaled(pointer, at[:, None] + c[None, :], inside, 0.0)
     return scores
@@ -68,6 +68,7 @@ def counts_kernel(
     batch, positions, longest, types, tiles,
     ROWS: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
+    """Everything but the transitions; see the head of this file."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + b).to(tl.int32)
     z = tl.load(log_z + b) * LOG2E
@@ -104,7 +105,7 @@ def counts_kernel(
         n = n0 + r
         span = tl.minimum(longest, length - n0)  # lengths to look at from the tile's first position
 
-        # segments [n0 - back, n0 + l + 1): they cover the first position
+        # segments [n0 - back, n0 + extra + 1): they cover the first position
         total = tl.zeros([TYPES], dtype)
         opened_before = tl.zeros([TYPES], dtype)
         passed = tl.zeros([TYPES], dtype)
@@ -117,16 +118,16 @@ def counts_kernel(
             passed += tl.sum(before, 0)
             shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
             covering = none
-            for l in range(tl.minimum(span, longest - r0)):
-                m = n0 + l + r * 0
+            for extra in range(tl.minimum(span, longest - r0)):
+                m = n0 + extra + r * 0
                 left += _row(emission, m, length, c, types, none)
                 right = _state(post, m + 1, length + 1, c, types)
                 right += _row(end, m, length, c, types, none)
-                right += _row(duration, back + l, longest, c, types, none)
-                right += _segment(segment, s, back + l, length, longest, c, types, none)
-                moved = (shift + tl.load(suffix_offset + n0 + l + 1)).to(dtype)
+                right += _row(duration, back + extra, longest, c, types, none)
+                right += _segment(segment, s, back + extra, length, longest, c, types, none)
+                moved = (shift + tl.load(suffix_offset + n0 + extra + 1)).to(dtype)
                 mass = tl.exp2(left + right + moved[:, None])
-                covering += tl.where((back + l < longest)[:, None], mass, 0.0)
+                covering += tl.where((back + extra < longest)[:, None], mass, 0.0)
             total += tl.sum(covering, 0)
             opened_before += tl.sum(tl.where((back > 0)[:, None], covering, 0.0), 0)
         here = tl.sum(total, 0)
@@ -137,50 +138,50 @@ def counts_kernel(
             gold = tl.load(gold_labels + b * positions + n, mask=n < length, other=-1).to(tl.int32)
             gold_type = gold[:, None] == c[None, :]
 
-        # segments [n, n + l + 1)
+        # segments [n, n + extra + 1)
         left = _state(pre, n, length, c, types) + _row(start, n, length, c, types, none)
         shift = tl.load(offset + n, mask=n < length, other=0.0) - z
         started = none
-        for l in range(span):
-            m = n + l
+        for extra in range(span):
+            m = n + extra
             left += _row(emission, m, length, c, types, none)
             right = _state(post, m + 1, length + 1, c, types)
             right += _row(end, m, length, c, types, none)
-            right += load_scaled(duration, l * types + c, real, 0.0)[None, :]
-            right += _segment(segment, n, l + r * 0, length, longest, c, types, none)
+            right += load_scaled(duration, extra * types + c, real, 0.0)[None, :]
+            right += _segment(segment, n, extra + r * 0, length, longest, c, types, none)
             moved = shift + tl.load(suffix_offset + m + 1, mask=m < length, other=0.0)
             mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
             started += mass
             if segment_out is not None:
                 if gold_lengths is not None:
                     ends = tl.load(gold_lengths + b * positions + m, mask=m < length, other=0)
-                    mass -= tl.where((ends == l + 1)[:, None] & gold_type, w, 0.0)
-                at = ((b * positions + n) * longest + l) * types
+                    mass -= tl.where((ends == extra + 1)[:, None] & gold_type, w, 0.0)
+                at = ((b * positions + n) * longest + extra) * types
                 tl.store(segment_out + at[:, None] + c[None, :], mass,
                          mask=(m < length)[:, None] & real[None, :])  # fmt: skip
 
-        # segments [n - l, n + 1)
+        # segments [n - extra, n + 1)
         right = _state(post, n + 1, length + 1, c, types) + _row(end, n, length, c, types, none)
         shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
         if gold_lengths is not None:
             ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)
         ended = none
-        for l in range(longest):
-            s = n - l
+        for extra in range(longest):
+            s = n - extra
             right += _row(emission, s, length, c, types, none)
             left = _state(pre, s, length, c, types)
             left += _row(start, s, length, c, types, none)
-            left += load_scaled(duration, l * types + c, real, 0.0)[None, :]
-            left += _segment(segment, s, l + r * 0, length, longest, c, types, none)
+            left += load_scaled(duration, extra * types + c, real, 0.0)[None, :]
+            left += _segment(segment, s, extra + r * 0, length, longest, c, types, none)
             moved = shift + tl.load(offset + s, mask=(s >= 0) & (n < length), other=0.0)
             mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
             ended += mass
             if gold_lengths is not None:
-                mass -= tl.where((ends == l + 1)[:, None] & gold_type, w, 0.0)
+                mass -= tl.where((ends == extra + 1)[:, None] & gold_type, w, 0.0)
             of_length = tl.sum(mass, 0)
             if tile > 0:
-                of_length += tl.load(duration_out + l * types + c, mask=real, other=0.0)
-            tl.store(duration_out + l * types + c, of_length, mask=real)
+                of_length += tl.load(duration_out + extra * types + c, mask=real, other=0.0)
+            tl.store(duration_out + extra * types + c, of_length, mask=real)
 
         token = opened_before[None, :] * scale + tl.cumsum(started, 0)
         token -= tl.cumsum(ended, 0) - ended
@@ -210,6 +211,7 @@ def transitions_kernel(
     batch, positions, longest, types, rows, tiles,
     STEPS: tl.constexpr, SOURCES: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
+    """Neighbouring types: exp(alpha + transition + beta - log Z), summed over boundaries."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     blocks = tl.cdiv(types, SOURCES)
     source = (tl.program_id(2) // blocks) * SOURCES + tl.arange(0, SOURCES)
@@ -277,7 +279,7 @@ def expectations(
     # parts are as many as keep their memory within that of the state
     tiles = -(-max(rows, longest, types) // rows)
     parts = -(-positions // (tiles * rows))
-    labels, ends = gold or (None, None)
+    weight, labels, ends = contiguous((weight, *(gold or (None, None))))
 
     emission_out, start_out, end_out = (
         duration.new_empty(batch, positions, types) for _ in range(3)

@@ -45,7 +45,7 @@ MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
 
 @triton.jit
 def _row(forward, backward, reverse, offset, c, count, none):
-    """XX"""
+    """A row's first ``count`` entries; those of the second tensor when reading leftwards."""
     row = none
     if forward is not None:
         row += load_scaled(forward, offset + c, c < tl.where(reverse == 0, count, 0), 0.0)
@@ -62,6 +62,7 @@ def scan_kernel(
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr,
 ):  # fmt: skip
+    """One sentence, one direction; see the head of this file."""
     b, reverse = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + b).to(tl.int32)
     dtype: tl.constexpr = duration.dtype.element_ty

@@ -35,6 +35,7 @@ def score_kernel(
     score_out, lengths_out,
     positions, longest, types, ROWS: tl.constexpr,
 ):  # fmt: skip
+    """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
     r = tl.arange(0, ROWS)

@@ -44,6 +44,7 @@ def viterbi_kernel(
     positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
+    """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
     dtype: tl.constexpr = duration.dtype.element_ty
