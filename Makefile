@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-min check bench clean
+.PHONY: help demo test test-min check bench bench-gpu clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,11 @@ check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## Run the benchmarks (correctness first); one JSON line a measurement
-	$(BIN)/python -m benchmarks.run $(ARGS)
+bench: $(VENV)/installed  ## Time the head on the CPU; one JSON line a measurement
+	$(BIN)/python scripts/bench_cpu.py --out benchmarks/results/cpu.jsonl $(ARGS)
+
+bench-gpu: $(VENV)/installed  ## Time the dense contract on a GPU: correctness first, then medians
+	$(BIN)/python scripts/bench_dense.py --out benchmarks/results/dense.jsonl $(ARGS)
 
 clean:  ## Remove the environments
 	rm -rf $(VENV) .venv-min

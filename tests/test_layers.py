@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def test_layers_1_to_4_know_no_transformers(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
     if layer_of(path) <= 4:
         assert not roots & HUGGING_FACE
+
+
+def test_every_imported_package_is_declared():
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)[1]
+    declared = {name.lower() for name in re.findall(r'^ +"([\w.-]+)', listed, re.M)}
+    roots = {name.split(".")[0] for path in FILES for name in imported_modules(path)}
+    # triton comes with torch or not at all: without it there is no Triton back end
+    assert roots - sys.stdlib_module_names - {"hf_semicrf", "triton"} <= declared
 
 
 def test_no_import_circle():
