@@ -291,7 +291,7 @@ def expectations(
         emission, segment, start, end, duration, lengths, log_z, state.pre, state.offset, weight,
         labels, ends, emission_out, segment_out if with_segment else None, start_out,
         end_out, shared, scale, batch, positions, longest, types, tiles,
-        ROWS=rows, TYPES=tile, num_warps=4,
+        ROWS=rows, TYPES=tile, num_warps=8 if rows * tile > 1024 else 4,
     )  # fmt: skip
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
