@@ -255,12 +255,15 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             ValueError: There is no way to tell the words; on the CPU also a word's label is -100 or
                 out of range.
         """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
         encoded = self._encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
+            inputs,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
@@ -326,13 +329,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """
         return predict(self, texts, tokenizer, batch_size)
 
-    def _encode(self, **inputs: Any) -> ModelOutput:
+    def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""
-        return self.text_encoder(
-            **_accepted(self.text_encoder.forward, use_cache=False, **{
-                name: value for name, value in inputs.items() if value is not None
-            }), return_dict=True,
-        )  # fmt: skip
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        known = _accepted(self.text_encoder.forward, use_cache=False, **inputs)
+        wanted = {name: value for name, value in outputs.items() if value is not None}
+        return self.text_encoder(**known, **wanted, return_dict=True)
 
     def _word_mask(
         self,

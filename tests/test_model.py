@@ -299,6 +299,15 @@ def test_tags_of_every_scheme_sum_to_one_before_the_decoded_is_raised(folder, la
     assert (probabilities.sum(-1) < 1 + top[:, 0] + 1e-4).all()
 
 
+def test_hidden_states_and_attentions_come_on_request(folder, batch):
+    model = SemiCRFForTokenClassification.from_pretrained(
+        folder, labels=LABELS, attn_implementation="eager"
+    )
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    assert len(output.hidden_states) == 2 and len(output.attentions) == 1
+    assert model(**batch).hidden_states is None
+
+
 def test_training_returns_the_loss_alone(model, batch):
     model.train()
     output = model(**batch)
