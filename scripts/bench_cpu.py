@@ -1,0 +1,111 @@
+"""Time a training step and decoding of the head on the CPU, beside flash-semicrf's head.
+
+python scripts/bench_cpu.py --out benchmarks/results/cpu.jsonl
+
+Both heads are given the same hidden states and labels; the runs alternate, so that a machine whose
+speed drifts slows both. flash-semicrf is left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from hf_semicrf import SemiCRF
+
+BATCH, POSITIONS, LONGEST, TYPES, HIDDEN = 8, 128, 8, 9, 64
+
+
+def our_calls(hidden, lengths, labels, starts) -> dict[str, Callable[[], None]]:
+    """A training step and decoding with our head."""
+    head = SemiCRF(HIDDEN, TYPES, LONGEST, backend="torch")
+
+    def step():
+        head.zero_grad()
+        head.train()(hidden, lengths, labels, starts).nll.sum().backward()
+
+    def decode():
+        with torch.no_grad():
+            head.eval()(hidden, lengths)
+
+    return {"step": step, "decode and marginals": decode}
+
+
+def peer_calls(hidden, lengths, labels) -> dict[str, Callable[[], None]]:
+    """The same with flash-semicrf's head; decoding gives its Viterbi path, without marginals."""
+    from flash_semicrf import SemiMarkovCRFHead
+
+    head = SemiMarkovCRFHead(num_classes=TYPES, max_duration=LONGEST, hidden_dim=HIDDEN)
+
+    def step():
+        head.zero_grad()
+        head.compute_loss(hidden, lengths, labels).backward()
+
+    def decode():
+        with torch.no_grad():
+            head.decode_with_traceback(hidden, lengths)
+
+    return {"step": step, "decode": decode}
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--commit", default="", help="the code's commit, for the results")
+    parser.add_argument("--out", help="JSON lines file to append to")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    hidden = torch.randn(BATCH, POSITIONS, HIDDEN)
+    lengths = torch.full((BATCH,), POSITIONS)
+    labels = torch.randint(0, TYPES, (BATCH, POSITIONS // 2)).repeat_interleave(2, 1)
+    starts = torch.ones_like(labels, dtype=torch.bool)
+    starts[:, 1:] = (labels[:, 1:] != labels[:, :-1]) | (labels[:, 1:] == 0)
+    calls = {("hf_semicrf", k): f for k, f in our_calls(hidden, lengths, labels, starts).items()}
+    versions = {"torch": torch.__version__}
+    try:
+        versions["flash-semicrf"] = importlib.metadata.version("flash-semicrf")
+        peers = peer_calls(hidden, lengths, labels)
+        calls |= {("flash-semicrf", k): f for k, f in peers.items()}
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        print("flash-semicrf is not installed: ours alone")
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for repeat in range(args.repeats + 2):
+        for key, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if repeat >= 2:
+                times[key].append(1000 * (time.perf_counter() - began))
+    for (library, mode), values in times.items():
+        p20, _, _, p80 = statistics.quantiles(values, n=5)
+        row = {
+            "library": library,
+            "mode": mode,
+            "shape": [BATCH, POSITIONS, LONGEST, TYPES],
+            "ms": statistics.median(values),
+            "p20": p20,
+            "p80": p80,
+            "repeats": len(values),
+            "threads": args.threads,
+            "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+            "commit": args.commit,
+            **versions,
+        }
+        print(f"{library:15} {mode:22} {row['ms']:9.2f} ms  (p20 {p20:.2f}, p80 {p80:.2f})")
+        if args.out:
+            with open(args.out, "a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
