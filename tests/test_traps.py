@@ -28,7 +28,7 @@ def test_no_transition_into_the_first_segment():
     assert_close(gradient, expected, **FLOAT64)
     total = 0.0
     for y in Sentence(p, 0).all:
-        total += math.exp(-float(ops.negative_log_likelihood(p, *as_tensors([y], 3))))
+        total += math.exp(-ops.negative_log_likelihood(p, *as_tensors([y], 3)).item())
     assert math.isclose(total, 1.0, rel_tol=1e-10)
 
 
@@ -62,7 +62,7 @@ def test_durations_are_learnt_as_they_are():
         loss = ops.negative_log_likelihood(zeros._replace(duration=duration), labels, starts)
         (gradient,) = torch.autograd.grad(loss.sum(), duration)
         duration = (duration - 0.5 * gradient).detach().requires_grad_()
-    assert float(loss) < 0.05
+    assert loss.item() < 0.05
     assert torch.equal(ops.viterbi(zeros._replace(duration=duration.detach()))[2], starts)
 
 
