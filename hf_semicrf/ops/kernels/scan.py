@@ -23,6 +23,8 @@ Source: Sarawagi and Cohen (2004), equation 5.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -262,6 +264,43 @@ def _older(
     return finite(top), total
 
 
+class Plan(NamedTuple):
+    """How the scans are laid out for a longest segment and a number of types.
+
+    Args:
+        window: Rows of the window's tile, one a start.
+        types: Its columns.
+        sources: Source types that are read at a time; all of them where they stay in registers.
+        long: Whether segments outgrow the window, so that time is cut into blocks.
+        warps: One warp needs no barrier; more where a thread would hold too many registers.
+    """
+
+    window: int
+    types: int
+    sources: int
+    long: bool
+    warps: int
+
+    @classmethod
+    def of(cls, longest: int, types: int) -> Plan:
+        """The layout for segments of at most ``longest`` positions."""
+        tile = power_of_two(max(types, 2))
+        window = min(power_of_two(longest), max(2, MAX_WINDOW_ELEMENTS // tile))
+        sources = tile if tile <= MAX_RESIDENT_TYPES else min(tile // 2, 32)
+        elements = max(window * tile, sources * tile)
+        return cls(window, tile, sources, longest > window, max(1, min(8, elements // 1024)))
+
+    def options(self) -> dict[str, int | bool]:
+        """The kernels' compile-time arguments."""
+        return {
+            "WINDOW": self.window,
+            "TYPES": self.types,
+            "SOURCES": self.sources,
+            "LONG": self.long,
+            "num_warps": self.warps,
+        }
+
+
 def log_partition(p: Potentials) -> Tensor:
     """Log-sum over all segmentations, in nats, float64 [B]."""
     return _launch(p, directions=1)[0]
@@ -275,11 +314,8 @@ def scan(p: Potentials) -> tuple[Tensor, State]:
 def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
     """Run the scan; the state of a single direction is scratch."""
     batch, positions, longest, types = p.sizes
-    tile = max(2, power_of_two(types))
-    resident = tile <= MAX_RESIDENT_TYPES
-    window = min(power_of_two(longest), max(16, MAX_WINDOW_ELEMENTS // tile))
-    long = longest > window
-    keep = directions == 2 or long or not resident
+    plan = Plan.of(longest, types)
+    keep = directions == 2 or plan.long or plan.sources < plan.types
     shape = (directions, batch, positions + 1) if keep else (0,)
     pre = p.duration.new_empty((*shape, types) if keep else shape)
     alpha = torch.empty_like(pre)
@@ -287,13 +323,6 @@ def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
     log_z = p.duration.new_empty(batch, dtype=torch.float64)
     scan_kernel[(batch, directions)](
         *contiguous(p), log_z, pre, alpha, offset, batch, positions, longest, types,
-        WINDOW=window, TYPES=tile, SOURCES=tile if resident else 32, LONG=long, KEEP=keep,
-        num_warps=warps(window, tile, resident),
+        KEEP=keep, **plan.options(),
     )  # fmt: skip
     return log_z, State(pre, alpha, offset)
-
-
-def warps(window: int, tile: int, resident: bool) -> int:
-    """One warp needs no barrier; more where a thread would hold too many registers."""
-    elements = max(window * tile, tile * tile if resident else 32 * tile)
-    return max(1, min(8, elements // (32 * 32)))

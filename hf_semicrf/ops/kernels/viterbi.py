@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype, power_of_two
-from hf_semicrf.ops.kernels.scan import MAX_RESIDENT_TYPES, MAX_WINDOW_ELEMENTS, warps
+from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype
+from hf_semicrf.ops.kernels.scan import Plan
 from hf_semicrf.ops.potentials import Potentials
 
 
@@ -237,23 +237,17 @@ def _older(
 def best(p: Potentials) -> tuple[Tensor, Tensor]:
     """The highest-scoring segmentation: labels [B, N] and starts [B, N]."""
     batch, positions, longest, types = p.sizes
-    inputs = contiguous(p)
-    tile = max(2, power_of_two(types))
-    resident = tile <= MAX_RESIDENT_TYPES
-    window = min(power_of_two(longest), max(16, MAX_WINDOW_ELEMENTS // tile))
-    long = longest > window
+    plan = Plan.of(longest, types)
     new = p.duration.new_empty
-    pre = new((batch, positions + 1, types) if long else (0,))
-    offset = new((batch, positions + 1) if long else (0,), dtype=torch.float64)
-    alpha = new((0,) if resident else (batch, types))
+    pre = new((batch, positions + 1, types) if plan.long else (0,))
+    offset = new((batch, positions + 1) if plan.long else (0,), dtype=torch.float64)
+    alpha = new((batch, types) if plan.sources < plan.types else (0,))
     length_out = new((batch, positions, types), dtype=index_dtype(longest))
     source_out = new((batch, positions, types), dtype=index_dtype(types))
     labels = new((batch, positions), dtype=torch.long)
     starts = new((batch, positions), dtype=torch.bool)
     viterbi_kernel[(batch,)](
-        *inputs, pre, alpha, offset, length_out, source_out, labels, starts,
-        positions, longest, types,
-        WINDOW=window, TYPES=tile, SOURCES=tile if resident else 32, LONG=long,
-        num_warps=warps(window, tile, resident),
+        *contiguous(p), pre, alpha, offset, length_out, source_out, labels, starts,
+        positions, longest, types, **plan.options(),
     )  # fmt: skip
     return labels, starts

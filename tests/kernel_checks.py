@@ -1,0 +1,243 @@
+"""What the factored kernels must do, on any device: run by test_kernels.
+
+Triton reads TRITON_INTERPRET when it is imported, so that on the CPU this runs as a program of its
+own, `python kernel_checks.py`, which prints one JSON line a check: its name, and what was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from cases import given, leaves, random_potentials, to_device
+from tolerances import FLOAT64
+from torch import Tensor
+from torch.testing import assert_close
+
+from hf_semicrf import ops
+from hf_semicrf.ops import Potentials
+from hf_semicrf.ops.kernels import scan
+
+# Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
+SHAPES = {
+    "usual": ([5, 3], 3, 3, ("emission", "start", "end"), {}),
+    "segment": ([4, 6], 3, 2, ("emission", "segment", "start", "end"), {}),
+    "only segment": ([4], 4, 3, ("segment",), {}),
+    "linear chain": ([5, 1], 1, 3, ("emission",), {}),
+    "longer than the text": ([3], 9, 2, ("emission", "end"), {}),
+    "blocks of time": ([9, 4], 7, 2, ("emission", "start", "end"), {"MAX_WINDOW_ELEMENTS": 4}),
+    "blocks, segment": ([8, 3], 5, 2, ("emission", "segment"), {"MAX_WINDOW_ELEMENTS": 4}),
+    "many types": ([3, 2], 2, 5, ("emission", "start"), {"MAX_RESIDENT_TYPES": 2}),
+    "many types, blocks": (
+        [6],
+        5,
+        3,
+        ("emission", "start"),
+        {"MAX_RESIDENT_TYPES": 2, "MAX_WINDOW_ELEMENTS": 8},
+    ),
+}
+
+
+@contextmanager
+def forced(limits: dict[str, int]):
+    """Smaller limits of the kernels' layout, so that small inputs meet every branch."""
+    with ExitStack() as stack:
+        for limit, value in limits.items():
+            stack.enter_context(mock.patch.object(scan, limit, value))
+        yield
+
+
+def potentials(name: str, seed: int = 0) -> Potentials:
+    lengths, longest, types, tensors, _ = SHAPES[name]
+    return random_potentials(lengths, longest, types, max(lengths) + 1, tensors, seed=seed)
+
+
+def results(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> dict[str, Tensor]:
+    """Everything that a back end computes, by name."""
+    p = leaves(p)
+    nll = ops.negative_log_likelihood(p, labels, starts, backend=backend)
+    # sentences of different weight, one of them 0
+    weight = torch.arange(len(nll), device=nll.device, dtype=nll.dtype).flip(0)
+    scores = given(p)
+    gradient = torch.autograd.grad(nll @ weight, list(scores.values()))
+    out = {"negative_log_likelihood": nll.detach()}
+    out |= {f"gradient of {k}": g for k, g in zip(scores, gradient, strict=True)}
+    with torch.no_grad():
+        out["log_partition"] = ops.log_partition(p, backend=backend)
+        out["best score"] = ops.viterbi(p, backend=backend)[0]
+        out |= ops.marginals(p, segment=True, backend=backend)._asdict()
+    return out
+
+
+def segmentation(p: Potentials) -> tuple[Tensor, Tensor]:
+    """A segmentation of few long segments: the best one of other scores."""
+    other = random_potentials(p.lengths.tolist(), *p.duration.shape, p.sizes[1], seed=9)
+    other = other._replace(transition=other.transition - 4)
+    _, labels, starts = ops.viterbi(to_device(other, p.lengths.device), backend="torch")
+    return labels, starts
+
+
+def agrees(name: str, device: str) -> None:
+    """Values and gradients in float64 are PyTorch's."""
+    p = to_device(potentials(name), device)
+    labels, starts = segmentation(p)
+    expected = results(p, labels, starts, "torch")
+    with forced(SHAPES[name][-1]):
+        found = results(p, labels, starts, "triton")
+        path = ops.viterbi(p, backend="triton")[1:]
+    for key, x in expected.items():
+        assert_close(found[key], x, **FLOAT64, msg=lambda m, key=key: f"{key}: {m}")
+    for x, y in zip(path, ops.viterbi(p, backend="torch")[1:], strict=True):
+        assert torch.equal(x, y)
+
+
+def agrees_in_float32(name: str, device: str) -> None:
+    """No error is more than twice that of PyTorch in float32, and 2e-6 of the largest entry."""
+    p = to_device(potentials(name, seed=1), device)
+    labels, starts = segmentation(p)
+    narrow = p.map(Tensor.float)
+    exact = results(narrow.map(Tensor.double), labels, starts, "torch")
+    same_dtype = results(narrow, labels, starts, "torch")
+    with forced(SHAPES[name][-1]):
+        found = results(narrow, labels, starts, "triton")
+    for key, x in exact.items():
+        floor = 2e-6 * max(1.0, x.abs().max().item())
+        limit = 2 * (same_dtype[key] - x).abs().max().item() + floor
+        assert (found[key] - x).abs().max().item() <= limit, key
+
+
+def stays_exact_with_infinities(device: str) -> None:
+    """Forbidden transitions, lengths, types and positions; scores too far apart for a product."""
+    p = random_potentials([6, 4], 3, 3, 6, ("emission", "start"), seed=2)
+    p.transition[0, 1] = p.transition[2, 2] = p.duration[0, 1] = p.emission[0, 3, 0] = -torch.inf
+    p.initial[2] = -torch.inf
+    p.transition[1, 0] = -300.0
+    p.emission[1, 2] += torch.tensor([500.0, -500.0, 0.0])
+    p = to_device(p, device)
+    _, labels, starts = ops.viterbi(p, backend="torch")
+    for dtype, tolerance in (
+        (torch.float64, FLOAT64),
+        (torch.float32, {"rtol": 1e-5, "atol": 5e-5}),
+    ):
+        q = p.map(lambda x, dtype=dtype: x.to(dtype))
+        found = results(q, labels, starts, "triton")
+        for key, x in results(q.map(Tensor.double), labels, starts, "torch").items():
+            assert_close(found[key].double(), x, **tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def bears_a_sentence_without_segmentation(device: str) -> None:
+    """Log Z is -inf, its gradient 0, its path a tiling; the other sentence does not notice."""
+    p = random_potentials([4, 3], 2, 2, given=("emission",), seed=3)
+    p.emission[0, 2] = -torch.inf
+    p = leaves(to_device(p, device))
+    log_z = ops.log_partition(p, backend="triton")
+    assert log_z[0] == -torch.inf and log_z[1].isfinite()
+    gradient = torch.autograd.grad(log_z, list(given(p).values()), torch.ones_like(log_z))
+    assert all(g.isfinite().all() for g in gradient)
+    assert not gradient[0][0].any() and gradient[0][1].any()
+    _, labels, starts = ops.viterbi(p, backend="triton")
+    assert starts[:, 0].all() and labels.tolist()[1][3] == -1
+    assert set(labels[0].tolist()) <= {0, 1}
+
+
+def reads_no_padding(device: str) -> None:
+    """NaN past a length, and in memory that nobody wrote, changes no bit."""
+    p = to_device(potentials("segment"), device)
+    positions, longest = p.sizes[1:3]
+    n = torch.arange(positions, device=device)
+    padding = (n >= p.lengths[:, None])[..., None]
+    stops = n[:, None] + torch.arange(longest, device=device) + 1
+    crossing = (stops > p.lengths[:, None, None])[..., None]
+    poisoned = p._replace(
+        **{k: getattr(p, k).masked_fill(padding, torch.nan) for k in ("emission", "start", "end")},
+        segment=p.segment.masked_fill(crossing, torch.nan),
+    )
+    labels, starts = segmentation(p)
+    clean = results(p, labels, starts, "triton")
+    labels = torch.where(padding[..., 0], 77, labels)
+    torch.use_deterministic_algorithms(True)  # which fills what torch.empty returns with NaN
+    try:
+        dirty = results(poisoned, labels, starts | padding[..., 0], "triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for key, x in clean.items():
+        assert torch.equal(dirty[key], x), key
+
+
+def repeats_itself(device: str) -> None:
+    """Two runs give the same bits, and so does another order of the batch."""
+    p = to_device(potentials("usual").map(Tensor.float), device)
+    labels, starts = segmentation(p)
+    once, again = (results(p, labels, starts, "triton") for _ in range(2))
+    for key, x in once.items():
+        assert torch.equal(again[key], x), key
+    order = torch.tensor([1, 0], device=device)
+    shuffled = Potentials(
+        **{k: x[order] if k in ("emission", "start", "end") else x for k, x in given(p).items()},
+        lengths=p.lengths[order],
+    )
+    assert torch.equal(
+        ops.log_partition(shuffled, backend="triton"),
+        ops.log_partition(p, backend="triton")[order],
+    )
+
+
+def takes_any_dtype_and_layout(device: str) -> None:
+    """Half precision and strided views give what their contiguous float32 copies give."""
+    p = to_device(potentials("usual"), device)
+    for dtype in (torch.float16, torch.bfloat16):
+        q = p.map(lambda x, dtype=dtype: x.to(dtype))
+        expected = ops.log_partition(q.map(Tensor.float), backend="torch")
+        assert_close(ops.log_partition(q, backend="triton"), expected, rtol=1e-5, atol=1e-5)
+    strided = p.map(lambda x: x.mT.contiguous().mT if x.ndim > 1 else x)
+    assert not strided.emission.is_contiguous()
+    labels, starts = segmentation(p)
+    found = results(strided, labels.T.contiguous().T, starts.T.contiguous().T, "triton")
+    for key, x in results(p, labels, starts, "triton").items():
+        assert torch.equal(found[key], x), key
+
+
+def refuses_no_gold_in_silence(device: str) -> None:
+    """A segment longer than L scores -inf, and so does a label that is no type on a GPU."""
+    p = to_device(random_potentials([4], 2, 2, given=("emission",), seed=4), device)
+    labels = torch.zeros(1, 4, dtype=torch.long, device=device)
+    starts = torch.tensor([[True, False, False, True]], device=device)
+    assert ops.negative_log_likelihood(p, labels, starts, backend="triton").tolist() == [torch.inf]
+
+
+CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
+CHECKS |= {
+    f"agrees_in_float32: {name}": (agrees_in_float32, name)
+    for name in ("segment", "blocks of time", "many types")
+}
+CHECKS |= {
+    f.__name__: (f,)
+    for f in (
+        stays_exact_with_infinities,
+        bears_a_sentence_without_segmentation,
+        reads_no_padding,
+        repeats_itself,
+        takes_any_dtype_and_layout,
+        refuses_no_gold_in_silence,
+    )
+}
+
+
+def run(name: str, device: str) -> None:
+    """Raise unless the check holds."""
+    check, *arguments = CHECKS[name]
+    check(*arguments, device)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or CHECKS:
+        try:
+            run(wanted, "cpu")
+            wrong = None
+        except Exception:
+            wrong = traceback.format_exc()
+        print(json.dumps({"check": wanted, "wrong": wrong}), flush=True)
