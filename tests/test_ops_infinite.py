@@ -139,29 +139,59 @@ def test_a_long_sentence_that_ends_in_the_middle():
         assert name not in OPTIONAL or not x.grad[0].any()
 
 
-def test_a_gold_segmentation_that_is_forbidden_has_an_infinite_loss_and_finite_gradients():
+FORBIDDEN = {
+    "a transition": lambda p: p.transition[1, 2],
+    "a type at a position": lambda p: p.emission[0, 2, 2],
+    "a segment": lambda p: p.segment[0, 0, 1, 1],
+    "the last type": lambda p: p.final[0],
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_gold_segmentation_that_is_forbidden(name, device):
+    """An infinite loss, and the gradients that make it legal: expected less observed counts."""
     p = random_potentials([4, 4], 2, 3, seed=62)
-    p.transition[1, 2] = -torch.inf
-    labels = torch.tensor([[1, 1, 2, 0], [0, 1, 1, 0]])
-    starts = torch.tensor([[True, False, True, True], [True, True, False, True]])
-    p = leaves(p)
+    FORBIDDEN[name](p).fill_(-torch.inf)
+    labels = torch.tensor([[1, 1, 2, 0], [0, 1, 1, 1]]).to(device)
+    starts = torch.tensor([[True, False, True, True], [True, True, False, True]]).to(device)
+    p = to_device(p, device)
+    x, y = leaves(p), leaves(p)
+    loss = ops.negative_log_likelihood(x, labels, starts)
+    assert torch.equal(loss.isinf(), torch.tensor([True, False]).to(device))
+    loss.sum().backward()
+    (ops.log_partition(y) - ops.segmentation_score(y, labels, starts)).sum().backward()
+    for a, b in zip(given(x).values(), given(y).values(), strict=True):
+        assert a.grad.isfinite().all()
+        assert_close(a.grad, b.grad, **FLOAT64)
+
+
+def test_the_loss_of_an_impossible_sentence_leaves_the_gradients_finite(device):
+    p, possible = impossible("emission")
+    p, possible = leaves(to_device(p, device)), possible.to(device)
+    labels = torch.tensor([[0, -1, -1, -1], [1, 1, 2, -1], [2, 1, -1, -1]]).to(device)
+    starts = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]]).bool().to(device)
     loss = ops.negative_log_likelihood(p, labels, starts)
-    assert loss[0] == torch.inf and loss[1].isfinite()
-    loss[1].backward()
+    assert torch.equal(loss.isfinite(), possible)
+    loss.sum().backward()
     assert all(x.grad.isfinite().all() for x in given(p).values())
 
 
-def test_a_segment_longer_than_allowed_scores_minus_infinity():
-    p = leaves(random_potentials([5, 5], 2, 3, seed=63))
-    labels = torch.tensor([[1, 1, 1, 0, 2], [1, 1, 0, 0, 2]])
-    starts = torch.tensor([[True, False, False, True, True], [True, False, True, True, True]])
+@pytest.mark.parametrize("lengths", [[5, 5], [5, 3]])
+def test_a_segment_longer_than_allowed(lengths, device):
+    p = random_potentials(lengths, 2, 3, positions=6, seed=63)
+    first, last = ((0, 3, 1), (3, 4, 0), (4, 5, 2)), [(0, 2, 1), (2, 3, 0), (3, 4, 0), (4, 5, 2)]
+    last = [segment for segment in last if segment[1] <= lengths[1]]
+    expected = Case(p).sentences[1].score(last)
+    labels, starts = (x.to(device) for x in as_tensors([first, last], 6))
+    p = leaves(to_device(p, device))
     score = ops.segmentation_score(p, labels, starts)
     assert score[0] == -torch.inf
-    assert_close(
-        score[1].item(), Case(p).sentences[1].score([(0, 2, 1), (2, 3, 0), (3, 4, 0), (4, 5, 2)])
-    )
-    score.sum().backward()
-    assert all(x.grad.isfinite().all() for x in given(p).values())
+    assert score[1].item() == pytest.approx(expected, abs=1e-10)
+    loss = ops.negative_log_likelihood(p, labels, starts)
+    assert loss[0] == torch.inf and loss[1].isfinite()
+    for value in (score, loss):
+        gradients = torch.autograd.grad(value.sum(), given(p).values(), retain_graph=True)
+        assert all(x.isfinite().all() for x in gradients)
 
 
 def poisoned(p):

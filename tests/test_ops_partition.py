@@ -36,6 +36,17 @@ def some_segmentation(p, pick=5):
     return as_tensors([c[pick % len(c)] for c in choices], p.sizes[1])
 
 
+def check_gold(p, gold, other_p, other_gold):
+    """Gold scores, losses and the gradients of both are the same to the bit."""
+    for function in (ops.segmentation_score, ops.negative_log_likelihood):
+        x, y = leaves(p), leaves(other_p)
+        value, expected = function(x, *gold), function(y, *other_gold)
+        assert torch.equal(value, expected)
+        gradients = torch.autograd.grad(value.sum(), given(x).values())
+        others = torch.autograd.grad(expected.sum(), given(y).values())
+        assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
 def test_log_partition_is_the_log_sum_over_all_segmentations(case, potentials):
     assert_close(ops.log_partition(potentials).cpu(), case.log_z, **FLOAT64)
 
@@ -82,6 +93,20 @@ def test_the_gradient_of_each_sentence_has_its_own_weight(case, potentials):
         if x is not None:
             scale = weight.cpu().view(-1, *[1] * (x.ndim - 1))
             assert_close(x.grad.cpu(), scale * case.gradients[name], **FLOAT64)
+
+
+def test_the_gradient_of_the_loss_is_expected_less_observed_counts(case, potentials):
+    weight = torch.arange(1.0, 1 + len(potentials.lengths), dtype=torch.float64) ** 2
+    weight = weight.to(potentials.lengths.device)
+    segmentation = [s.all[len(s.all) // 3] for s in case.sentences]
+    gold = [x.to(weight.device) for x in as_tensors(segmentation, potentials.sizes[1])]
+    p = leaves(potentials)
+    ops.negative_log_likelihood(p, *gold).backward(weight)
+    apart = leaves(potentials)
+    ops.log_partition(apart).backward(weight)
+    ops.segmentation_score(apart, *gold).backward(-weight)
+    for name, x in given(p).items():
+        assert_close(x.grad, getattr(apart, name).grad, **FLOAT64)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -221,10 +246,7 @@ def test_lengths_and_labels_of_any_integer_dtype(dtype):
     labels, starts = some_segmentation(p)
     labels = labels.clamp(min=0)
     assert torch.equal(ops.log_partition(narrow), ops.log_partition(p))
-    assert torch.equal(
-        ops.segmentation_score(narrow, labels.to(dtype), starts),
-        ops.segmentation_score(p, labels, starts),
-    )
+    check_gold(narrow, (labels.to(dtype), starts), p, (labels, starts))
 
 
 def test_what_stands_past_a_length_in_a_segmentation_changes_nothing():
@@ -232,7 +254,7 @@ def test_what_stands_past_a_length_in_a_segmentation_changes_nothing():
     labels, starts = some_segmentation(p)
     padding = torch.arange(p.sizes[1]) >= p.lengths[:, None]
     junk = labels.masked_fill(padding, 99), starts | padding
-    assert torch.equal(ops.segmentation_score(p, *junk), ops.segmentation_score(p, labels, starts))
+    check_gold(p, junk, p, (labels, starts))
 
 
 @pytest.mark.parametrize("name", ["usual", "longer than the sentence", "only segment", "padded"])

@@ -178,7 +178,7 @@ def test_a_gold_segment_longer_than_allowed_never_looks_likely():
     """Scored outside the support of Z, its loss would fall without bound."""
     p = leaves(random_potentials([4], 2, 2, seed=100))
     labels, starts = torch.ones(1, 4, dtype=torch.long), torch.tensor([[True, False, False, False]])
-    assert float(ops.negative_log_likelihood(p, labels, starts)) == torch.inf
+    assert ops.negative_log_likelihood(p, labels, starts).item() == torch.inf
 
 
 def test_neighbouring_segments_of_one_type_stay_two():
