@@ -25,6 +25,8 @@ class SemiCRFConfig(PretrainedConfig):
         max_segment_length: Longest segment L, in words.
         scorer: How hidden states score segments: "span", "boundary" or "sum".
         head_dropout: Probability of dropping a hidden unit before scoring.
+        threshold: Posterior that a segment has to exceed to be predicted; lower means more recall and
+            less precision. None predicts the most probable segmentation as a whole (Viterbi).
         word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
         potentials: "factored", or "edge" to train and decode on the dense edge tensor.
         label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where
@@ -47,6 +49,7 @@ class SemiCRFConfig(PretrainedConfig):
         max_segment_length: int = 8,
         scorer: str = "boundary",
         head_dropout: float = 0.1,
+        threshold: float | None = 0.4,
         word_pooling: str = "first",
         potentials: str = "factored",
         label_scheme: str | None = None,
@@ -62,6 +65,8 @@ class SemiCRFConfig(PretrainedConfig):
             )
         if scorer not in SCORERS:
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
         if potentials not in POTENTIALS:
@@ -83,6 +88,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.max_segment_length = max_segment_length
         self.scorer = scorer
         self.head_dropout = head_dropout
+        self.threshold = threshold
         self.word_pooling = word_pooling
         self.potentials = potentials
         self.label_scheme = label_scheme

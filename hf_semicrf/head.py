@@ -19,8 +19,8 @@ class SemiCRFOutput(NamedTuple):
 
     Args:
         nll: Negative log-likelihood of the given segmentation [B], nats; None without one.
-        labels: Types of the best segmentation [B, N]; None if not decoded, as all that follows.
-        starts: Segment starts of the best segmentation [B, N].
+        labels: Types of the decoded segmentation [B, N]; None if not decoded, as all that follows.
+        starts: Segment starts of the decoded segmentation [B, N].
         segment_posteriors: Probability of the decoded segment that covers each position [B, N].
         marginals: Posterior probabilities of types, starts, ends and segments.
     """
@@ -44,6 +44,8 @@ class SemiCRF(nn.Module):
         max_segment_length: Longest segment L, in positions.
         scorer: How hidden states score segments: "span", "boundary" or "sum".
         dropout: Probability of dropping a hidden unit before scoring.
+        threshold: Posterior that a segment has to exceed to be decoded (``ops.minimum_risk``: it
+            trades recall for precision); None to decode the most probable segmentation as a whole.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
         backend: Implementation of the dynamic programs on factored potentials.
@@ -59,6 +61,7 @@ class SemiCRF(nn.Module):
         max_segment_length: int,
         scorer: str = "boundary",
         dropout: float = 0.1,
+        threshold: float | None = 0.4,
         potentials: str = "factored",
         backend: ops.Backend = "auto",
     ):
@@ -74,6 +77,9 @@ class SemiCRF(nn.Module):
             raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
         if potentials not in POTENTIALS:
             raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
+        self.threshold = threshold
         self.dense = potentials == "edge"
         self.backend = backend
         self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length, dropout)
@@ -163,11 +169,17 @@ class SemiCRF(nn.Module):
     def _decode(
         self, p: ops.Potentials, edge: Tensor | None, segment: bool
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
-        """Labels and starts [B, N] of the best segmentation, and posteriors."""
-        if edge is not None:
-            _, labels, starts = ops.edge_viterbi(edge, p.lengths + 1)
+        """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
+        p, segment = p.map(Tensor.detach), segment or self.threshold is not None
+        if edge is None:
+            marginals = ops.marginals(p, segment=segment, backend=self.backend)
+        else:
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
-            return labels, starts, ops.segment_sums(of_edges[:, :, 1:].sum(-1))
-        p = p.map(Tensor.detach)
-        _, labels, starts = ops.viterbi(p, backend=self.backend)
-        return labels, starts, ops.marginals(p, segment=segment, backend=self.backend)
+            marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
+        if self.threshold is not None:
+            found = ops.minimum_risk(marginals.segment, p.lengths, self.threshold, self.backend)
+        elif edge is None:
+            found = ops.viterbi(p, backend=self.backend)[1:]
+        else:
+            found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
+        return *found, marginals

@@ -32,6 +32,7 @@ HEAD_ARGUMENTS = (
     "max_segment_length",
     "scorer",
     "head_dropout",
+    "threshold",
     "word_pooling",
     "potentials",
     "label_scheme",
@@ -110,6 +111,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_segment_length=config.max_segment_length,
             scorer=config.scorer,
             dropout=config.head_dropout,
+            threshold=config.threshold,
             potentials=config.potentials,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)

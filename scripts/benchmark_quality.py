@@ -38,7 +38,12 @@ from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 HEADS: dict[str, dict | None] = {
     "softmax": None,
-    "crf": {"label_scheme": "plain", "max_segment_length": 1, "scorer": "sum"},
+    "crf": {
+        "label_scheme": "plain",  # the BIO tags are the types, of one word each
+        "max_segment_length": 1,
+        "scorer": "sum",
+        "threshold": None,
+    },
     "sum": {"scorer": "sum"},
     "boundary": {"scorer": "boundary"},
     "span": {"scorer": "span"},

@@ -212,7 +212,11 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     """
     p = _checked(p)
     _, counts = factored.expectations(p, segment, resolve_backend(backend, p.lengths.device))
-    return Marginals(counts.emission, counts.start, counts.end, counts.segment if segment else None)
+    token, start, end, of_segments = (
+        x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
+        for x in (counts.emission, counts.start, counts.end, counts.segment)
+    )
+    return Marginals(token, start, end, of_segments if segment else None)
 
 
 def minimum_risk(
@@ -285,7 +289,7 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     for potential, count in zip(p[:-1], every, strict=True):
         if potential is not None:
             # an impossible event contributes nothing: 0 * -inf is 0 here
-            expected += torch.where(potential > -torch.inf, count * potential, 0).flatten(1).sum(1)
+            expected += torch.where(potential.isfinite(), count * potential, 0).flatten(1).sum(1)
     return torch.where(log_z > -torch.inf, log_z - expected, torch.nan).to(dtype)
 
 
