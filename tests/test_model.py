@@ -351,6 +351,20 @@ def test_predict_reads_a_text_longer_than_the_encoder_to_its_end(model, tokenize
     assert covered == list(range(150))
 
 
+def test_a_threshold_is_kept_with_the_model(model, tokenizer, tmp_path):
+    counts = []
+    for threshold in (1.0, 0.0):
+        model.set_threshold(threshold)
+        (entities,) = model.predict([["Ada", "Lovelace", "saw", "Paris"]], tokenizer)
+        counts.append(len(entities))
+    assert counts[0] == 0 < counts[1]
+    model.save_pretrained(tmp_path)
+    again = SemiCRFForTokenClassification.from_pretrained(tmp_path)
+    assert again.classifier.threshold == 0.0
+    with pytest.raises(ValueError, match="expected a threshold .* got 2"):
+        model.set_threshold(2)
+
+
 def test_predict_keeps_the_mode_of_the_model(model, tokenizer):
     model.train()
     model.predict(["Ada"], tokenizer)
