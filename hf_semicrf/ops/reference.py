@@ -10,29 +10,32 @@ one on the reversed sentence, and runs as more rows of the same loop. With both,
 
     p(s, e, c) = exp(pre[s, c] + seg(s, e, c) + post[e, c] - log Z)
 
-and no step of the backward pass waits for another. Every few steps the window that the recurrence
-still needs is shifted by its maximum, and the shifts are summed in float64 (``offset``): float32
-holds at any length.
+and no step of the backward pass waits for another.
+
+A step of the loop costs what its calls cost, not its arithmetic. So it runs in NumPy, on the host,
+whose calls cost a quarter of PyTorch's, and without logarithms where the scores allow it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials, reverse, segment_scores
 
-REBASE_EVERY = 16  # steps between shifts of the window
-BLOCK_ELEMENTS = 1 << 24  # segment scores held at once by the scan
+BLOCK_ELEMENTS = 1 << 23  # segment scores held at once by the scan
 
 
 class State(NamedTuple):
     """What the scan leaves behind at every boundary; index 0 holds prefixes and 1 suffixes.
 
-    The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end. Nothing is
-    said of boundaries past a sentence's length.
+    The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end; float32
+    then holds at any length. Nothing is said of boundaries past a sentence's length.
 
     Args:
         pre: Log-sum of all prefixes that tile [0, n), entering a type there, and of all suffixes
@@ -82,93 +85,167 @@ class Expectations(NamedTuple):
 
 def log_partition(p: Potentials) -> Tensor:
     """Log-sum over all segmentations, float64 [B]."""
-    alpha, _, offset, _ = _scan([p], maximise=False)
-    return _finish(p, alpha, offset)
+    alpha, _ = _scan([p])
+    return _finish(p, alpha)
 
 
 def scan(p: Potentials) -> tuple[Tensor, State]:
     """Log-sum over all segmentations, float64 [B], and both directions' state."""
-    batch, positions, _, _ = p.sizes
-    alpha, pre, offset, _ = _scan([p, reverse(p)], maximise=False)
-    log_z = _finish(p, alpha[:, :batch], offset[:, :batch])
+    batch, positions, _, types = p.sizes
+    alpha, pre = _scan([p, reverse(p)])
+    log_z = _finish(p, alpha[:, :batch])
     mirrored = p.lengths - torch.arange(positions + 1, device=p.lengths.device)[:, None]
-    beyond, mirrored = mirrored < 0, mirrored.clamp(min=0)
+    index = mirrored.clamp(min=0)[..., None].expand(positions + 1, batch, types)
 
     def by_boundary(x: Tensor) -> Tensor:
-        index = mirrored.reshape(mirrored.shape + (1,) * (x.ndim - 2))
-        suffixes = x[:, batch:].gather(0, index.expand_as(x[:, batch:]))
+        suffixes = x[:, batch:].gather(0, index).masked_fill(mirrored[..., None] < 0, -torch.inf)
         return torch.stack([x[:, :batch].transpose(0, 1), suffixes.transpose(0, 1)])
 
-    beyond = beyond.T[..., None]
+    alpha, pre = by_boundary(alpha), by_boundary(pre)
+    offset = torch.maximum(alpha, pre).amax(-1)
+    offset = torch.where(offset.isfinite(), offset, 0)
+    dtype = p.duration.dtype
     return log_z, State(
-        by_boundary(pre).masked_fill(beyond, -torch.inf),
-        by_boundary(alpha).masked_fill(beyond, -torch.inf),
-        by_boundary(offset),
+        (pre - offset[..., None]).to(dtype), (alpha - offset[..., None]).to(dtype), offset
     )
 
 
-def _finish(p: Potentials, alpha: Tensor, offset: Tensor) -> Tensor:
+def _finish(p: Potentials, alpha: Tensor) -> Tensor:
     """Log Z from the prefixes that reach each sentence's end."""
     rows = torch.arange(len(p.lengths), device=p.lengths.device)
-    return torch.logsumexp(alpha[p.lengths, rows] + p.final, -1) + offset[p.lengths, rows]
+    return torch.logsumexp(alpha[p.lengths, rows] + p.final, -1)
 
 
-def _scan(directions: list[Potentials], maximise: bool) -> tuple[Tensor, Tensor, Tensor, tuple]:
-    """Run the recurrence over all boundaries, for the rows of every direction side by side.
+def _scan(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
+    """Log-sums over prefixes, the rows of every direction side by side: alpha and pre [N+1, R, C].
 
-    Returns:
-        alpha and pre [N+1, R, C], offset float64 [N+1, R], and the choices that were made when
-        maximising: the length less one and the source type, each [N+1, R, C].
+    In float64, like all that follows it: no value needs an offset.
+    """
+    transition = torch.stack([p.transition for p in directions]).double().cpu()
+    level, centred = zip(*(_centre(p) for p in directions), strict=True)
+    alpha, buffer = _empty(directions)
+    for block, scores, inside in _blocks(centred):
+        steps = _safe_steps(scores, inside, transition)
+        if steps < 4:
+            _steps(_log_sum, buffer[block], alpha[block], scores, transition)
+        else:
+            _product_steps(buffer[block], alpha[block], scores, transition, steps)
+    above = torch.cat(level, 1)[..., None]
+    return alpha.to(above.device) + above, buffer[-len(alpha) :].to(above.device) + above
+
+
+def _centre(p: Potentials) -> tuple[Tensor, Potentials]:
+    """Take the best emission off each position: its sum up to each boundary [N+1, B], and the rest.
+
+    Every segmentation loses the same, so that the numbers that follow stay small.
+    """
+    batch, positions, _, _ = p.sizes
+    if p.emission is None:
+        return p.lengths.new_zeros(positions + 1, batch, dtype=torch.float64), p
+    top = p.emission.amax(-1, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0)
+    level = torch.nn.functional.pad(top[..., 0].T.double().cumsum(0), (0, 0, 1, 0))
+    return level, p._replace(emission=p.emission - top)
+
+
+def _empty(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
+    """Alpha [N+1, R, C] and pre [L+N, R, C], which starts with what lies before boundary 0."""
+    batch, positions, longest, types = directions[0].sizes
+    shape = (longest + positions, len(directions) * batch, types)
+    buffer = torch.full(shape, -torch.inf, dtype=torch.float64)
+    buffer[longest - 1] = torch.cat([p.initial.expand(batch, types) for p in directions])
+    return torch.full_like(buffer[longest - 1 :], -torch.inf), buffer
+
+
+def _blocks(directions: Sequence[Potentials]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of boundaries: a block's windows, scores [T, L, R, C] by end, and what is inside.
+
+    The longest segment comes first, as in the window. Past a sentence's length all is -inf.
     """
     batch, positions, longest, types = directions[0].sizes
-    transition = torch.stack([p.transition for p in directions])[:, None]  # [D, 1, C, C]
-    rows, like = len(directions) * batch, directions[0].duration
-    # boundary n is at index n + L - 1 of the window's buffer: what lies before 0 is -inf
-    buffer = like.new_full((longest + positions, rows, types), -torch.inf)
-    buffer[longest - 1] = torch.cat([p.initial.expand(batch, types) for p in directions])
-    pre = buffer[longest - 1 :]
-    alpha = like.new_full((positions + 1, rows, types), -torch.inf)
-    offset = torch.zeros(positions + 1, rows, dtype=torch.float64, device=like.device)
-    lengths = alpha.new_zeros(alpha.shape if maximise else (0,), dtype=torch.long)
-    sources = torch.zeros_like(lengths)
-
-    last = int(directions[0].lengths.max())
-    size = max(longest, BLOCK_ELEMENTS // (rows * longest * types), 1)
-    for first in range(0, last, size):
-        scores = _scores_by_end(directions, first, min(first + size, last))
-        for n, score in enumerate(scores, start=first + 1):
-            window = buffer[n - 1 : n + longest - 1] + score  # [L, R, C]
-            if maximise:
-                alpha[n], lengths[n] = window.max(0)
-            else:
-                alpha[n] = torch.logsumexp(window, 0)
-            step = alpha[n].view(len(directions), batch, types, 1) + transition
-            if maximise:
-                best, source = step.max(-2)
-                pre[n], sources[n] = best.view(rows, types), source.view(rows, types)
-            else:
-                pre[n] = torch.logsumexp(step, -2).view(rows, types)
-            if n % REBASE_EVERY == 0:
-                shift = alpha[n].amax(-1)
-                shift = torch.where(shift.isfinite(), shift, 0)
-                live = slice(max(0, n - longest + 1), n + 1)
-                pre[live] -= shift[:, None]
-                alpha[live] -= shift[:, None]
-                offset[live] += shift
-                offset[n + 1 : n + 1 + REBASE_EVERY] = offset[n]
-    return alpha, pre, offset, (longest - 1 - lengths, sources)
+    rows, lengths = len(directions) * batch, directions[0].lengths
+    size = max(longest, BLOCK_ELEMENTS // (rows * longest * types))
+    for first in range(0, positions, size):
+        last = min(first + size, positions)
+        out = lengths.new_full((last - first, longest, rows, types), -torch.inf, dtype=torch.double)
+        for d, p in enumerate(directions):
+            columns = slice(d * batch, (d + 1) * batch)
+            for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
+                out[lo - first :, longest - 1 - extra, columns] = score.transpose(0, 1)
+        inside = torch.arange(first, last, device=lengths.device)[:, None] < lengths
+        inside = inside.repeat(1, len(directions))
+        out.masked_fill_(~inside[:, None, :, None], -torch.inf)
+        yield slice(first, last + longest), out.cpu(), inside.cpu()
 
 
-def _scores_by_end(directions: list[Potentials], first: int, last: int) -> Tensor:
-    """Segment scores [last - first, L, R, C] by end, longest first, as the window is ordered."""
-    batch, _, longest, types = directions[0].sizes
-    rows = len(directions) * batch
-    out = directions[0].duration.new_full((last - first, longest, rows, types), -torch.inf)
-    for d, p in enumerate(directions):
-        columns = slice(d * batch, (d + 1) * batch)
-        for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
-            out[lo - first :, longest - 1 - extra, columns] = score.transpose(0, 1)
-    return out
+def _log_sum(x: np.ndarray, axis: int, out: np.ndarray) -> None:
+    """Log-sum-exp that takes -inf alone for what it is."""
+    top = x.max(axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        np.add(np.log(np.exp(x - top).sum(axis)), top.squeeze(axis), out=out)
+
+
+def _steps(
+    reduce: Callable[..., object],
+    buffer: Tensor,
+    alpha: Tensor,
+    scores: Tensor,
+    transition: Tensor,
+) -> None:
+    """The recurrence as it stands, for :func:`_log_sum` or the maximum."""
+    count, longest, rows, types = scores.shape
+    shape = (-1, len(transition), rows // len(transition), types)
+    window, ended, score = (x.numpy().reshape(shape) for x in (buffer, alpha, scores.flatten(0, 1)))
+    step = transition.numpy()[:, None]
+    for i in range(count):
+        segments = window[i : i + longest] + score[i * longest : (i + 1) * longest]
+        reduce(segments, axis=0, out=ended[i + 1])
+        reduce(ended[i + 1][..., None] + step, axis=-2, out=window[i + longest])
+
+
+def _product_steps(
+    buffer: Tensor, alpha: Tensor, scores: Tensor, transition: Tensor, steps: int
+) -> None:
+    """The recurrence as matrix products of exponentials, with a new common factor now and then."""
+    count, longest, rows, types = scores.shape
+    shape = (len(transition), rows // len(transition), types)
+    weights = scores.exp_().numpy().reshape(count, longest, *shape)
+    kernel = transition.exp().numpy()
+    product = np.empty((longest, *shape))
+    for first in range(0, count, steps):
+        size = min(steps, count - first)
+        live = buffer[first : first + longest]
+        base = live.amax((0, 2))[:, None]
+        base = torch.where(base.isfinite(), base, 0)
+        entered, ended = np.empty((longest + size, *shape)), np.empty((size, *shape))
+        entered[:longest] = (live - base).exp_().view(longest, *shape)
+        for i in range(size):
+            np.multiply(entered[i : i + longest], weights[first + i], out=product)
+            np.add.reduce(product, 0, out=ended[i])
+            np.matmul(ended[i], kernel, out=entered[i + longest])
+
+        def logarithm(x: np.ndarray, base: Tensor = base) -> Tensor:
+            return torch.from_numpy(x).view(-1, rows, types).log() + base
+
+        alpha[first + 1 : first + 1 + size] = logarithm(ended)
+        buffer[first + longest : first + longest + size] = logarithm(entered[longest:])
+
+
+def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
+    """For how many steps products of exponentials keep every digit; fewer than 1 where -inf forbids to say.
+
+    Where each type can follow each other and last one position, a step lets no entry of pre fall
+    below the largest of the step before by more than the lowest scores say, nor rise above the
+    window by more than the highest do.
+    """
+    longest, _, types = scores.shape[1:]
+    single = torch.where(inside[..., None], scores[:, -1], 0).min()
+    low, high = (float(x) for x in transition.aminmax())
+    fall = max(0.0, -low) + max(0.0, -float(single))
+    rise = max(0.0, high) + max(0.0, float(scores.max())) + math.log(longest * types)
+    limit = 500.0  # of 700, where float64's exponentials end
+    return int(min(limit / fall - longest if fall else limit, limit / rise if rise else limit))
 
 
 def expectations(
@@ -220,7 +297,9 @@ def expectations(
 
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
-    emission = (opened.cumsum(1) * inside[..., None]).to(start.dtype)
+    emission = (opened.cumsum(1).clamp_(min=0) * inside[..., None]).to(start.dtype)
+    if p.emission is not None:  # starts less ends need not cancel to the last bit
+        emission.masked_fill_(p.emission == -torch.inf, 0)
     transition = _expected_transitions(p, log_z, state) * weight[..., None]
     if gold is not None:
         counts = (emission, segment, start, end, duration, transition)
@@ -321,22 +400,41 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
 
 
 def best(p: Potentials) -> tuple[Tensor, Tensor]:
-    """The highest-scoring segmentation: labels [B, N] and starts [B, N]."""
-    batch, positions, _, types = p.sizes
-    alpha, _, _, (lengths, sources) = _scan([p], maximise=True)
+    """The highest-scoring segmentation: labels [B, N] and starts [B, N].
+
+    Ties go to the shorter segment and the lower type.
+    """
+    batch, positions, longest, types = p.sizes
+    transition, lengths = p.transition.double().cpu()[None], p.lengths.cpu()
+    alpha, buffer = _empty([p])
+    extra = np.zeros(alpha.shape, dtype=np.int64)  # lengths less one
+    for block, scores, _ in _blocks([p]):
+        _steps(np.maximum.reduce, buffer[block], alpha[block], scores, transition)
+        windows = scores.add_(buffer[block][:-1].unfold(0, longest, 1).permute(0, 3, 1, 2))
+        extra[block][1 : len(scores) + 1] = windows.numpy()[:, ::-1].argmax(1)
     # a state is (boundary, type of the segment that ends there); follow each to the state before
-    boundary = torch.arange(positions + 1, device=alpha.device)[:, None, None]
-    begins = (boundary - lengths - 1).clamp(min=0)  # [N+1, B, C]
-    source = sources.gather(0, begins)
-    previous = (begins * types + source).transpose(0, 1).reshape(batch, -1)
-    rows = torch.arange(batch, device=alpha.device)
-    state = p.lengths * types + (alpha[p.lengths, rows] + p.final).argmax(-1)
+    begins = np.arange(positions + 1)[:, None, None] - extra - 1
+    begins = begins.clip(min=0)  # [N+1, B, C]
+    size = max(1, BLOCK_ELEMENTS // (batch * types * types))
+    scored = (x[..., None] + transition for x in alpha.split(size))
+    source = np.concatenate([x.numpy().argmax(-2) for x in scored])
+    previous = begins * types + np.take_along_axis(source, begins, 0)
+    final = alpha[lengths, torch.arange(batch)] + p.final.cpu()
+    states = (lengths * types + final.argmax(-1)).tolist()
+    paths = [_walk(previous[:, b].ravel().tolist(), state, types) for b, state in enumerate(states)]
+    longest_path = max(map(len, paths))
+    padded = [path + [0] * (longest_path - len(path)) for path in paths]
+    path = torch.tensor(padded, device=p.lengths.device)
+    return _mark(path // types, path % types, positions, p.lengths)
+
+
+def _walk(previous: list[int], state: int, types: int) -> list[int]:
+    """The states from the last one back to boundary 0, whose states are the first ``types``."""
     path = [state]
-    for _ in range(int(p.lengths.max())):
-        state = previous.gather(1, state[:, None])[:, 0]
+    while state >= types:
+        state = previous[state]
         path.append(state)
-    states = torch.stack(path, 1)
-    return _mark(states // types, states % types, positions, p.lengths)
+    return path
 
 
 def _mark(boundaries: Tensor, types: Tensor, positions: int, lengths: Tensor) -> tuple:
