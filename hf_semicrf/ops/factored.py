@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -247,13 +248,14 @@ def _backward(ctx, weight: Tensor | None, *_):
     if weight is None:
         return (None,) * inputs
     saved = list(ctx.saved_tensors)
-    potentials = [saved.pop(0) if given else None for given in ctx.given]
+    tensors: list[Any] = [saved.pop(0) if given else None for given in ctx.given]
+    potentials = Potentials(*tensors)
     state, gold = saved[:4], saved[4:] or (None, None)
     with_segment = ctx.given[1] and ctx.needs_input_grad[1]
     counts = Expectations(
         *_expectations(*potentials, *state, weight, *gold, with_segment, True, ctx.backend)
     )
-    longest = potentials[4].shape[0]
+    longest = potentials.duration.shape[0]
     gradient = (*counts[:4], *(x[0] for x in counts.split(longest)))
     wanted = (
         g if needed else None for g, needed in zip(gradient, ctx.needs_input_grad, strict=False)

@@ -233,7 +233,7 @@ def _product_steps(
 
 
 def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
-    """For how many steps products of exponentials keep every digit; fewer than 1 where -inf forbids to say.
+    """For how many steps products of exponentials keep every digit; below 1 where -inf occurs.
 
     Where each type can follow each other and last one position, a step lets no entry of pre fall
     below the largest of the step before by more than the lowest scores say, nor rise above the

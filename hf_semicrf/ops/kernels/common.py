@@ -6,6 +6,9 @@ multiplied by log2(e) when they are read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -39,9 +42,9 @@ def index_dtype(count: int) -> torch.dtype:
     return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
 
 
-def contiguous(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def contiguous(tensors: Iterable[Tensor | None]) -> list[Any]:
     """The tensors with the last dimension fastest and no gaps, as the kernels address them."""
-    return tuple(x if x is None else x.contiguous() for x in tensors)
+    return [x if x is None else x.contiguous() for x in tensors]
 
 
 def power_of_two(x: int) -> int:
