@@ -25,8 +25,8 @@ class SemiCRFConfig(PretrainedConfig):
         max_segment_length: Longest segment L, in words.
         scorer: How hidden states score segments: "span", "boundary" or "sum".
         head_dropout: Probability of dropping a hidden unit before scoring.
-        threshold: Posterior that a segment has to exceed to be predicted; lower means more recall and
-            less precision. None predicts the most probable segmentation as a whole (Viterbi).
+        threshold: Posterior that a segment has to exceed to be predicted; lower means more recall
+            and less precision. None predicts the most probable segmentation as a whole (Viterbi).
         word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
         potentials: "factored", or "edge" to train and decode on the dense edge tensor.
         label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where

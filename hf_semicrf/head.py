@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from hf_semicrf import ops
 from hf_semicrf.scorers import INIT_STD, SCORERS
 
-
 POTENTIALS = ("factored", "edge")
 
 
@@ -110,7 +109,10 @@ class SemiCRF(nn.Module):
             torch.arange(types, device=device) == 0
         )
         p = ops.Potentials(
-            *scores,
+            emission=scores.emission,
+            segment=scores.segment,
+            start=scores.start,
+            end=scores.end,
             duration=self.duration_bias.masked_fill(long_outside, -torch.inf),
             transition=self.transition_bias,
             initial=self.initial_bias,
@@ -176,7 +178,7 @@ class SemiCRF(nn.Module):
         else:
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
             marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
-        if self.threshold is not None:
+        if self.threshold is not None and marginals.segment is not None:
             found = ops.minimum_risk(marginals.segment, p.lengths, self.threshold, self.backend)
         elif edge is None:
             found = ops.viterbi(p, backend=self.backend)[1:]

@@ -3,7 +3,8 @@
 A segmentation tiles the ``N`` positions of a sentence with segments ``(s, e, c)``: half-open, of
 length ``1..L`` and of type ``c``. Its score, in nats, is
 
-    score(y) = initial[c_1] + sum_j seg(s_j, e_j, c_j) + sum_{j>1} transition[c_{j-1}, c_j] + final[c_J]
+    score(y) = initial[c_1] + sum_j seg(s_j, e_j, c_j) + sum_{j>1} transition[c_{j-1}, c_j]
+               + final[c_J]
     seg(s, e, c) = segment[s, e-s-1, c] + sum_{s<=t<e} emission[t, c] + start[s, c] + end[e-1, c]
                    + duration[e-s-1, c]
 
@@ -13,7 +14,7 @@ Extraction", equations 1 to 3; the transition here does not depend on the durati
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -53,13 +54,15 @@ class Potentials(NamedTuple):
         """Batch size B, positions N, longest segment L and number of types C."""
         for tensor in (self.emission, self.segment, self.start, self.end):
             if tensor is not None:
-                return (tensor.shape[0], tensor.shape[1], *self.duration.shape)  # type: ignore[return-value]
+                batch, positions = tensor.shape[:2]
+                longest, types = self.duration.shape
+                return batch, positions, longest, types
         raise ValueError("expected at least one of emission, segment, start and end; all are None")
 
-    def map(self, function) -> Potentials:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Potentials:
         """Apply ``function`` to every floating-point tensor that is given."""
         *scores, lengths = self
-        return Potentials(*(None if x is None else function(x) for x in scores), lengths)
+        return Potentials._make([*(None if x is None else function(x) for x in scores), lengths])
 
 
 def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
