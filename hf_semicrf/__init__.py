@@ -10,8 +10,10 @@ from hf_semicrf.data import (
     prepare_tokenizer,
 )
 from hf_semicrf.head import SemiCRF
+from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.modeling_semicrf import SemiCRFForTokenClassification
 from hf_semicrf.segments import LabelScheme
+from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -21,9 +23,12 @@ __all__ = [
     "SemiCRFConfig",
     "SemiCRFDataCollator",
     "SemiCRFForTokenClassification",
+    "SemiCRFTrainer",
+    "SemiCRFTrainingArguments",
     "TokenizeAndAlign",
     "choose_max_segment_length",
     "prepare_tokenizer",
+    "seqeval_metrics",
 ]
 
 AutoConfig.register(SemiCRFConfig.model_type, SemiCRFConfig)

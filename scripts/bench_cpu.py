@@ -1,4 +1,4 @@
-"""Time a training step and decoding of the head on the CPU, beside flash-semicrf's head.
+"""Time the head and the dense contract on the CPU, beside flash-semicrf's head.
 
 python scripts/bench_cpu.py --out benchmarks/results/cpu.jsonl
 
@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 
 from hf_semicrf import SemiCRF
+from hf_semicrf.ops import semi_crf_triton_forward
 
 BATCH, POSITIONS, LONGEST, TYPES, HIDDEN = 8, 128, 8, 9, 64
 
@@ -56,6 +57,26 @@ def peer_calls(hidden, lengths, labels) -> dict[str, Callable[[], None]]:
     return {"step": step, "decode": decode}
 
 
+def dense_calls(lengths) -> dict[str, Callable[[], None]]:
+    """Each route of the dense contract that a CPU has, at K = L + 1."""
+    edge = torch.randn(BATCH, POSITIONS, LONGEST + 1, TYPES, TYPES)
+    trained = edge.clone().requires_grad_()
+
+    def infer(**arguments):
+        return lambda: semi_crf_triton_forward(edge, lengths + 1, **arguments)
+
+    def train(**arguments):
+        return lambda: semi_crf_triton_forward(trained, lengths + 1, **arguments).sum().backward()
+
+    return {
+        "dense: scan": infer(),
+        "dense: scan, max": infer(semiring="max"),
+        "dense: float64": infer(validate=True),
+        "dense: compiled, step": train(),
+        "dense: checkpoint, step": train(use_compile=False),
+    }
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -72,6 +93,7 @@ def main() -> None:
     starts = torch.ones_like(labels, dtype=torch.bool)
     starts[:, 1:] = (labels[:, 1:] != labels[:, :-1]) | (labels[:, 1:] == 0)
     calls = {("hf_semicrf", k): f for k, f in our_calls(hidden, lengths, labels, starts).items()}
+    calls |= {("hf_semicrf", k): f for k, f in dense_calls(lengths).items()}
     versions = {"torch": torch.__version__}
     try:
         versions["flash-semicrf"] = importlib.metadata.version("flash-semicrf")
@@ -101,7 +123,7 @@ def main() -> None:
             "commit": args.commit,
             **versions,
         }
-        print(f"{library:15} {mode:22} {row['ms']:9.2f} ms  (p20 {p20:.2f}, p80 {p80:.2f})")
+        print(f"{library:15} {mode:24} {row['ms']:9.2f} ms  (p20 {p20:.2f}, p80 {p80:.2f})")
         if args.out:
             with open(args.out, "a") as stream:
                 stream.write(json.dumps(row) + "\n")
