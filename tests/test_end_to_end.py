@@ -1,5 +1,4 @@
-"""The whole path in a few lines, as a user writes them: with the stock Trainer, from plain encoder to
-predictions of the reloaded model."""
+"""The whole path in a few lines, with the stock Trainer, as a user writes them."""
 
 from __future__ import annotations
 
