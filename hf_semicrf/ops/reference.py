@@ -209,27 +209,26 @@ def _product_steps(
 ) -> None:
     """The recurrence as matrix products of exponentials, with a new common factor now and then."""
     count, longest, rows, types = scores.shape
-    shape = (len(transition), rows // len(transition), types)
-    weights = scores.exp_().numpy().reshape(count, longest, *shape)
-    kernel = transition.exp().numpy()
-    product = np.empty((longest, *shape))
+    shape = (-1, len(transition), rows // len(transition), types)
+    window, sums = buffer.numpy().reshape(shape), alpha.numpy().reshape(shape)
+    weights = scores.numpy()
+    weights = np.exp(weights, out=weights).reshape(count, longest, *shape[1:])
+    kernel = np.exp(transition.numpy())
+    product = np.empty((longest, *shape[1:]))
     for first in range(0, count, steps):
         size = min(steps, count - first)
-        live = buffer[first : first + longest]
-        base = live.amax((0, 2))[:, None]
-        base = torch.where(base.isfinite(), base, 0)
-        entered, ended = np.empty((longest + size, *shape)), np.empty((size, *shape))
-        entered[:longest] = (live - base).exp_().view(longest, *shape)
+        live = window[first : first + longest]
+        base = live.max((0, 3), keepdims=True)
+        base = np.where(np.isfinite(base), base, 0.0)
+        entered, ended = np.empty((longest + size, *shape[1:])), np.empty((size, *shape[1:]))
+        np.exp(live - base, out=entered[:longest])
         for i in range(size):
             np.multiply(entered[i : i + longest], weights[first + i], out=product)
             np.add.reduce(product, 0, out=ended[i])
             np.matmul(ended[i], kernel, out=entered[i + longest])
-
-        def logarithm(x: np.ndarray, base: Tensor = base) -> Tensor:
-            return torch.from_numpy(x).view(-1, rows, types).log() + base
-
-        alpha[first + 1 : first + 1 + size] = logarithm(ended)
-        buffer[first + longest : first + longest + size] = logarithm(entered[longest:])
+        with np.errstate(divide="ignore"):
+            sums[first + 1 : first + 1 + size] = np.log(ended) + base
+            window[first + longest : first + longest + size] = np.log(entered[longest:]) + base
 
 
 def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
