@@ -32,14 +32,11 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import (
     LN2,
-    LOG2E,
     contiguous,
     finite,
     load_scaled,
-    log2,
     log_sum_exp2,
     power_of_two,
-    window_table,
 )
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import State
@@ -59,11 +56,10 @@ def _row(forward, backward, reverse, offset, c, count, none):
     return row
 
 
-# the table counts as unaligned: wide loads of it would spread a column over more threads
-@triton.jit(do_not_specialize=["table", "batch", "positions", "longest", "types"])
+@triton.jit(do_not_specialize=["batch", "positions", "longest", "types"])
 def scan_kernel(
     emission, segment, start, end, duration, transition, initial, final, lengths,
-    log_z, pre_out, alpha_out, offset_out, table,
+    log_z, pre_out, alpha_out, offset_out,
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr,
@@ -96,9 +92,6 @@ def scan_kernel(
     pre = _row(initial, final, reverse, 0, c, types, none)
     pre = tl.where(real, pre, minus_inf)
     shortest = load_scaled(duration, c, real, minus_inf)
-    table += (reverse * tl.num_programs(0) + tl.program_id(0)) * (2 * WINDOW * TYPES)
-    window_table(table, duration, longest, types, LOG2E, WINDOW, TYPES, LONG)
-    tl.debug_barrier()
     open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     rest_top = none + minus_inf
     rest_sum = none
@@ -136,7 +129,7 @@ def scan_kernel(
                 emission, segment, start, end, duration, pre_out, offset_out, first, kept, offset,
                 t0, length, reverse, longest, types, real, none, WINDOW, TYPES,
             )  # fmt: skip
-            open_segments = older_top + log2(older_sum)
+            open_segments = older_top + tl.log2(older_sum)
             open_segments = tl.where(older_sum > 0.0, open_segments, minus_inf)
             rest_top = tl.max(tl.where(row == 0, open_segments, minus_inf), 0) + em + leave
             rest_sum = none + 1.0
@@ -160,16 +153,16 @@ def scan_kernel(
             n = tl.where(reverse == 1, length - 1 - t, t + 1)
             at = (kept + n) * types
             if SOURCES == TYPES:
-                alpha = log2(total) + (top - new_shift)
+                weight = total * tl.exp2(top - new_shift)
+                alpha = tl.log2(weight)
                 if safe:
-                    weight = total * tl.exp2(top - new_shift)
-                    pre = log2(tl.sum(weight[:, None] * steps, 0)) + highest
+                    pre = tl.log2(tl.sum(weight[:, None] * steps, 0)) + highest
                 else:
                     pre = log_sum_exp2(alpha[:, None] + steps)
                 if KEEP:
                     tl.store(alpha_out + at + c, alpha, mask=real)
             else:
-                alpha = log2(total) + (top - new_shift)
+                alpha = tl.log2(total) + (top - new_shift)
                 tl.store(alpha_out + at + c, alpha, mask=real)
                 tl.debug_barrier()
                 pre = _enter_in_blocks(
@@ -184,18 +177,20 @@ def scan_kernel(
                 open_segments = tl.where(
                     row == t % WINDOW, newest[None, :], open_segments + (em - shift)[None, :]
                 )
-                following = (t + 1) % WINDOW
-                score = tl.load(table + (following + WINDOW) * TYPES + (c[None, :] - row * TYPES))
+                age = (t + 1) % WINDOW - row
+                if not LONG:
+                    age = age & (WINDOW - 1)
+                running = (age > 0) & (age < longest)
+                inside = running & real[None, :]
+                score = load_scaled(duration, age * types + c[None, :], inside, 0.0)
                 if segment is not None:
-                    age = following - row
-                    if not LONG:
-                        age = age & (WINDOW - 1)
                     begin = tl.where(reverse == 1, length - 2 - t, t + 1 - age)
                     offsets = ((first + begin) * longest + age) * types + c[None, :]
-                    oldest = tl.minimum(longest - 1, tl.where(t + 1 < length, t + 1, -1))
-                    inside = (age > 0) & (age <= oldest) & real[None, :]
+                    inside = inside & (age <= tl.where(t + 1 < length, t + 1, -1))
                     score += load_scaled(segment, offsets, inside, 0.0)
-                rest = open_segments + score
+                if LONG:
+                    running = running | (age == 0)
+                rest = tl.where(running, open_segments + score, minus_inf)
                 top = finite(tl.max(rest, 0))
                 rest_sum = tl.sum(tl.exp2(rest - top[None, :]), 0)
                 rest_top = top + (em1 + leave1 - new_shift)
@@ -226,7 +221,7 @@ def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, sourc
         shift = finite(new_top)
         total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(score - shift[None, :]), 0)
         top = new_top
-    return log2(total) + finite(top)
+    return tl.log2(total) + finite(top)
 
 
 @triton.jit
@@ -293,11 +288,7 @@ class Plan(NamedTuple):
         window = min(power_of_two(longest), max(2, MAX_WINDOW_ELEMENTS // tile))
         sources = tile if tile <= MAX_RESIDENT_TYPES else min(tile // 2, 32)
         elements = max(window * tile, sources * tile)
-        return cls(window, tile, sources, longest > window, max(1, min(16, elements // 1024)))
-
-    def table(self, programs: int, like: Tensor) -> Tensor:
-        """Room for each program's :func:`common.window_table`."""
-        return like.new_empty(programs, 2 * self.window, self.types)
+        return cls(window, tile, sources, longest > window, max(1, min(8, elements // 1024)))
 
     def options(self) -> dict[str, int | bool]:
         """The kernels' compile-time arguments."""
@@ -331,7 +322,7 @@ def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
     offset = p.duration.new_empty(shape, dtype=torch.float64)
     log_z = p.duration.new_empty(batch, dtype=torch.float64)
     scan_kernel[(batch, directions)](
-        *contiguous(p), log_z, pre, alpha, offset, plan.table(directions * batch, pre),
-        batch, positions, longest, types, KEEP=keep, **plan.options(),
+        *contiguous(p), log_z, pre, alpha, offset, batch, positions, longest, types,
+        KEEP=keep, **plan.options(),
     )  # fmt: skip
     return log_z, State(pre, alpha, offset)
