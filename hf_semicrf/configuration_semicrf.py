@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from hf_semicrf.head import POTENTIALS
-from hf_semicrf.scorers import SCORERS
+from hf_semicrf.head import check_settings
 from hf_semicrf.segments import LabelScheme
 
 WORD_POOLINGS = ("first", "mean")
+
+
+@cache
+def _scheme(id2label: tuple[tuple[int, str], ...], name: str | None) -> LabelScheme:
+    """The scheme of a label list, read once: every forward pass asks for it."""
+    return LabelScheme.from_labels(dict(id2label), name)
 
 
 class SemiCRFConfig(PretrainedConfig):
@@ -63,14 +69,9 @@ class SemiCRFConfig(PretrainedConfig):
             raise ValueError(
                 f"expected max_segment_length of at least 1 word, got {max_segment_length}"
             )
-        if scorer not in SCORERS:
-            raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
+        check_settings(scorer, threshold, potentials)
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
-        if potentials not in POTENTIALS:
-            raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
         if encoder_config is None:
             encoder_config = {"model_type": "bert"}
         if isinstance(encoder_config, dict):
@@ -99,7 +100,7 @@ class SemiCRFConfig(PretrainedConfig):
     @property
     def scheme(self) -> LabelScheme:
         """The labels read as a tagging scheme."""
-        return LabelScheme.from_labels(self.id2label, self.label_scheme)
+        return _scheme(tuple(self.id2label.items()), self.label_scheme)
 
     @property
     def labels(self) -> list[str]:

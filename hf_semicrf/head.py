@@ -8,9 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from hf_semicrf import ops
-from hf_semicrf.scorers import INIT_STD, SCORERS
+from hf_semicrf.scorers import SCORERS
 
+INIT_STD = 0.02
 POTENTIALS = ("factored", "edge")
+
+
+def check_settings(scorer: str, threshold: float | None, potentials: str) -> None:
+    """Refuse settings of a head that are out of range.
+
+    Raises:
+        ValueError: A name is unknown, or the threshold is no probability.
+    """
+    if scorer not in SCORERS:
+        raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
+    if potentials not in POTENTIALS:
+        raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
 
 
 class SemiCRFOutput(NamedTuple):
@@ -72,12 +87,7 @@ class SemiCRF(nn.Module):
             raise ValueError(
                 f"expected max_segment_length of at least 1 position, got {max_segment_length}"
             )
-        if scorer not in SCORERS:
-            raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
-        if potentials not in POTENTIALS:
-            raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
+        check_settings(scorer, threshold, potentials)
         self.threshold = threshold
         self.dense = potentials == "edge"
         self.backend = backend
@@ -90,7 +100,7 @@ class SemiCRF(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the head's own parameters anew; the scorer draws its own."""
+        """Draw the head's own parameters anew; the scorer's layers have their own way."""
         for parameter in self.parameters(recurse=False):
             nn.init.normal_(parameter, std=INIT_STD)
 
@@ -155,7 +165,7 @@ class SemiCRF(nn.Module):
         with torch.no_grad():
             found, found_starts, marginals = self._decode(p, edge, segment_marginals)
             posteriors = None
-            if marginals.segment is not None:
+            if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals)
 

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.head import SemiCRF, SemiCRFOutput
+from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
@@ -319,8 +319,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no probability.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
+        check_settings(self.config.scorer, threshold, self.config.potentials)
         self.config.threshold = self.classifier.threshold = threshold
 
     def predict(

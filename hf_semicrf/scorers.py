@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 from torch.utils.checkpoint import checkpoint
 
-INIT_STD = 0.02
 CHUNK_ELEMENTS = 1 << 26  # span features held at once, before they are recomputed
 
 

@@ -262,7 +262,8 @@ def minimum_risk(
         final=nothing,
         lengths=lengths,
     )
-    return viterbi(p, backend)[1:]
+    p = _checked(p)
+    return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
