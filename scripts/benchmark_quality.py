@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from hf_semicrf import (
     prepare_tokenizer,
 )
 from hf_semicrf.corpora import label_names, read_corpus
+from hf_semicrf.evaluation import breakdown
 from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
@@ -50,7 +50,6 @@ HEADS: dict[str, dict | None] = {
     "default": {},
 }
 SPLITS = ("train", "validation", "test")
-CALIBRATION_BINS = 10
 
 
 def head_settings(name: str) -> dict | None:
@@ -89,34 +88,6 @@ def semicrf_entities(model, sentences, tokenizer) -> list[list[tuple]]:
     """Entities (start, end, type, score) of a semi-CRF; a score is the segment's posterior."""
     found = model.predict(sentences, tokenizer, batch_size=64)
     return [[(e["start"], e["end"], e["label"], e["score"]) for e in row] for row in found]
-
-
-def breakdown(gold: list[list[tuple]], found: list[list[tuple]]) -> dict[str, float | dict]:
-    """Recall by length and on neighbours of one type; calibration of the entity scores."""
-    hits: dict[str, list[bool]] = defaultdict(list)
-    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for truth, guesses in zip(gold, found, strict=True):
-        spans = {guess[:3] for guess in guesses}
-        for start, end, label in truth:
-            length = end - start
-            bucket = "1" if length == 1 else "2" if length == 2 else "3-4" if length < 5 else "5+"
-            hits[bucket].append((start, end, label) in spans)
-            if any(t == label and (e == start or s == end) for s, e, t in truth):
-                hits["neighbours"].append((start, end, label) in spans)
-        for *span, score in guesses:
-            right = tuple(span) in truth
-            bins[min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)].append((score, right))
-    total = sum(map(len, bins.values()))
-    gaps = (abs(sum(s for s, _ in b) - sum(r for _, r in b)) for b in bins.values())
-    return {
-        "recall": {name: sum(hit) / len(hit) for name, hit in sorted(hits.items())},
-        "gold": {name: len(hit) for name, hit in sorted(hits.items())},
-        "calibration_error": sum(gaps) / total if total else 0.0,
-        "reliability": {
-            str(k): [len(b), sum(s for s, _ in b) / len(b), sum(r for _, r in b) / len(b)]
-            for k, b in sorted(bins.items())
-        },
-    }
 
 
 def run(args: argparse.Namespace) -> dict:

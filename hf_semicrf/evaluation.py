@@ -1,0 +1,134 @@
+"""What a tagger is good at: entities by length, on neighbours of one type, and calibration.
+
+A reliability diagram and its error need a probability for each entity, which `predict` gives; the
+scores per type are in `metrics`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Span = tuple[int, int, str]
+ScoredSpan = tuple[int, int, str, float]
+
+LENGTHS = ("1", "2", "3-4", "5+")
+
+
+def breakdown(
+    gold: Sequence[Iterable[Span]], found: Sequence[Iterable[ScoredSpan]], bins: int = 10
+) -> dict[str, Any]:
+    """Scores of entities by their length and on neighbours, and how far a score can be trusted.
+
+    An entity is right if its type and both boundaries are. The expected calibration error is the
+    distance between the mean score and the precision of the entities in a bin of scores, averaged
+    over the entities.
+
+    Args:
+        gold: The entities of each sentence, (first word, word after the last, type).
+        found: What a tagger found in each sentence, with the probability that it gives each.
+        bins: Bins of equal width on 0..1.
+
+    Returns:
+        A dictionary that can be written as JSON:
+
+        - ``lengths``: for each of `LENGTHS` (words) that occurs, its ``precision``, ``recall``,
+          ``f1``, ``number`` (in the truth) and ``predicted``;
+        - ``neighbours``: the same of entities that touch another of their type, in the truth for
+          the recall and in the prediction for the precision;
+        - ``calibration_error``: in 0..1, 0 where nothing was found;
+        - ``reliability``: of each bin that is not empty, from the lowest scores to the highest, its
+          ``low`` and ``high`` end, ``score`` (the mean), ``precision`` and ``predicted``.
+
+    Raises:
+        ValueError: The two differ in length, a score is no probability, or there is no bin.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
+    """
+    if len(gold) != len(found):
+        raise ValueError(
+            f"expected as many sentences found as gold ({len(gold)}), got {len(found)}"
+        )
+    if bins < 1:
+        raise ValueError(f"expected at least one bin, got {bins}")
+    truth = [{(start, end, label) for start, end, label in row} for row in gold]
+    said = [{(start, end, label): score for start, end, label, score in row} for row in found]
+    for row in said:
+        for span, score in row.items():
+            if not 0 <= score <= 1 + 1e-4:  # float32 rounds past 1
+                raise ValueError(f"expected scores in 0..1, got {score} for the entity {span}")
+    by_length = _scores(truth, said, lambda span, _: _length(span))
+    neighbours = _scores(truth, said, lambda span, row: _touches(span, row) and "neighbours")
+    return {
+        "lengths": {name: by_length[name] for name in LENGTHS if name in by_length},
+        "neighbours": neighbours.get("neighbours", _ratios(0, 0, 0, 0)),
+        **_calibration(truth, said, bins),
+    }
+
+
+def _length(span: Span) -> str:
+    """The one of `LENGTHS` that a span belongs to."""
+    words = span[1] - span[0]
+    return "5+" if words > 4 else "3-4" if words > 2 else str(words)
+
+
+def _touches(span: Span, spans: Iterable[Span]) -> bool:
+    """Whether a span ends where another of its type begins, or begins where one ends."""
+    start, end, label = span
+    return any(t == label and (e == start or s == end) for s, e, t in spans)
+
+
+def _scores(
+    truth: Sequence[Iterable[Span]],
+    said: Sequence[Iterable[Span]],
+    group: Callable[[Span, Iterable[Span]], str | bool],
+) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each group of entities; a group is found among the own side's."""
+    hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: {"truth": [], "said": []})
+    for gold, found in zip(truth, said, strict=True):
+        for side, own, other in (("truth", gold, found), ("said", found, gold)):
+            for span in own:
+                if name := group(span, own):
+                    hits[str(name)][side].append(span in other)
+    return {
+        name: _ratios(sum(h["said"]), len(h["said"]), sum(h["truth"]), len(h["truth"]))
+        for name, h in hits.items()
+    }
+
+
+def _ratios(right: int, predicted: int, recalled: int, number: int) -> dict[str, float]:
+    precision = right / predicted if predicted else 0.0
+    recall = recalled / number if number else 0.0
+    both = precision + recall
+    f1 = 2 * precision * recall / both if both else 0.0
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "number": number,
+        "predicted": predicted,
+    }
+
+
+def _calibration(
+    truth: Sequence[set[Span]], said: Sequence[Mapping[Span, float]], bins: int
+) -> dict[str, Any]:
+    """The error and the bins of `breakdown`."""
+    members: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for gold, found in zip(truth, said, strict=True):
+        for span, score in found.items():
+            members[min(int(score * bins), bins - 1)].append((score, span in gold))
+    reliability = [
+        {
+            "low": index / bins,
+            "high": (index + 1) / bins,
+            "score": sum(score for score, _ in inside) / len(inside),
+            "precision": sum(right for _, right in inside) / len(inside),
+            "predicted": len(inside),
+        }
+        for index, inside in sorted(members.items())
+    ]
+    total = sum(row["predicted"] for row in reliability)
+    gaps = (row["predicted"] * abs(row["score"] - row["precision"]) for row in reliability)
+    return {"calibration_error": sum(gaps) / total if total else 0.0, "reliability": reliability}
