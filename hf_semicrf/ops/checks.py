@@ -1,0 +1,150 @@
+"""What every public operation asks of its tensors, and which back end runs.
+
+No other room validates potentials or picks a back end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops.potentials import Potentials
+
+try:
+    import triton
+except ImportError:  # CPU builds of PyTorch come without it
+    triton = None
+
+Backend = Literal["auto", "torch", "triton"]
+
+_AXES = {
+    "emission": "BNC",
+    "segment": "BNLC",
+    "start": "BNC",
+    "end": "BNC",
+    "duration": "LC",
+    "transition": "CC",
+    "initial": "C",
+    "final": "C",
+    "lengths": "B",
+}
+
+
+def resolve_backend(backend: Backend, device: torch.device) -> str:
+    """The back end that runs for tensors on ``device``.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: An explicit request cannot be met.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
+    if backend == "auto":
+        return "triton" if device.type == "cuda" and triton is not None else "torch"
+    if backend == "triton":
+        if triton is None:
+            raise RuntimeError('expected triton to be installed for backend="triton"; it is not')
+        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+            raise RuntimeError(
+                'expected tensors on a CUDA device for backend="triton", or TRITON_INTERPRET=1 in '
+                f"the environment before triton is imported; got tensors on {device}"
+            )
+    return backend
+
+
+def checked(p: Potentials) -> Potentials:
+    """The potentials in float32 or float64, once their shapes are known to fit.
+
+    Values of ``lengths`` are checked on the CPU only: on a GPU that would wait for the device.
+    """
+    missing = [k for k in ("duration", "transition", "initial", "final", "lengths")
+               if getattr(p, k) is None]  # fmt: skip
+    if missing:
+        raise ValueError(f"expected potentials {', '.join(missing)}; got None")
+    given = {name: x for name, x in p._asdict().items() if x is not None}
+    for name, x in given.items():
+        if x.ndim != len(_AXES[name]):
+            axes = ", ".join(_AXES[name])
+            raise ValueError(f"expected {name} of shape [{axes}], got {list(x.shape)}")
+    if min(p.sizes) < 1:
+        raise ValueError(
+            "expected at least one sentence, position, segment length and type, "
+            f"got [B, N, L, C] = {list(p.sizes)}"
+        )
+    size = dict(zip("BNLC", p.sizes, strict=True))
+    dtype = torch.float32
+    for name, tensor in given.items():
+        shape = [size[axis] for axis in _AXES[name]]
+        if list(tensor.shape) != shape:
+            raise ValueError(f"expected {name} of shape {shape}, got {list(tensor.shape)}")
+        if tensor.device != p.lengths.device:
+            raise ValueError(f"expected {name} on {p.lengths.device}, got {tensor.device}")
+        if name == "lengths":
+            if not _is_integer(tensor):
+                raise ValueError(f"expected integer lengths, got {tensor.dtype}")
+        elif not tensor.is_floating_point():
+            raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}")
+        else:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in p.lengths.aminmax())
+        if low < 1 or high > size["N"]:
+            raise ValueError(f"expected lengths in 1..{size['N']}, got {low}..{high}")
+    return p.map(lambda x: x.to(dtype))._replace(lengths=p.lengths.long())
+
+
+def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+    """The labels as int64, once the segmentation is one; values are checked on the CPU only."""
+    shape = p.sizes[:2]
+    if labels.shape != shape or starts.shape != shape:
+        raise ValueError(
+            f"expected labels and starts of shape {list(shape)}, "
+            f"got {list(labels.shape)} and {list(starts.shape)}"
+        )
+    if starts.dtype != torch.bool:
+        raise ValueError(f"expected starts of dtype bool, got {starts.dtype}")
+    if not _is_integer(labels):
+        raise ValueError(f"expected integer labels, got {labels.dtype}")
+    device = p.lengths.device
+    if labels.device != device or starts.device != device:
+        raise ValueError(
+            f"expected labels and starts on {device}, got {labels.device} and {starts.device}"
+        )
+    labels = labels.long()
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return labels
+    inside = torch.arange(shape[1]) < p.lengths[:, None]
+    types = p.sizes[3]
+    wrong = labels[inside & ((labels < 0) | (labels >= types))]
+    if len(wrong):
+        raise ValueError(f"expected labels in 0..{types - 1}, got {int(wrong[0])}")
+    if not starts[:, 0].all():
+        raise ValueError("expected a segment to start at position 0 of every sentence")
+    if ((labels[:, 1:] != labels[:, :-1]) & ~starts[:, 1:] & inside[:, 1:]).any():
+        raise ValueError("expected one type a segment, got a change of label without a start")
+    return labels
+
+
+def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
+    """Refuse a tensor that cannot fit, before anything is allocated."""
+    if torch.compiler.is_compiling():
+        return
+    needed = math.prod(shape) * like.element_size()
+    if like.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(like.device) - torch.cuda.memory_allocated(like.device)
+        free = torch.cuda.mem_get_info(like.device)[0] + cached
+    else:
+        free = psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryError(
+            f"the dense edge tensor {list(shape)} in {like.dtype} needs {needed:,} bytes, and "
+            f"{like.device} has {free:,} free; factored potentials need none of it"
+        )
+
+
+def _is_integer(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

@@ -1,0 +1,80 @@
+"""One segmentation for each sentence: the most probable, or the one with the least risk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops import factored
+from hf_semicrf.ops.checks import Backend, checked, resolve_backend
+from hf_semicrf.ops.potentials import Potentials
+
+
+def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
+    """The segmentation with the highest score.
+
+    O(N (L C + C^2)) time, O(N C) memory. Not differentiable in the path; the score is.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Returns:
+        Score [B] in nats, labels [B, N] and starts [B, N].
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    back_end = resolve_backend(backend, p.lengths.device)
+    labels, starts = factored.best(p, back_end)
+    score = factored.segmentation_score(p, labels, starts, back_end)
+    return score.to(p.duration.dtype), labels, starts
+
+
+def minimum_risk(
+    segment: Tensor, lengths: Tensor, threshold: float = 0.5, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The segmentation with the most expected correct segments, less ``threshold`` for each.
+
+    Type 0 is the outside, which counts nothing and has segments of length 1: of all tilings, the
+    one with the highest sum of ``segment - threshold`` over its segments of other types. The F1 of
+    a corpus is highest at a threshold of half its value (Lipton et al., 2014), so below 0.5.
+    O(N L C) time.
+
+    Args:
+        segment: Posterior of each segment, by start and length less one [B, N, L, C], as
+            :func:`marginals` returns it.
+        lengths: Positions of each sentence [B].
+        threshold: What a segment's posterior has to exceed, in 0..1.
+        backend: Which implementation runs.
+
+    Returns:
+        Labels [B, N] and starts [B, N].
+
+    Raises:
+        ValueError: The threshold is out of range, or shapes do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Goodman (1996), "Parsing Algorithms and Metrics", for segments instead of constituents.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"expected a threshold in 0..1, got {threshold}")
+    if segment.ndim != 4:
+        raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
+    longest, types = segment.shape[2:]
+    gain = segment - threshold
+    gain[..., 0] = -torch.inf
+    gain[:, :, 0, 0] = 0
+    nothing = segment.new_zeros(types)
+    p = Potentials(
+        segment=gain,
+        duration=segment.new_zeros(longest, types),
+        transition=segment.new_zeros(types, types),
+        initial=nothing,
+        final=nothing,
+        lengths=lengths,
+    )
+    p = checked(p)
+    return factored.best(p, resolve_backend(backend, p.lengths.device))

@@ -1,0 +1,77 @@
+"""The partition function, the score of a segmentation, and the loss that the two make."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hf_semicrf.ops import factored
+from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend
+from hf_semicrf.ops.potentials import Potentials
+
+
+def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
+    """Log-sum of the scores of all segmentations: log Z, in nats.
+
+    Differentiable once in every potential; the gradient is the expected counts. ``-inf`` where no
+    segmentation is legal. O(N (L C + C^2)) time; O(N C) memory with a gradient.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Returns:
+        Log Z [B], in the potentials' dtype, float32 at least.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Sarawagi and Cohen (2004), equation 5, with the source type reduced once a boundary.
+    """
+    p = checked(p)
+    log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
+    return log_z.to(p.duration.dtype)
+
+
+def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+    """Score of one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
+
+    Differentiable in every potential. O(N) time.
+
+    Args:
+        p: Potentials.
+        labels: Type of each position [B, N]; past the length anything.
+        starts: Whether a segment starts at the position [B, N] bool.
+
+    Returns:
+        Score [B], in the potentials' dtype, float32 at least.
+
+    Raises:
+        ValueError: Shapes do not fit; on the CPU also where a label is out of range, position 0
+            starts no segment, or the type changes inside a segment.
+    """
+    p = checked(p)
+    labels = checked_labels(p, labels, starts)
+    back_end = resolve_backend("auto", p.lengths.device)
+    return factored.segmentation_score(p, labels, starts, back_end).to(p.duration.dtype)
+
+
+def negative_log_likelihood(
+    p: Potentials, labels: Tensor, starts: Tensor, backend: Backend = "auto"
+) -> Tensor:
+    """``log Z - score(labels, starts)`` in nats [B]; the difference is taken in float64.
+
+    Args:
+        p: Potentials.
+        labels: Type of each position [B, N].
+        starts: Whether a segment starts at the position [B, N] bool.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: As :func:`segmentation_score`.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    labels = checked_labels(p, labels, starts)
+    back_end = resolve_backend(backend, p.lengths.device)
+    return factored.negative_log_likelihood(p, labels, starts, back_end).to(p.duration.dtype)

@@ -1,0 +1,116 @@
+"""What the distribution says of positions and segments, and how uncertain it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops import factored
+from hf_semicrf.ops.checks import Backend, checked, resolve_backend
+from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.reference import bounds
+
+
+class Marginals(NamedTuple):
+    """Posterior probabilities.
+
+    Args:
+        token: That position n lies in a segment of type c [B, N, C].
+        start: That a segment of type c starts at n [B, N, C].
+        end: That n is the last position of a segment of type c [B, N, C].
+        segment: Of each segment, by start and length less one [B, N, L, C]; None unless asked for.
+    """
+
+    token: Tensor
+    start: Tensor
+    end: Tensor
+    segment: Tensor | None = None
+
+
+def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
+    """Posterior probabilities of types, starts and ends at each position, and of segments.
+
+    O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``.
+
+    Args:
+        p: Potentials.
+        segment: Whether to return the [B, N, L, C] posterior of every segment too.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    _, counts = factored.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    token, start, end, of_segments = (
+        x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
+        for x in (counts.emission, counts.start, counts.end, counts.segment)
+    )
+    return Marginals(token, start, end, of_segments if segment else None)
+
+
+def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
+    """Entropy of the distribution over segmentations, in nats [B]: log Z less the expected score.
+
+    Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    dtype, p = p.duration.dtype, p.map(Tensor.double)
+    with_segment = p.segment is not None
+    log_z, counts = factored.expectations(
+        p, with_segment, resolve_backend(backend, p.lengths.device)
+    )
+    expected = torch.zeros_like(log_z)
+    every = (*counts[:4], *counts.split(p.duration.shape[0]))
+    for potential, count in zip(p[:-1], every, strict=True):
+        if potential is not None:
+            # an impossible event contributes nothing: 0 * -inf is 0 here
+            expected += torch.where(potential.isfinite(), count * potential, 0).flatten(1).sum(1)
+    return torch.where(log_z > -torch.inf, log_z - expected, torch.nan).to(dtype)
+
+
+def segment_sums(segment: Tensor) -> Marginals:
+    """Marginals of types, starts and ends from those of all segments.
+
+    Args:
+        segment: Posterior of each segment, by start and length less one [B, N, L, C].
+    """
+    start = segment.sum(2)
+    end = torch.zeros_like(start)
+    for extra in range(min(segment.shape[1:3])):
+        end[:, extra:] += segment[:, : segment.shape[1] - extra, extra]
+    opened = start.to(torch.float64, copy=True)
+    opened[:, 1:] -= end[:, :-1]
+    return Marginals(opened.cumsum(1).to(start.dtype), start, end, segment)
+
+
+def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """Read a tensor over all segments at the segments of one segmentation.
+
+    Args:
+        values: Any value of each segment, by start and length less one [B, N, L, C].
+        labels: Type of each position [B, N], -1 past the length.
+        starts: Whether a segment starts at the position [B, N] bool.
+        lengths: Positions of each sentence [B].
+
+    Returns:
+        For each position the value of the segment that covers it [B, N]; 0 past the length.
+    """
+    _, positions, longest, types = values.shape
+    inside, begin, ends = bounds(starts, lengths)
+    n = torch.arange(positions, device=values.device)
+    last = torch.where(ends, n, positions - 1).flip(1).cummin(1).values.flip(1)
+    index = (begin * longest + last - begin) * types + labels
+    read = values.flatten(1).gather(1, torch.where(inside, index, 0))
+    return torch.where(inside, read, 0)
