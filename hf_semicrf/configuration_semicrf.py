@@ -10,6 +10,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from hf_semicrf.head import check_settings
+from hf_semicrf.hub import AUTO_MAP, write_shim
 from hf_semicrf.segments import LabelScheme
 
 WORD_POOLINGS = ("first", "mean")
@@ -110,3 +111,23 @@ class SemiCRFConfig(PretrainedConfig):
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The encoder's text configuration: its vocabulary, width and positions."""
         return self.encoder_config.get_text_config(*args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to remember: every save names the Auto classes; the stock way copies files."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write config.json, and the shim through which the Auto classes find this package.
+
+        Args:
+            save_directory: The folder.
+            **kwargs: What every configuration takes, such as ``push_to_hub``.
+        """
+        self.auto_map = dict(AUTO_MAP)  # one that was loaded from the Hub names its repository
+        if not os.path.isfile(save_directory):  # which the base class refuses
+            write_shim(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _upload_modified_files(self, working_dir: str, *args: Any, **kwargs: Any) -> Any:
+        write_shim(working_dir)  # anew, so that it counts as modified
+        return super()._upload_modified_files(working_dir, *args, **kwargs)

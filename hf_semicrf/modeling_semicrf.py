@@ -211,6 +211,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         )  # fmt: skip
         return model
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to remember: every save names the Auto classes; the stock way copies files."""
+
     def use_tokenizer(self, tokenizer: Any) -> None:
         """Remember which tokens start a word, for inputs that come without ``word_mask``.
 
