@@ -14,7 +14,7 @@ help:  ## Show the targets
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,bench]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
 	@touch $@
 
 demo: $(VENV)/installed  ## Make a PII corpus, train on it, evaluate, save, reload and tag (CPU, minutes)

@@ -11,6 +11,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.report import markdown_table, type_table
 
 TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
 
@@ -123,7 +124,7 @@ def render_card(
         max_segment_length=config.max_segment_length,
         training_data=f", on {dataset}" if dataset else "",
         model_id=model_id or "path/to/this/folder",
-        types=_table(
+        types=markdown_table(
             ("type", "entities in the training data"),
             [(name, counts.get(name, "unknown")) for name in scheme.types[1:]],
         ),
@@ -138,36 +139,10 @@ def render_card(
 def _evaluation(metrics: Mapping[str, float] | None, split: str) -> str:
     if not metrics:
         return "No scores were given to this card.\n"
-    names = [key.removesuffix("_number") for key in metrics if key.endswith("_number")]
-    scores = ("precision", "recall", "f1")
-    rows = [
-        (
-            name,
-            *(_percent(metrics[f"{name}_{score}"]) for score in scores),
-            int(metrics[f"{name}_number"]),
-        )
-        for name in sorted(names)
-    ]
-    total = sum(row[-1] for row in rows)
-    rows.append(("all", *(_percent(metrics[f"overall_{score}"]) for score in scores), total))
-    return (
-        f"Exact entity matches on the {split} data, in percent.\n\n"
-        f"{_table(('type', 'precision', 'recall', 'F1', 'entities'), rows)}"
-    )
+    return f"Exact entity matches on the {split} data, in percent.\n\n{type_table(metrics)}"
 
 
 def _training(training: Mapping[str, Any] | None) -> str:
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     settings = {**(training or {}), "versions": versions}
-    return _table(("setting", "value"), list(settings.items()))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
-    def line(cells: tuple) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
-
-    return line(header) + line(("---",) * len(header)) + "".join(map(line, rows))
+    return markdown_table(("setting", "value"), list(settings.items()))

@@ -1,0 +1,179 @@
+"""Scores for readers: Markdown tables and a picture, for model cards and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RATIOS = ("precision", "recall", "f1")
+BLUE, LIGHT, GREY, ORANGE = "#2b6cb0", "#bcd4ec", "#6b7280", "#dd6b20"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, a line a row; bars in cells are escaped."""
+
+    def line(cells: Sequence[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+
+    return line(header) + line(["---"] * len(header)) + "".join(map(line, rows))
+
+
+def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The scores of each entity type that occurs, by name.
+
+    Args:
+        metrics: Scores as `entity_scores` names them, without a prefix.
+
+    Returns:
+        For each type its ``precision``, ``recall``, ``f1`` and ``number``.
+    """
+    names = sorted(key.removesuffix("_number") for key in metrics if key.endswith("_number"))
+    return {
+        name: {score: metrics[f"{name}_{score}"] for score in (*RATIOS, "number")} for name in names
+    }
+
+
+def type_table(metrics: Mapping[str, float]) -> str:
+    """Precision, recall and F1 of each entity type and of all, in percent, as Markdown.
+
+    Args:
+        metrics: Scores as `entity_scores` names them, without a prefix.
+    """
+    types = type_rows(metrics)
+    total = sum(int(row["number"]) for row in types.values())
+    overall = {score: metrics[f"overall_{score}"] for score in RATIOS}
+    return _score_table("type", {**types, "all": {**overall, "number": total}})
+
+
+def length_table(breakdown: Mapping[str, Any]) -> str:
+    """Precision, recall and F1 by entity length and on neighbours, in percent, as Markdown.
+
+    Args:
+        breakdown: As `evaluation.breakdown` returns it.
+    """
+    rows = {f"{name} {'word' if name == '1' else 'words'}": row
+            for name, row in breakdown["lengths"].items()}  # fmt: skip
+    if breakdown["neighbours"]["number"] or breakdown["neighbours"]["predicted"]:
+        rows["next to one of its type"] = breakdown["neighbours"]
+    return _score_table("entities of", rows)
+
+
+def reliability_table(breakdown: Mapping[str, Any]) -> str:
+    """Mean score and precision of the entities in each bin of scores, in percent, as Markdown.
+
+    Args:
+        breakdown: As `evaluation.breakdown` returns it.
+    """
+    rows = [
+        (
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            _percent(row["score"]),
+            _percent(row["precision"]),
+            row["predicted"],
+        )
+        for row in breakdown["reliability"]
+    ]
+    return markdown_table(("score", "mean score", "precision", "entities"), rows)
+
+
+def plot_scores(
+    path: str | Path,
+    breakdown: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Draw F1 by entity length, a reliability diagram and, given metrics, F1 by type.
+
+    Args:
+        path: The picture to write; its suffix tells the format (.png, .svg, .pdf).
+        breakdown: As `evaluation.breakdown` returns it.
+        metrics: Scores as `entity_scores` names them, without a prefix.
+
+    Raises:
+        RuntimeError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RuntimeError("plots need matplotlib: pip install hf_semicrf[plots]") from None
+    types = type_rows(metrics or {})
+    panels, size = [["lengths", "reliability"]], (7.6, 3.6)
+    if len(types) > 10:  # a long list stands beside the other two
+        panels, size = [["types", "lengths"], ["types", "reliability"]], (8.6, 7.2)
+    elif types:
+        panels, size = [["types", "lengths", "reliability"]], (11.6, 3.6)
+    figure = Figure((size[0], max(size[1], 0.9 + 0.22 * len(types))), layout="constrained")
+    axes_of = figure.subplot_mosaic(panels)
+    if types:
+        _draw_types(axes_of["types"], types)
+    _draw_lengths(axes_of["lengths"], breakdown)
+    _draw_reliability(axes_of["reliability"], breakdown)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, length=0)
+        axes.title.set_size(10)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_types(axes: Axes, types: Mapping[str, Mapping[str, float]]) -> None:
+    """Bars of the F1 of each type, best on top."""
+    ranked = sorted(types.items(), key=lambda item: item[1]["f1"])
+    f1 = [100 * row["f1"] for _, row in ranked]
+    bars = axes.barh([name for name, _ in ranked], f1, 0.7, color=LIGHT)
+    axes.bar_label(bars, [f"{value:.1f}" for value in f1], padding=3, fontsize=8)
+    axes.set(title="F1 by entity type", xlim=(0, 112), xticks=range(0, 101, 25))
+    axes.set_ylim(len(ranked) - max(len(ranked), 4) - 0.6, len(ranked) - 0.4)
+
+
+def _draw_lengths(axes: Axes, breakdown: Mapping[str, Any]) -> None:
+    """Bars of F1 with marks of precision and recall, and the number of entities below."""
+    rows = dict(breakdown["lengths"])
+    if breakdown["neighbours"]["number"]:
+        rows["next to\nits type"] = breakdown["neighbours"]
+    places = range(len(rows))
+    axes.bar(places, [100 * row["f1"] for row in rows.values()], 0.62, color=LIGHT, label="F1")
+    for score, mark, colour in (("precision", "^", ORANGE), ("recall", "o", BLUE)):
+        values = [100 * row[score] for row in rows.values()]
+        axes.plot(places, values, mark, color=colour, markersize=5, label=score)
+    names = [f"{name}\nn={int(row['number']):,}" for name, row in rows.items()]
+    axes.set_xticks(places, names)
+    axes.set(title="Scores by entity length (words)", ylim=(0, 118), yticks=range(0, 101, 25))
+    axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center")
+
+
+def _draw_reliability(axes: Axes, breakdown: Mapping[str, Any]) -> None:
+    """Precision over mean score, a point a bin, its area the share of entities in the bin."""
+    rows = breakdown["reliability"]
+    total = sum(row["predicted"] for row in rows)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, zorder=1)
+    scores, precisions = ([row[name] for row in rows] for name in ("score", "precision"))
+    axes.plot(scores, precisions, color=BLUE, linewidth=1.2, zorder=2)
+    sizes = [12 + 300 * row["predicted"] / total for row in rows]
+    axes.scatter(scores, precisions, sizes, color=BLUE, alpha=0.8, zorder=3, linewidths=0)
+    axes.set(
+        title=f"Calibration: error {100 * breakdown['calibration_error']:.1f} %",
+        xlabel="score (probability of the segment)",
+        ylabel="share that is right",
+        xlim=(0, 1.02),
+        ylim=(0, 1.04),
+    )
+    axes.xaxis.label.set_size(8)
+    axes.yaxis.label.set_size(8)
+    axes.set_aspect("equal")
+
+
+def _score_table(first: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    return markdown_table(
+        (first, "precision", "recall", "F1", "entities"),
+        [
+            (name, *(_percent(row[score]) for score in RATIOS), int(row["number"]))
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
