@@ -60,8 +60,8 @@ def results(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> dict
     """Everything that a back end computes, by name."""
     p = leaves(p)
     nll = ops.negative_log_likelihood(p, labels, starts, backend=backend)
-    # sentences of different weight, one of them 0
-    weight = torch.arange(len(nll), device=nll.device, dtype=nll.dtype).flip(0)
+    # sentences of different weight, one of them 0, the others negative
+    weight = -torch.arange(len(nll), device=nll.device, dtype=nll.dtype).flip(0)
     scores = given(p)
     gradient = torch.autograd.grad(nll @ weight, list(scores.values()))
     out = {"negative_log_likelihood": nll.detach()}

@@ -296,7 +296,8 @@ def expectations(
 
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
-    emission = (opened.cumsum(1).clamp_(min=0) * inside[..., None]).to(start.dtype)
+    sign = weight[..., None].sign()  # rounding must not change it
+    emission = ((opened.cumsum(1) * sign).clamp_(min=0) * sign * inside[..., None]).to(start.dtype)
     if p.emission is not None:  # starts less ends need not cancel to the last bit
         emission.masked_fill_(p.emission == -torch.inf, 0)
     transition = _expected_transitions(p, log_z, state) * weight[..., None]

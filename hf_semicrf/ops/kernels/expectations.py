@@ -185,9 +185,10 @@ def counts_kernel(
 
         token = opened_before[None, :] * scale + tl.cumsum(started, 0)
         token -= tl.cumsum(ended, 0) - ended
-        # starts less ends need not cancel to the last bit
+        # starts less ends need not cancel to the last bit; the weight has its own sign
         forbidden = _row(emission, n, length, c, types, none) == -float("inf")
-        token = tl.where((n < length)[:, None] & ~forbidden, tl.maximum(token, 0.0), 0.0)
+        token = tl.where(w < 0.0, tl.minimum(token, 0.0), tl.maximum(token, 0.0))
+        token = tl.where((n < length)[:, None] & ~forbidden, token, 0.0)
         if gold_labels is not None:
             token -= tl.where(gold_type, w, 0.0)
             closed = tl.load(gold_lengths + b * positions + n - 1,
