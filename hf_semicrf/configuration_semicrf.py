@@ -30,8 +30,17 @@ class SemiCRFConfig(PretrainedConfig):
         labels: Tag names in the order of their ids, such as ``["O", "B-PER", "I-PER"]``; another
             way to give ``id2label``.
         max_segment_length: Longest segment L, in words.
-        scorer: How hidden states score segments: "span", "boundary" or "sum".
+        scorer: How hidden states score segments: "sum", "boundary", "mlp", "entity", "length",
+            "biaffine", "pointer", "span" or "span_max" (see ``hf_semicrf.scorers``), or several
+            joined by "+", which are added.
         head_dropout: Probability of dropping a hidden unit before scoring.
+        head_width: Units of the head's own hidden layers.
+        mix_layers: How many of the encoder's last layers the head reads, in a learned mix; 0 for
+            the last one alone. Its embeddings count as one.
+        context: A mixer of neighbouring words before scoring: "convolution", "lstm" or None.
+        label_smoothing: Share of the training target that is spread over all types.
+        token_loss: Weight in training of a cross-entropy on each word's type.
+        temperature: What all scores are divided by in decoding; above 1 the model is less sure.
         threshold: Posterior that a segment has to exceed to be predicted; lower means more recall
             and less precision. None predicts the most probable segmentation as a whole (Viterbi).
         word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
@@ -56,6 +65,12 @@ class SemiCRFConfig(PretrainedConfig):
         max_segment_length: int = 8,
         scorer: str = "boundary",
         head_dropout: float = 0.1,
+        head_width: int = 192,
+        mix_layers: int = 0,
+        context: str | None = None,
+        label_smoothing: float = 0.0,
+        token_loss: float = 0.0,
+        temperature: float = 1.0,
         threshold: float | None = 0.4,
         word_pooling: str = "first",
         potentials: str = "factored",
@@ -70,7 +85,17 @@ class SemiCRFConfig(PretrainedConfig):
             raise ValueError(
                 f"expected max_segment_length of at least 1 word, got {max_segment_length}"
             )
-        check_settings(scorer, threshold, potentials)
+        check_settings(
+            scorer,
+            threshold,
+            potentials,
+            temperature,
+            context,
+            head_width,
+            mix_layers,
+            label_smoothing,
+            token_loss,
+        )
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
         if encoder_config is None:
@@ -90,6 +115,12 @@ class SemiCRFConfig(PretrainedConfig):
         self.max_segment_length = max_segment_length
         self.scorer = scorer
         self.head_dropout = head_dropout
+        self.head_width = head_width
+        self.mix_layers = mix_layers
+        self.context = context
+        self.label_smoothing = label_smoothing
+        self.token_loss = token_loss
+        self.temperature = temperature
         self.threshold = threshold
         self.word_pooling = word_pooling
         self.potentials = potentials

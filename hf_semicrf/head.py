@@ -6,22 +6,44 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from hf_semicrf import ops
-from hf_semicrf.scorers import SCORERS
+from hf_semicrf.context import CONTEXTS
+from hf_semicrf.scorers import ScorerSettings, build_scorer, check_scorer
 
 INIT_STD = 0.02
 POTENTIALS = ("factored", "edge")
 
 
-def check_settings(scorer: str, threshold: float | None, potentials: str) -> None:
+def check_settings(
+    scorer: str,
+    threshold: float | None,
+    potentials: str,
+    temperature: float = 1.0,
+    context: str | None = None,
+    width: int = 192,
+    mix_layers: int = 0,
+    label_smoothing: float = 0.0,
+    token_loss: float = 0.0,
+) -> None:
     """Refuse settings of a head that are out of range.
 
     Raises:
-        ValueError: A name is unknown, or the threshold is no probability.
+        ValueError: A name is unknown, or a number out of range.
     """
-    if scorer not in SCORERS:
-        raise ValueError(f"expected a scorer among {sorted(SCORERS)}, got {scorer!r}")
+    check_scorer(scorer)
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"expected a temperature above 0, got {temperature}")
+    if context is not None and context not in CONTEXTS:
+        raise ValueError(f"expected a context among {sorted(CONTEXTS)} or None, got {context!r}")
+    for name, number, least in (("width", width, 2), ("mix_layers", mix_layers, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"expected {name} as an int of at least {least}, got {number!r}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"expected label_smoothing in 0..1, below 1, got {label_smoothing}")
+    if token_loss < 0:
+        raise ValueError(f"expected a token_loss of at least 0, got {token_loss}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
     if potentials not in POTENTIALS:
@@ -32,11 +54,13 @@ class SemiCRFOutput(NamedTuple):
     """What the head computes.
 
     Args:
-        nll: Negative log-likelihood of the given segmentation [B], nats; None without one.
+        nll: Negative log-likelihood of the given segmentation [B], nats; None without one. In
+            training, plus what ``label_smoothing`` and ``token_loss`` add.
         labels: Types of the decoded segmentation [B, N]; None if not decoded, as all that follows.
         starts: Segment starts of the decoded segmentation [B, N].
         segment_posteriors: Probability of the decoded segment that covers each position [B, N].
         marginals: Posterior probabilities of types, starts, ends and segments.
+        potentials: What all this was computed from, before the temperature.
     """
 
     nll: Tensor | None = None
@@ -44,6 +68,7 @@ class SemiCRFOutput(NamedTuple):
     starts: Tensor | None = None
     segment_posteriors: Tensor | None = None
     marginals: ops.Marginals | None = None
+    potentials: ops.Potentials | None = None
 
 
 class SemiCRF(nn.Module):
@@ -56,10 +81,20 @@ class SemiCRF(nn.Module):
         hidden_size: Width H of the hidden states.
         num_types: Segment types C, the outside type included.
         max_segment_length: Longest segment L, in positions.
-        scorer: How hidden states score segments: "span", "boundary" or "sum".
+        scorer: How hidden states score segments: a name of ``scorers.SCORERS``, or several joined
+            by "+", which are added.
         dropout: Probability of dropping a hidden unit before scoring.
         threshold: Posterior that a segment has to exceed to be decoded (``ops.minimum_risk``: it
             trades recall for precision); None to decode the most probable segmentation as a whole.
+        temperature: What all potentials are divided by in decoding and posteriors; above 1 the
+            model is less sure. Source: Guo et al. (2017).
+        context: A mixer of neighbouring states before the scorer: "convolution", "lstm" or None.
+        width: Units of the hidden layers of scorer and context.
+        mix_layers: States that a position comes with, whose learned mix is scored; 0 for one state.
+        label_smoothing: Share of the training target that is spread evenly: a one-position segment
+            of any type everywhere.
+        token_loss: Weight in training of a cross-entropy between the emissions and each position's
+            type, in nats.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
         backend: Implementation of the dynamic programs on factored potentials.
@@ -78,6 +113,12 @@ class SemiCRF(nn.Module):
         threshold: float | None = 0.4,
         potentials: str = "factored",
         backend: ops.Backend = "auto",
+        temperature: float = 1.0,
+        context: str | None = None,
+        width: int = 192,
+        mix_layers: int = 0,
+        label_smoothing: float = 0.0,
+        token_loss: float = 0.0,
     ):
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
@@ -87,11 +128,28 @@ class SemiCRF(nn.Module):
             raise ValueError(
                 f"expected max_segment_length of at least 1 position, got {max_segment_length}"
             )
-        check_settings(scorer, threshold, potentials)
+        check_settings(
+            scorer,
+            threshold,
+            potentials,
+            temperature,
+            context,
+            width,
+            mix_layers,
+            label_smoothing,
+            token_loss,
+        )
         self.threshold = threshold
+        self.temperature = temperature
+        self.label_smoothing = label_smoothing
+        self.token_loss = token_loss
         self.dense = potentials == "edge"
         self.backend = backend
-        self.scorer = SCORERS[scorer](hidden_size, num_types, max_segment_length, dropout)
+        settings = ScorerSettings(hidden_size, num_types, max_segment_length, dropout, width)
+        self.context = None if context is None else CONTEXTS[context](settings)
+        self.scorer = build_scorer(scorer, settings)
+        # logarithms of the layers' weights, times their number
+        self.mix_bias = nn.Parameter(torch.empty(mix_layers)) if mix_layers else None
         # 'bias' in the name keeps weight decay away from them
         self.duration_bias = nn.Parameter(torch.empty(max_segment_length, num_types))
         self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
@@ -108,11 +166,17 @@ class SemiCRF(nn.Module):
         """The potentials of a batch, float32 at least.
 
         Args:
-            hidden: Hidden states [B, N, H].
+            hidden: Hidden states [B, N, H], or [B, N, K H] of ``mix_layers`` K layers side by side.
             lengths: Positions of each sentence [B].
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = self.scorer(hidden.to(self.duration_bias.dtype))
+            hidden = hidden.to(self.duration_bias.dtype)
+            if self.mix_bias is not None:
+                layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
+                hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
+            if self.context is not None:
+                hidden = self.context(hidden, lengths)
+            scores = self.scorer(hidden)
         longest, types = self.duration_bias.shape
         device = hidden.device
         long_outside = (torch.arange(longest, device=device) > 0)[:, None] & (
@@ -143,7 +207,7 @@ class SemiCRF(nn.Module):
         """Score a segmentation, find the best one, or both.
 
         Args:
-            hidden: Hidden states [B, N, H].
+            hidden: Hidden states [B, N, H], or [B, N, K H] with ``mix_layers`` K.
             lengths: Positions of each sentence [B], 1..N.
             labels: Type of each position [B, N] of the segmentation to score, or None.
             starts: Its segment starts [B, N] bool.
@@ -158,16 +222,18 @@ class SemiCRF(nn.Module):
         nll = None
         if labels is not None and starts is not None:
             nll = self._nll(p, edge, labels, starts)
+            if self.training:
+                nll = nll + self._regularizer(p, labels, starts)
         if decode is None:
             decode = not self.training
         if not decode:
-            return SemiCRFOutput(nll)
+            return SemiCRFOutput(nll, potentials=p)
         with torch.no_grad():
             found, found_starts, marginals = self._decode(p, edge, segment_marginals)
             posteriors = None
             if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
-        return SemiCRFOutput(nll, found, found_starts, posteriors, marginals)
+        return SemiCRFOutput(nll, found, found_starts, posteriors, marginals, p)
 
     def _nll(
         self, p: ops.Potentials, edge: Tensor | None, labels: Tensor, starts: Tensor
@@ -178,11 +244,30 @@ class SemiCRF(nn.Module):
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
         return log_z - ops.segmentation_score(p, labels, starts)
 
+    def _regularizer(self, p: ops.Potentials, labels: Tensor, starts: Tensor) -> Tensor | float:
+        """What training adds to the negative log-likelihood [B], nats."""
+        added: Tensor | float = 0.0
+        if self.label_smoothing:
+            # the cross-entropy with a target e*uniform + (1 - e)*gold is
+            # nll + e * (score of the gold - expected score of the uniform)
+            surplus = ops.segmentation_score(p, labels, starts) - expected_word_score(p)
+            added = added + self.label_smoothing * surplus
+        if self.token_loss and p.emission is not None:
+            inside = torch.arange(labels.shape[1], device=labels.device) < p.lengths[:, None]
+            types = torch.where(inside, labels, -100)
+            loss = cross_entropy(p.emission.transpose(1, 2), types, reduction="none")
+            added = added + self.token_loss * loss.sum(1)
+        return added
+
     def _decode(
         self, p: ops.Potentials, edge: Tensor | None, segment: bool
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
         """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
-        p, segment = p.map(Tensor.detach), segment or self.threshold is not None
+        segment = segment or self.threshold is not None
+        if self.temperature != 1:
+            p = p.map(lambda x: x / self.temperature)
+            edge = None if edge is None else edge / self.temperature
+        p = p.map(Tensor.detach)
         if edge is None:
             marginals = ops.marginals(p, segment=segment, backend=self.backend)
         else:
@@ -195,3 +280,18 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+def expected_word_score(p: ops.Potentials) -> Tensor:
+    """Mean score [B] of segmentations into single positions, each of any type independently.
+
+    Args:
+        p: Potentials; finite for segments of length 1.
+    """
+    words = p.duration[0].mean()
+    for part in (p.emission, p.start, p.end, None if p.segment is None else p.segment[:, :, 0]):
+        if part is not None:
+            words = words + part.mean(-1)
+    inside = torch.arange(p.sizes[1], device=p.lengths.device) < p.lengths[:, None]
+    total = torch.where(inside, words, 0).sum(1) + (p.lengths - 1) * p.transition.mean()
+    return total + p.initial.mean() + p.final.mean()

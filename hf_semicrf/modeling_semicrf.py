@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput, logging
 
+from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
@@ -32,6 +33,12 @@ HEAD_ARGUMENTS = (
     "max_segment_length",
     "scorer",
     "head_dropout",
+    "head_width",
+    "mix_layers",
+    "context",
+    "label_smoothing",
+    "token_loss",
+    "temperature",
     "threshold",
     "word_pooling",
     "potentials",
@@ -51,6 +58,8 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
             while training.
         segment_posteriors: Probability of the decoded segment that covers each word's first
             sub-word [B, T], on request.
+        potentials: Scores of all segmentations, before the temperature, and the labels' one, on
+            request.
         hidden_states: The encoder's, on request.
         attentions: The encoder's, on request.
     """
@@ -58,6 +67,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     segment_posteriors: Tensor | None = None
+    potentials: Scored | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -104,6 +114,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if encoder is None:
             extra = _accepted(built.__init__, add_pooling_layer=False)
             encoder = built._from_config(config.encoder_config, **extra)
+        states = getattr(config.get_text_config(), "num_hidden_layers", config.mix_layers) + 1
+        if config.mix_layers > states:
+            raise ValueError(
+                f"expected mix_layers of at most {states}, the encoder's layers and its "
+                f"embeddings, got {config.mix_layers}"
+            )
         self.text_encoder = encoder
         self.classifier = SemiCRF(
             hidden_size=config.encoder_config.get_text_config().hidden_size,
@@ -113,6 +129,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             dropout=config.head_dropout,
             threshold=config.threshold,
             potentials=config.potentials,
+            temperature=config.temperature,
+            context=config.context,
+            width=config.head_width,
+            mix_layers=config.mix_layers,
+            label_smoothing=config.label_smoothing,
+            token_loss=config.token_loss,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         embeddings = encoder.get_input_embeddings()
@@ -238,6 +260,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         output_segment_posteriors: bool = False,
+        output_potentials: bool = False,
         return_dict: bool | None = None,
     ) -> SemiCRFTokenClassifierOutput | tuple[Tensor, ...]:
         """Tag a batch, and score its labels where they are given.
@@ -255,6 +278,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             output_attentions: Whether to return the encoder's attentions.
             output_hidden_states: Whether to return the encoder's hidden states.
             output_segment_posteriors: Whether to return the decoded segments' probabilities.
+            output_potentials: Whether to return the scores of all segmentations and the one that
+                the labels say, instead of decoding.
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
@@ -268,10 +293,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        mixed = self.config.mix_layers > 0
         encoded = self._encode(
             inputs,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_hidden_states=True if mixed else output_hidden_states,
         )
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
         scheme = self.config.scheme
@@ -286,11 +312,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             types[:, 0] = torch.where(empty, 0, types[:, 0])
             starts[:, 0] |= empty
         head = self.classifier(
-            self._word_states(encoded.last_hidden_state, lattice, input_ids, attention_mask),
+            self._word_states(self._states(encoded), lattice, input_ids, attention_mask),
             lattice.lengths.clamp(min=1),
             types,
             starts,
-            decode=not self.training,
+            decode=not (self.training or output_potentials),
             segment_marginals=output_segment_posteriors or scheme.marks_ends,
         )
         loss = None
@@ -307,7 +333,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             loss=loss,
             logits=logits,
             segment_posteriors=posteriors,
-            hidden_states=encoded.get("hidden_states"),
+            potentials=Scored(head.potentials, types, starts) if output_potentials else None,
+            hidden_states=None if mixed and not output_hidden_states else encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -325,6 +352,23 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """
         check_settings(self.config.scorer, threshold, self.config.potentials)
         self.config.threshold = self.classifier.threshold = threshold
+
+    def set_temperature(self, temperature: float) -> None:
+        """Change how sure decoding and posteriors are, here and in the configuration.
+
+        Args:
+            temperature: What all scores are divided by; 1 leaves them as they were trained.
+
+        Raises:
+            ValueError: It is not above 0.
+        """
+        check_settings(
+            self.config.scorer,
+            self.config.threshold,
+            self.config.potentials,
+            temperature=temperature,
+        )
+        self.config.temperature = self.classifier.temperature = temperature
 
     def predict(
         self, texts: Sequence[str | Sequence[str]], tokenizer: Any, batch_size: int = 32
@@ -355,6 +399,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 
+    def _states(self, encoded: ModelOutput) -> Tensor:
+        """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""
+        count = self.config.mix_layers
+        return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
+
     def _word_mask(
         self,
         input_ids: Tensor | None,
@@ -381,7 +430,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """Hidden states of the words [B, N, H] from those of the sub-words [B, T, H]."""
+        """Hidden states of the words [B, N, ...] from those of the sub-words [B, T, ...]."""
         if self.config.word_pooling == "first":
             return lattice.gather(hidden)
         if input_ids is None or not self.config.has_word_starts:

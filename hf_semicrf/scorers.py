@@ -1,8 +1,13 @@
-"""From hidden states to the scores of a semi-Markov CRF."""
+"""From hidden states to the scores of a semi-Markov CRF.
+
+A scorer is one name or several joined by "+", whose scores add up: "boundary+biaffine". All read
+the hidden states of single positions; none holds anything as wide as them for every segment.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +15,7 @@ from torch.nn.functional import gelu, pad
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 26  # span features held at once, before they are recomputed
+BLOCK = 64  # positions whose segments one product of start and end states scores
 
 
 class Scores(NamedTuple):
@@ -28,13 +34,31 @@ class Scores(NamedTuple):
     end: Tensor | None = None
 
 
+class ScorerSettings(NamedTuple):
+    """What every scorer is built from.
+
+    Args:
+        hidden_size: Width H of the hidden states.
+        num_types: Segment types C, the outside type included.
+        max_segment_length: Longest segment L, in positions.
+        dropout: Probability of dropping a hidden unit before scoring.
+        width: Units of a scorer's own hidden layer.
+    """
+
+    hidden_size: int
+    num_types: int
+    max_segment_length: int
+    dropout: float = 0.1
+    width: int = 192
+
+
 class SumScorer(nn.Module):
     """A segment scores the sum of its positions' emissions."""
 
-    def __init__(self, hidden_size: int, num_types: int, max_segment_length: int, dropout: float):
+    def __init__(self, s: ScorerSettings):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.emission = nn.Linear(hidden_size, num_types)
+        self.dropout = nn.Dropout(s.dropout)
+        self.emission = nn.Linear(s.hidden_size, s.num_types)
 
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
@@ -44,10 +68,10 @@ class SumScorer(nn.Module):
 class BoundaryScorer(nn.Module):
     """Emissions, and scores for the first and the last position of a segment."""
 
-    def __init__(self, hidden_size: int, num_types: int, max_segment_length: int, dropout: float):
+    def __init__(self, s: ScorerSettings):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(hidden_size, 3 * num_types)
+        self.dropout = nn.Dropout(s.dropout)
+        self.projection = nn.Linear(s.hidden_size, 3 * s.num_types)
 
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
@@ -55,58 +79,233 @@ class BoundaryScorer(nn.Module):
         return Scores(emission=emission, start=start, end=end)
 
 
-class SpanScorer(nn.Module):
-    """Boundary scores, and a score of each segment as a whole.
+class MLPScorer(nn.Module):
+    """Boundary scores through a hidden layer on each state."""
 
-    The segment's first and last states, the mean of its states and its width are projected and
-    added, then a GELU and a linear layer give one score a type. The projections come before the
-    mean, so that nothing as wide as the hidden states is ever held for every segment.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_types: int,
-        max_segment_length: int,
-        dropout: float,
-        width: int = 192,
-    ):
+    def __init__(self, s: ScorerSettings):
         super().__init__()
-        self.boundary = BoundaryScorer(hidden_size, num_types, max_segment_length, dropout)
-        self.projection = nn.Linear(hidden_size, 3 * width)
-        self.width = nn.Embedding(max_segment_length, width)
-        self.inner_dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, num_types)
+        self.dropout = nn.Dropout(s.dropout)
+        self.inner = nn.Linear(s.hidden_size, s.width)
+        self.boundary = BoundaryScorer(s._replace(hidden_size=s.width))
+
+    def forward(self, hidden: Tensor) -> Scores:
+        """Hidden states [B, N, H] to scores."""
+        return self.boundary(gelu(self.inner(self.dropout(hidden))))
+
+
+class EntityScorer(nn.Module):
+    """Boundary scores that all types but the outside share: a rare type learns from the others."""
+
+    def __init__(self, s: ScorerSettings):
+        super().__init__()
+        self.num_types = s.num_types
+        self.boundary = BoundaryScorer(s._replace(num_types=1))
 
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         scores = self.boundary(hidden)
-        first, last, content = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
-        # the sums of the first n states; float32, as a mean is a difference of two of them
-        sums = pad(content.float().cumsum(1), (0, 0, 1, 0))
+        emission, start, end = (
+            _for_entities(score, self.num_types)
+            for score in (scores.emission, scores.start, scores.end)
+        )
+        return Scores(emission=emission, start=start, end=end)
+
+
+class LengthScorer(nn.Module):
+    """A score of each length and type, read off the state where the segment starts."""
+
+    def __init__(self, s: ScorerSettings):
+        super().__init__()
+        self.dropout = nn.Dropout(s.dropout)
+        self.projection = nn.Linear(s.hidden_size, s.max_segment_length * s.num_types)
+        self.shape = (s.max_segment_length, s.num_types)
+
+    def forward(self, hidden: Tensor) -> Scores:
+        """Hidden states [B, N, H] to scores."""
+        return Scores(segment=self.projection(self.dropout(hidden)).unflatten(-1, self.shape))
+
+
+class BiaffineScorer(nn.Module):
+    """A product of the states where a segment starts and ends, of low rank: ``U h_s . V h_e``.
+
+    Args:
+        s: The settings.
+        per_type: Whether each type has its own product, of ``width / 8`` dimensions. Else one of
+            ``width / 2`` serves all types but the outside, and knows the segment's length: both
+            states are rotated by their position.
+
+    Source: Dozat and Manning (2017), Yu et al. (2020) for entities; the shared one is Su et al.
+    (2022), "Global Pointer", equation 4.
+    """
+
+    def __init__(self, s: ScorerSettings, per_type: bool = True):
+        super().__init__()
+        self.per_type = per_type
+        self.num_types, self.longest = s.num_types, s.max_segment_length
+        self.products = s.num_types if per_type else 1
+        self.rank = 2 * max(1, s.width // (16 if per_type else 4))  # rotations turn pairs
+        self.dropout = nn.Dropout(s.dropout)
+        self.projection = nn.Linear(s.hidden_size, 2 * self.products * self.rank)
+
+    def forward(self, hidden: Tensor) -> Scores:
+        """Hidden states [B, N, H] to scores."""
+        both = self.projection(self.dropout(hidden)).chunk(2, dim=-1)
+        first, last = (x.unflatten(-1, (self.products, self.rank)) for x in both)
+        if not self.per_type:
+            first, last = _rotate(first), _rotate(last)
+        segment = banded_products(first, last, self.longest) / math.sqrt(self.rank)
+        return Scores(segment=segment if self.per_type else _for_entities(segment, self.num_types))
+
+
+class SpanScorer(nn.Module):
+    """Boundary scores, and a score of each segment as a whole.
+
+    The segment's first and last states, its content (the mean or the maximum of its states) and its
+    width are projected and added, then a GELU and a linear layer give one score a type.
+    """
+
+    def __init__(self, s: ScorerSettings, content: Literal["mean", "max"] = "mean"):
+        super().__init__()
+        self.content = content
+        self.boundary = BoundaryScorer(s)
+        self.projection = nn.Linear(s.hidden_size, 3 * s.width)
+        self.width = nn.Embedding(s.max_segment_length, s.width)
+        self.inner_dropout = nn.Dropout(s.dropout)
+        self.output = nn.Linear(s.width, s.num_types)
+
+    def forward(self, hidden: Tensor) -> Scores:
+        """Hidden states [B, N, H] to scores."""
+        scores = self.boundary(hidden)
+        states = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
         positions, longest = hidden.shape[1], len(self.width.weight)
-        size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
+        size = max(1, CHUNK_ELEMENTS // (states[0][:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):
             n = torch.arange(begin, min(begin + size, positions), device=hidden.device)
             if size < positions and torch.is_grad_enabled():
-                chunk = checkpoint(self._segments, first, last, sums, n, use_reentrant=False)
+                chunk = checkpoint(self._segments, *states, n, use_reentrant=False)
             else:
-                chunk = self._segments(first, last, sums, n)
+                chunk = self._segments(*states, n)
             chunks.append(chunk)
         return scores._replace(segment=torch.cat(chunks, 1))
 
-    def _segments(self, first: Tensor, last: Tensor, sums: Tensor, begins: Tensor) -> Tensor:
+    def _segments(self, first: Tensor, last: Tensor, inside: Tensor, begins: Tensor) -> Tensor:
         """Scores [B, n, L, C] of the segments of all lengths that begin at ``begins`` [n]."""
-        lengths = torch.arange(1, len(self.width.weight) + 1, device=begins.device)
-        ends = (begins[:, None] + lengths).clamp(max=first.shape[1])  # [n, L], half-open
-        mean = (sums[:, ends] - sums[:, begins, None]) / lengths[:, None]
-        features = first[:, begins, None] + last[:, ends - 1] + mean.to(last.dtype)
+        extra = torch.arange(len(self.width.weight), device=begins.device)
+        lasts = (begins[:, None] + extra).clamp(max=first.shape[1] - 1)  # [n, L]
+        content = inside[:, lasts]
+        if self.content == "max":
+            content = content.cummax(2).values
+        else:
+            content = (content.float().cumsum(2) / (extra + 1)[:, None]).to(first.dtype)
+        features = first[:, begins, None] + last[:, lasts] + content
         return self.output(self.inner_dropout(gelu(features + self.width.weight)))
+
+
+class MaxSpanScorer(SpanScorer):
+    """A `SpanScorer` whose content is the maximum of the states."""
+
+    def __init__(self, s: ScorerSettings):
+        super().__init__(s, "max")
+
+
+class PointerScorer(BiaffineScorer):
+    """A `BiaffineScorer` with one product that all entity types share."""
+
+    def __init__(self, s: ScorerSettings):
+        super().__init__(s, per_type=False)
+
+
+class AddedScorers(nn.Module):
+    """The sum of several scorers."""
+
+    def __init__(self, terms: list[nn.Module]):
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, hidden: Tensor) -> Scores:
+        """Hidden states [B, N, H] to scores."""
+        total = Scores()
+        for term in self.terms:
+            total = Scores(*(_plus(a, b) for a, b in zip(total, term(hidden), strict=True)))
+        return total
 
 
 SCORERS: dict[str, type[nn.Module]] = {
     "sum": SumScorer,
     "boundary": BoundaryScorer,
+    "mlp": MLPScorer,
+    "entity": EntityScorer,
+    "length": LengthScorer,
+    "biaffine": BiaffineScorer,
+    "pointer": PointerScorer,
     "span": SpanScorer,
+    "span_max": MaxSpanScorer,
 }
+
+
+def check_scorer(name: str) -> None:
+    """Refuse a name that is not one scorer, or several different ones joined by "+".
+
+    Raises:
+        ValueError: A scorer is unknown, or named twice.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if part not in SCORERS:
+            raise ValueError(
+                f'expected a scorer among {sorted(SCORERS)}, or several joined by "+", got {name!r}'
+            )
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"expected every scorer once, got {name!r}")
+
+
+def build_scorer(name: str, settings: ScorerSettings) -> nn.Module:
+    """The scorer of a name that `check_scorer` accepts."""
+    terms = [SCORERS[part](settings) for part in name.split("+")]
+    return terms[0] if len(terms) == 1 else AddedScorers(terms)
+
+
+def banded_products(first: Tensor, last: Tensor, longest: int) -> Tensor:
+    """Products of the states where each segment starts and ends.
+
+    Blocks of starts meet the ends that they reach in one matrix product each, so that neither all
+    pairs [N, N] nor the states of all segments are held.
+
+    Args:
+        first: States of starts [B, N, P, R].
+        last: States of ends [B, N, P, R].
+        longest: Longest segment L.
+
+    Returns:
+        ``sum_r first[b, n, p, r] * last[b, n + l, p, r]`` [B, N, L, P]; 0 past the last position.
+    """
+    positions = first.shape[1]
+    size = min(BLOCK, positions)
+    extra = -positions % size
+    first = pad(first, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, size))
+    ends = pad(last, (0, 0, 0, 0, 0, extra + longest - 1)).unfold(1, size + longest - 1, size)
+    scores = torch.einsum("bknpr,bkprm->bknmp", first, ends)
+    n = torch.arange(size, device=first.device)
+    reach = n[:, None] + torch.arange(longest, device=first.device)  # [size, L]
+    return scores[:, :, n[:, None], reach].flatten(1, 2)[:, :positions]
+
+
+def _rotate(states: Tensor) -> Tensor:
+    """Turn pairs of dimensions of states [B, N, P, R] by angles that grow with the position."""
+    half = states.shape[-1] // 2
+    n = torch.arange(states.shape[1], device=states.device, dtype=states.dtype)
+    speed = 10000 ** (-torch.arange(half, device=states.device, dtype=states.dtype) / half)
+    angle = (n[:, None] * speed)[:, None]
+    one, two = states.chunk(2, dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([one * cos - two * sin, one * sin + two * cos], -1)
+
+
+def _for_entities(score: Tensor, num_types: int) -> Tensor:
+    """A score [..., 1] for each type but the outside [..., C], which gets 0."""
+    return pad(score.expand(*score.shape[:-1], num_types - 1), (1, 0))
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

@@ -1,0 +1,162 @@
+"""Fit the two numbers of decoding, temperature and threshold, on held-out sentences.
+
+Both are read off the potentials, so the encoder runs once over the sentences whatever is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_semicrf import ops
+from hf_semicrf.ops.reference import bounds
+
+TEMPERATURES = (0.25, 8.0)
+THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
+SEARCH_STEPS = 14  # each leaves 0.62 of the interval: 0.4 % of the temperature in the end
+TINY = 1e-9  # log of a probability that rounds to 0
+
+
+class Scored(NamedTuple):
+    """A batch of sentences with the scores of all their segmentations and with the true one.
+
+    Args:
+        potentials: Scores in nats, not divided by a temperature.
+        labels: Types of the true segmentation [B, N]; past the length anything.
+        starts: Its segment starts [B, N] bool.
+    """
+
+    potentials: ops.Potentials
+    labels: Tensor
+    starts: Tensor
+
+    def tempered(self, temperature: float) -> ops.Potentials:
+        """The potentials divided by a temperature."""
+        return self.potentials.map(lambda x: x / temperature)
+
+
+def sentence_loss(batch: Scored, temperature: float) -> Tensor:
+    """Negative log-likelihood of the true segmentations at a temperature, summed, in nats."""
+    nll = ops.negative_log_likelihood(batch.tempered(temperature), batch.labels, batch.starts)
+    return nll.double().sum()
+
+
+def segment_loss(batch: Scored, temperature: float) -> Tensor:
+    """Log loss of the posteriors of all entity segments at a temperature, summed, in nats.
+
+    Each segment of a type other than the outside either is a true entity or is none.
+    """
+    posterior = ops.marginals(batch.tempered(temperature), segment=True).segment
+    assert posterior is not None
+    gold = segment_mask(batch.labels, batch.starts, batch.potentials)[..., 1:]
+    right = torch.where(gold, posterior[..., 1:], 1 - posterior[..., 1:])
+    return -right.double().clamp(min=TINY).log().sum()
+
+
+LOSSES: dict[str, Callable[[Scored, float], Tensor]] = {
+    "sentence": sentence_loss,
+    "segment": segment_loss,
+}
+THRESHOLD_RULES = ("half_f1", "best_f1")
+
+
+@torch.no_grad()
+def fit_temperature(batches: Sequence[Scored], loss: str = "sentence") -> float:
+    """The temperature with the lowest loss, found by golden-section search.
+
+    The loss per sentence is convex in the temperature's inverse, so there is one minimum.
+
+    Args:
+        batches: Held-out sentences.
+        loss: Log loss of whole "sentence" segmentations or of each entity "segment".
+
+    Raises:
+        ValueError: There are no sentences, or the loss is unknown.
+
+    Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
+    """
+    if not batches:
+        raise ValueError("expected at least one batch to fit a temperature on, got none")
+    if loss not in LOSSES:
+        raise ValueError(f"expected a loss among {sorted(LOSSES)}, got {loss!r}")
+
+    def total(log_temperature: float) -> float:
+        temperature = math.exp(log_temperature)
+        return float(torch.stack([LOSSES[loss](batch, temperature) for batch in batches]).sum())
+
+    low, high = map(math.log, TEMPERATURES)
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = total(left), total(right)
+    for _ in range(SEARCH_STEPS - 2):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = total(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = total(right)
+    return round(math.exp((low + high) / 2), 3)
+
+
+@torch.no_grad()
+def fit_threshold(
+    batches: Sequence[Scored], temperature: float = 1.0, rule: str = "half_f1"
+) -> float:
+    """A threshold for `ops.minimum_risk`.
+
+    Args:
+        batches: Held-out sentences.
+        temperature: The temperature of decoding.
+        rule: "half_f1" for half of the highest F1 on the sentences, at which the F1 of a corpus is
+            highest when the posteriors are right; "best_f1" for the threshold that had it.
+
+    Raises:
+        ValueError: There are no sentences, or the rule is unknown.
+
+    Source: Lipton et al. (2014), "Optimal Thresholding of Classifiers to Maximize F1 Measure".
+    """
+    if not batches:
+        raise ValueError("expected at least one batch to fit a threshold on, got none")
+    if rule not in THRESHOLD_RULES:
+        raise ValueError(f"expected a rule among {THRESHOLD_RULES}, got {rule!r}")
+    counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
+    f1 = [2 * right / max(found + gold, 1) for right, found, gold in counts]
+    best = max(f1)
+    return round(best / 2, 4) if rule == "half_f1" else THRESHOLDS[f1.index(best)]
+
+
+def _counts(batch: Scored, temperature: float) -> Tensor:
+    """Correct, found and true entities of a batch, at each of `THRESHOLDS` [n, 3]."""
+    p = batch.potentials
+    posterior = ops.marginals(batch.tempered(temperature), segment=True).segment
+    assert posterior is not None
+    gold = segment_mask(batch.labels, batch.starts, p)[..., 1:]
+    rows = []
+    for threshold in THRESHOLDS:
+        found = segment_mask(*ops.minimum_risk(posterior, p.lengths, threshold), p)[..., 1:]
+        rows.append(torch.stack([(found & gold).sum(), found.sum(), gold.sum()]))
+    return torch.stack(rows)
+
+
+def segment_mask(labels: Tensor, starts: Tensor, p: ops.Potentials) -> Tensor:
+    """Which segments a segmentation consists of, by start and length less one [B, N, L, C] bool.
+
+    Args:
+        labels: Type of each position [B, N]; past the length anything.
+        starts: Whether a segment starts at the position [B, N] bool.
+        p: Potentials of the sentences, for their sizes and lengths.
+    """
+    batch, positions, longest, types = p.sizes
+    inside, begin, ends = bounds(starts, p.lengths)
+    n = torch.arange(positions, device=labels.device)
+    index = (begin * longest + n - begin) * types + labels
+    closes = inside & ends
+    counts = p.duration.new_zeros(batch, positions * longest * types)
+    counts = counts.scatter_add(1, torch.where(closes, index, 0), closes.to(counts.dtype))
+    return (counts > 0).unflatten(1, (positions, longest, types))
