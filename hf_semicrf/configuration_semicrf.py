@@ -40,7 +40,7 @@ class SemiCRFConfig(PretrainedConfig):
         context: A mixer of neighbouring words before scoring: "convolution", "lstm" or None.
         label_smoothing: Share of the training target that is spread over all types.
         token_loss: Weight in training of a cross-entropy on each word's type.
-        temperature: What all scores are divided by in decoding; above 1 the model is less sure.
+        head_temperature: What all scores are divided by in decoding; above 1 it is less sure.
         threshold: Posterior that a segment has to exceed to be predicted; lower means more recall
             and less precision. None predicts the most probable segmentation as a whole (Viterbi).
         word_pooling: What a word's hidden state is: its "first" sub-word's, or the "mean" of all.
@@ -70,7 +70,7 @@ class SemiCRFConfig(PretrainedConfig):
         context: str | None = None,
         label_smoothing: float = 0.0,
         token_loss: float = 0.0,
-        temperature: float = 1.0,
+        head_temperature: float = 1.0,
         threshold: float | None = 0.4,
         word_pooling: str = "first",
         potentials: str = "factored",
@@ -89,7 +89,7 @@ class SemiCRFConfig(PretrainedConfig):
             scorer,
             threshold,
             potentials,
-            temperature,
+            head_temperature,
             context,
             head_width,
             mix_layers,
@@ -120,7 +120,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.context = context
         self.label_smoothing = label_smoothing
         self.token_loss = token_loss
-        self.temperature = temperature
+        self.head_temperature = head_temperature
         self.threshold = threshold
         self.word_pooling = word_pooling
         self.potentials = potentials

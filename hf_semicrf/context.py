@@ -39,7 +39,7 @@ class LSTMContext(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states [B, N, H] of sentences of ``lengths`` [B] to such states."""
         words = self.dropout(hidden)
-        # the words from last to first; what lies behind them keeps its place, and is read after them
+        # the words from last to first; the padding keeps its place and is read after them
         n = torch.arange(hidden.shape[1], device=hidden.device)
         mirror = torch.where(n < lengths[:, None], lengths[:, None] - 1 - n, n)[..., None]
         left, _ = self.forwards(words)

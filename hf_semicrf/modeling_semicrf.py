@@ -38,7 +38,7 @@ HEAD_ARGUMENTS = (
     "context",
     "label_smoothing",
     "token_loss",
-    "temperature",
+    "head_temperature",
     "threshold",
     "word_pooling",
     "potentials",
@@ -129,7 +129,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             dropout=config.head_dropout,
             threshold=config.threshold,
             potentials=config.potentials,
-            temperature=config.temperature,
+            temperature=config.head_temperature,
             context=config.context,
             width=config.head_width,
             mix_layers=config.mix_layers,
@@ -285,6 +285,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: There is no way to tell the words; on the CPU also a word's label is -100 or
                 out of range.
+            ValueError: ``output_potentials`` without labels.
         """
         inputs = {
             "input_ids": input_ids,
@@ -299,6 +300,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=True if mixed else output_hidden_states,
         )
+        if output_potentials and labels is None:
+            raise ValueError("expected labels together with output_potentials, got none")
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
         scheme = self.config.scheme
         types = starts = None
@@ -329,12 +332,13 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             logits = self._logits(head, lattice)
             if output_segment_posteriors:
                 posteriors = lattice.scatter(head.segment_posteriors)
+        states = None if mixed and not output_hidden_states else encoded.get("hidden_states")
         output = SemiCRFTokenClassifierOutput(
             loss=loss,
             logits=logits,
             segment_posteriors=posteriors,
             potentials=Scored(head.potentials, types, starts) if output_potentials else None,
-            hidden_states=None if mixed and not output_hidden_states else encoded.get("hidden_states"),
+            hidden_states=states,
             attentions=encoded.get("attentions"),
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -368,7 +372,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             self.config.potentials,
             temperature=temperature,
         )
-        self.config.temperature = self.classifier.temperature = temperature
+        self.config.head_temperature = self.classifier.temperature = temperature
 
     def predict(
         self, texts: Sequence[str | Sequence[str]], tokenizer: Any, batch_size: int = 32

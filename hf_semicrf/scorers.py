@@ -176,16 +176,16 @@ class SpanScorer(nn.Module):
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         scores = self.boundary(hidden)
-        states = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
+        first, last, inside = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
         positions, longest = hidden.shape[1], len(self.width.weight)
-        size = max(1, CHUNK_ELEMENTS // (states[0][:, :1].numel() * longest))
+        size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):
             n = torch.arange(begin, min(begin + size, positions), device=hidden.device)
             if size < positions and torch.is_grad_enabled():
-                chunk = checkpoint(self._segments, *states, n, use_reentrant=False)
+                chunk = checkpoint(self._segments, first, last, inside, n, use_reentrant=False)
             else:
-                chunk = self._segments(*states, n)
+                chunk = self._segments(first, last, inside, n)
             chunks.append(chunk)
         return scores._replace(segment=torch.cat(chunks, 1))
 

@@ -5,14 +5,17 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from hf_semicrf.calibration import fit_temperature, fit_threshold
 from hf_semicrf.corpora import count_entities
 from hf_semicrf.model_card import render_card
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
@@ -25,6 +28,24 @@ class SemiCRFTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak rate of the encoder."})
     head_learning_rate: float = field(
         default=1e-3, metadata={"help": "Peak rate of all parameters outside the encoder."}
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Factor of the encoder's rate from each layer to the one below it."},
+    )
+    temperature_loss: str = field(
+        default="sentence",
+        metadata={
+            "help": "What `calibrate` fits the temperature by: the likelihood of whole sentences "
+            "('sentence') or of each entity ('segment'); 'none' leaves it as it is."
+        },
+    )
+    threshold_rule: str = field(
+        default="half_f1",
+        metadata={
+            "help": "How `calibrate` chooses the threshold: 'half_f1' of the held-out data, or the "
+            "one with the 'best_f1'; 'none' leaves it as it is."
+        },
     )
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the data."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
@@ -69,14 +90,63 @@ class SemiCRFTrainer(Trainer):
         if self.optimizer is None:
             optimizer = super().create_optimizer(*model)
             (owner,) = model or (self.model,)
-            encoder = f"{owner.base_model_prefix}."
-            head = {id(value) for name, value in owner.named_parameters() if encoder not in name}
-            for group in list(optimizer.param_groups):
-                part = [value for value in group["params"] if id(value) in head]
-                group["params"] = [value for value in group["params"] if id(value) not in head]
-                settings = {**group, "params": part, "lr": self.args.head_learning_rate}
-                optimizer.add_param_group(settings)
+            rates = self._rates(owner)
+            groups = list(optimizer.param_groups)
+            optimizer.param_groups.clear()
+            for group in groups:
+                parts: dict[float, list[torch.nn.Parameter]] = {}
+                for value in group["params"]:
+                    parts.setdefault(rates[id(value)], []).append(value)
+                for rate, part in parts.items():
+                    optimizer.add_param_group({**group, "params": part, "lr": rate})
         return self.optimizer
+
+    def _rates(self, model: torch.nn.Module) -> dict[int, float]:
+        """The peak learning rate of each parameter, by its id."""
+        names = {id(value): name for name, value in model.named_parameters()}
+        encoder = f"{model.base_model_prefix}."
+        inner = {key: name.partition(encoder)[2] for key, name in names.items() if encoder in name}
+        layers = {key: re.search(r"\.(\d+)\.", name) for key, name in inner.items()}
+        top = max((int(found[1]) for found in layers.values() if found), default=0)
+
+        def below_top(key: int) -> int:
+            if found := layers[key]:
+                return top - int(found[1])
+            return top + 1 if "embed" in inner[key] else 0
+
+        return {
+            key: self.args.learning_rate * self.args.layer_decay ** below_top(key)
+            if key in inner
+            else self.args.head_learning_rate
+            for key in names
+        }
+
+    def calibrate(self, dataset: Any, temperature: bool = True, threshold: bool = True) -> None:
+        """Fit the model's temperature, then its threshold, on held-out sentences.
+
+        How is said by the arguments' `temperature_loss` and `threshold_rule`. Every process reads
+        all sentences, so that all come to the same numbers.
+
+        Args:
+            dataset: Rows as `TokenizeAndAlign` makes them, with labels.
+            temperature: Whether to fit the temperature.
+            threshold: Whether to choose the threshold.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = self.model.training
+        self.model.eval()
+        batches = []
+        size = self.args.per_device_eval_batch_size
+        for batch in DataLoader(dataset, size, collate_fn=self.data_collator):
+            with torch.no_grad():
+                output = self.model(**self._prepare_inputs(batch), output_potentials=True)
+            batches.append(output.potentials)
+        if temperature and self.args.temperature_loss != "none":
+            model.set_temperature(fit_temperature(batches, self.args.temperature_loss))
+        if threshold and self.args.threshold_rule != "none":
+            chosen = fit_threshold(batches, model.config.head_temperature, self.args.threshold_rule)
+            model.set_threshold(chosen)
+        self.model.train(was_training)
 
     def create_model_card(
         self,

@@ -46,8 +46,15 @@ class ModelArguments:
     threshold: float | None = field(
         default=None,
         metadata={
-            "help": "Posterior that a predicted segment has to exceed; by default half of the "
-            "validation F1, at which the F1 of a corpus is highest."
+            "help": "Posterior that a predicted segment has to exceed; chosen on the validation "
+            "data by default (--threshold_rule)."
+        },
+    )
+    head_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "What scores are divided by in decoding; fitted on the validation data by "
+            "default (--temperature_loss)."
         },
     )
     base_model: str | None = field(
@@ -122,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             "scorer": model_args.scorer,
             "base_model": model_args.base_model,
             "threshold": model_args.threshold,
+            "head_temperature": model_args.head_temperature,
         }
         if head["max_segment_length"] is None:
             tags = named_tags(splits["train"], data_args.tags_column)
@@ -162,10 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         compute_metrics=seqeval_metrics(model.config),
     )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    if model_args.threshold is None and "validation" in inputs:
-        f1 = trainer.evaluate(inputs["validation"])["eval_overall_f1"]
-        model.set_threshold(round(f1 / 2, 4))
-        print(f"decoding threshold {model.config.threshold}, half of the validation F1")
+    if "validation" in inputs:
+        trainer.calibrate(
+            inputs["validation"],
+            temperature=model_args.head_temperature is None,
+            threshold=model_args.threshold is None,
+        )
+        config = model.config
+        print(f"decoding temperature {config.head_temperature}, threshold {config.threshold}")
     trainer.save_model()
     trainer.save_metrics("train", result.metrics)
 

@@ -378,3 +378,66 @@ def test_encoder_given_as_a_module_is_kept(folder):
     model = SemiCRFForTokenClassification(config, encoder=encoder)
     assert model.text_encoder is encoder
     assert all(torch.equal(v, weights[k]) for k, v in encoder.state_dict().items())
+
+
+# the head's settings
+
+
+def test_the_head_reads_a_mix_of_the_encoders_last_layers(folder, batch, tmp_path):
+    model = SemiCRFForTokenClassification.from_pretrained(
+        folder, labels=LABELS, mix_layers=2, context="convolution", scorer="boundary+biaffine"
+    )
+    seen = []
+    model.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    output = model(**batch)
+    assert output.hidden_states is None
+    states = model(**batch, output_hidden_states=True).hidden_states
+    word = batch["word_mask"][0].nonzero()[1, 0]
+    torch.testing.assert_close(seen[0][0, 1], torch.cat([state[0, word] for state in states]))
+    model.save_pretrained(tmp_path)
+    again = SemiCRFForTokenClassification.from_pretrained(tmp_path)
+    assert same_weights(model, again)
+    assert torch.equal(again(**batch).logits, output.logits)
+
+
+def test_more_layers_than_the_encoder_has_are_refused(folder):
+    with pytest.raises(ValueError, match="mix_layers of at most 2, .* got 3"):
+        SemiCRFForTokenClassification.from_pretrained(folder, labels=LABELS, mix_layers=3)
+
+
+def test_a_configuration_without_newer_settings_loads(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    newer = ("head_width", "mix_layers", "context", "label_smoothing", "token_loss")
+    for name in (*newer, "head_temperature"):
+        del config[name]
+    path.write_text(json.dumps(config))
+    again = SemiCRFForTokenClassification.from_pretrained(tmp_path)
+    assert same_weights(model, again) and again.config.head_temperature == 1.0
+    assert torch.equal(model(**batch).logits, again(**batch).logits)
+
+
+def test_a_temperature_is_set_saved_and_used(model, batch, tmp_path):
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.mul_(20)
+    before = model(**batch)
+    model.set_temperature(4.0)
+    after = model(**batch)
+    assert after.loss == before.loss and not torch.equal(after.logits, before.logits)
+    model.save_pretrained(tmp_path)
+    again = SemiCRFForTokenClassification.from_pretrained(tmp_path)
+    assert again.config.head_temperature == 4.0
+    assert torch.equal(again(**batch).logits, after.logits)
+    with pytest.raises(ValueError, match="temperature above 0, got 0"):
+        model.set_temperature(0)
+
+
+def test_potentials_come_with_the_segmentation_of_the_labels(model, batch):
+    scored = model(**batch, output_potentials=True).potentials
+    types = [model.config.scheme.types[index] for index in scored.labels[0, :5]]
+    assert types == ["PER", "PER", "O", "LOC", "O"]
+    assert scored.starts[0, :5].tolist() == [True, False, True, True, True]
+    with pytest.raises(ValueError, match="expected labels together with output_potentials"):
+        model(**{k: v for k, v in batch.items() if k != "labels"}, output_potentials=True)

@@ -91,3 +91,34 @@ def test_training_writes_a_card_with_its_scores(folder, tmp_path):
 def test_stock_arguments_are_refused(folder, tmp_path):
     with pytest.raises(TypeError, match="SemiCRFTrainingArguments.*got TrainingArguments"):
         SemiCRFTrainer(None, TrainingArguments(str(tmp_path)))
+
+
+def test_layers_further_down_learn_more_slowly(folder, tmp_path):
+    settings = {"learning_rate": 1e-4, "head_learning_rate": 1e-2, "layer_decay": 0.5}
+    subject = trainer(folder, tmp_path, **settings)
+    groups = subject.create_optimizer().param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, parameter in subject.model.named_parameters():
+        expected = 1e-2 if name.startswith("classifier.") else 1e-4
+        if "embeddings" in name:  # one below the only layer
+            expected = 0.5e-4
+        assert rates[id(parameter)] == pytest.approx(expected), name
+
+
+def test_calibration_sets_temperature_and_threshold_from_held_out_sentences(folder, tmp_path):
+    subject = trainer(folder, tmp_path, num_train_epochs=4, head_learning_rate=1e-1)
+    subject.train()
+    subject.calibrate(subject.eval_dataset, temperature=False, threshold=False)
+    config = subject.model.config
+    assert (config.head_temperature, config.threshold) == (1.0, 0.4)
+    subject.calibrate(subject.eval_dataset)
+    assert config.head_temperature == subject.model.classifier.temperature != 1.0
+    f1 = subject.evaluate()["eval_overall_f1"]
+    assert config.threshold == pytest.approx(f1 / 2, abs=0.05)
+
+
+def test_calibration_can_be_switched_off(folder, tmp_path):
+    subject = trainer(folder, tmp_path, temperature_loss="none", threshold_rule="none")
+    subject.calibrate(subject.eval_dataset)
+    config = subject.model.config
+    assert (config.head_temperature, config.threshold) == (1.0, 0.4)
