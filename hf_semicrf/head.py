@@ -203,6 +203,7 @@ class SemiCRF(nn.Module):
         starts: Tensor | None = None,
         decode: bool | None = None,
         segment_marginals: bool = False,
+        threshold: float | None = None,
     ) -> SemiCRFOutput:
         """Score a segmentation, find the best one, or both.
 
@@ -213,6 +214,7 @@ class SemiCRF(nn.Module):
             starts: Its segment starts [B, N] bool.
             decode: Whether to decode and compute marginals; by default, when not training.
             segment_marginals: Whether decoding also gives the probability of the segments found.
+            threshold: What to decode with instead of the head's own.
 
         Raises:
             ValueError: Shapes or values do not fit.
@@ -229,7 +231,8 @@ class SemiCRF(nn.Module):
         if not decode:
             return SemiCRFOutput(nll, potentials=p)
         with torch.no_grad():
-            found, found_starts, marginals = self._decode(p, edge, segment_marginals)
+            threshold = self.threshold if threshold is None else threshold
+            found, found_starts, marginals = self._decode(p, edge, segment_marginals, threshold)
             posteriors = None
             if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
@@ -260,10 +263,10 @@ class SemiCRF(nn.Module):
         return added
 
     def _decode(
-        self, p: ops.Potentials, edge: Tensor | None, segment: bool
+        self, p: ops.Potentials, edge: Tensor | None, segment: bool, threshold: float | None
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
         """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
-        segment = segment or self.threshold is not None
+        segment = segment or threshold is not None
         if self.temperature != 1:
             p = p.map(lambda x: x / self.temperature)
             edge = None if edge is None else edge / self.temperature
@@ -273,8 +276,8 @@ class SemiCRF(nn.Module):
         else:
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
             marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
-        if self.threshold is not None and marginals.segment is not None:
-            found = ops.minimum_risk(marginals.segment, p.lengths, self.threshold, self.backend)
+        if threshold is not None and marginals.segment is not None:
+            found = ops.minimum_risk(marginals.segment, p.lengths, threshold, self.backend)
         elif edge is None:
             found = ops.viterbi(p, backend=self.backend)[1:]
         else:

@@ -257,6 +257,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         word_mask: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        threshold: float | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         output_segment_posteriors: bool = False,
@@ -275,6 +276,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 with labels other than -100, and without labels the tokens that start a word.
             labels: Tag ids on the words' first sub-words [B, T], -100 elsewhere.
             num_items_in_batch: What the summed loss is divided by; the number of words where None.
+            threshold: What to decode with instead of the model's own (see `set_threshold`).
             output_attentions: Whether to return the encoder's attentions.
             output_hidden_states: Whether to return the encoder's hidden states.
             output_segment_posteriors: Whether to return the decoded segments' probabilities.
@@ -321,6 +323,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             starts,
             decode=not (self.training or output_potentials),
             segment_marginals=output_segment_posteriors or scheme.marks_ends,
+            threshold=threshold,
         )
         loss = None
         if head.nll is not None:
@@ -375,16 +378,27 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.config.head_temperature = self.classifier.temperature = temperature
 
     def predict(
-        self, texts: Sequence[str | Sequence[str]], tokenizer: Any, batch_size: int = 32
+        self,
+        texts: Sequence[str | Sequence[str]],
+        tokenizer: Any,
+        batch_size: int = 32,
+        *,
+        threshold: float | None = None,
+        overlap: int | None = None,
     ) -> list[list[dict[str, Any]]]:
         """Find the entities of texts, in their order.
 
-        A text of more sub-words than the encoder takes is read in consecutive windows.
+        A text of more sub-words than the encoder takes is read in overlapping windows, each word in
+        the one where it has most context; no entity that a window sees whole is cut at a seam.
 
         Args:
             texts: Raw strings, split into words here, or lists of words.
             tokenizer: The encoder's fast tokenizer.
             batch_size: Windows that are encoded together.
+            threshold: Posterior that an entity has to exceed, instead of the model's own: lower
+                means more recall and less precision.
+            overlap: Words that neighbouring windows share, at most half of a window's; by default a
+                quarter of a window, and at least ``max_segment_length``.
 
         Returns:
             For each text a list of entities: ``label``, ``score`` (the probability of exactly this
@@ -392,9 +406,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             ``text``.
 
         Raises:
-            ValueError: ``texts`` is one string, or the tokenizer is not a fast one.
+            ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
+                tokenizer is not a fast one, or an option is out of range.
         """
-        return predict(self, texts, tokenizer, batch_size)
+        return predict(self, texts, tokenizer, batch_size, threshold=threshold, overlap=overlap)
 
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""

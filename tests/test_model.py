@@ -365,6 +365,22 @@ def test_a_threshold_is_kept_with_the_model(model, tokenizer, tmp_path):
         model.set_threshold(2)
 
 
+def test_a_threshold_for_one_call_is_that_of_set_threshold_and_leaves_the_model_alone(
+    model, tokenizer
+):
+    words = ["Ada", "Lovelace", "saw", "Paris"]
+    before = model.config.threshold
+    for threshold in (0.0, 0.1, 0.2, 0.5, 1.0):
+        (found,) = model.predict([words], tokenizer, threshold=threshold)
+        assert all(entity["score"] > threshold for entity in found)
+        assert model.config.threshold == model.classifier.threshold == before
+        model.set_threshold(threshold)
+        assert model.predict([words], tokenizer) == [found]
+        model.set_threshold(before)
+    with pytest.raises(ValueError, match=r"threshold in 0..1, got 1.5"):
+        model.predict([words], tokenizer, threshold=1.5)
+
+
 def test_predict_keeps_the_mode_of_the_model(model, tokenizer):
     model.train()
     model.predict(["Ada"], tokenizer)

@@ -1,0 +1,267 @@
+"""Long documents: windows that fit, and a merge that neither loses nor doubles an entity.
+
+The tagger here is known. It finds an entity where it sees all of it, makes the mistakes of a real
+one where a window cuts it, and misses what stands too near to the edge of what it sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_data import KINDS, fast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from hf_semicrf.corpora import entity_spans, read_corpus
+from hf_semicrf.prediction import Document, Entity, Window, cut_into_windows, predict, sections
+from hf_semicrf.segments import LabelScheme
+from hf_semicrf.words import prepare_tokenizer, tokenize_words
+
+SCHEME = LabelScheme.from_labels(["O", "B-A", "I-A", "B-B", "I-B"])
+LINNAEUS = Path(__file__).parents[2] / "shared" / "data" / "linnaeus_docs" / "test.jsonl.gz"
+LONGEST = 30
+
+
+def marked_words(spans, sizes):
+    """Words that say what they are: "a3 i i" is an entity of type A; an x is one sub-word more."""
+    words = ["o"] * len(sizes)
+    for start, end, label in spans:
+        words[start:end] = [f"{label.lower()}{end - start}"] + ["i"] * (end - start - 1)
+    return [word + "x" * (size - 1) for word, size in zip(words, sizes, strict=True)]
+
+
+def marker_tokenizer():
+    marks = [f"{letter}{length}" for letter in "ab" for length in range(1, LONGEST + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "##x", "o", "i", *marks]
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=1000))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return fast(backend, model_max_length=10**30)
+
+
+class KnownTagger:
+    """Reads the marks, as far as it sees them.
+
+    Args:
+        max_length: Sub-words that it takes at once; None for no limit.
+        context: Words that it has to see on both sides of an entity.
+        longest: Words of the longest segment that it knows.
+    """
+
+    device, training = "cpu", False
+
+    def __init__(self, tokenizer, max_length=None, context=0, longest=4):
+        limits = SimpleNamespace(max_position_embeddings=max_length)
+        self.config = SimpleNamespace(
+            scheme=SCHEME, max_segment_length=longest, get_text_config=lambda: limits
+        )
+        self.tokenizer, self.context = tokenizer, context
+        self.seen = []
+
+    def eval(self):
+        return self
+
+    def train(self, mode):
+        return self
+
+    def __call__(self, input_ids, word_mask, **_):
+        logits = torch.zeros(*input_ids.shape, len(SCHEME.labels))
+        scores = torch.zeros(input_ids.shape)
+        self.seen += input_ids.ne(self.tokenizer.pad_token_id).sum(1).tolist()
+        for row, mask in enumerate(word_mask):
+            words = self.tokenizer.convert_ids_to_tokens(input_ids[row, mask].tolist())
+            spans = self.spans(words)
+            tags = SCHEME.spans_to_tags([span[:3] for span in spans], len(words))
+            logits[row, mask] = torch.eye(len(SCHEME.labels))[tags]
+            sure = torch.zeros(len(words))
+            for start, end, _, score in spans:
+                sure[start:end] = score
+            scores[row, mask] = sure
+        return SimpleNamespace(logits=logits, segment_posteriors=scores)
+
+    def spans(self, words):
+        found, at = [], 0
+        while at < len(words):
+            end = at + 1
+            if words[at] == "i":  # what a window cut off on the left looks like another entity
+                while end < len(words) and words[end] == "i":
+                    end += 1
+                found.append((at, end, "B", 0.6))
+            elif words[at] != "o":
+                end = at + int(words[at][1:])
+                score = 0.9 if end <= len(words) else 0.6
+                end = min(end, len(words))
+                if self.context <= at and end <= len(words) - self.context:
+                    found.append((at, end, words[at][0].upper(), score))
+            at = end
+        return found
+
+
+def spans_of(entities):
+    return [(e["start"], e["end"], e["label"]) for e in entities]
+
+
+def random_document(seed, longest=4):
+    """Words, half of them in entities, many of which touch."""
+    generator = random.Random(seed)
+    spans, at = [], 0
+    length = generator.randrange(60, 240)
+    while at < length:
+        size = generator.randrange(1, longest + 1)
+        if generator.random() < 0.5 and at + size <= length:
+            spans.append((at, at + size, generator.choice("AAB")))
+        at += size
+    sizes = [generator.choice((1, 1, 2, 3)) for _ in range(length)]
+    return marked_words(spans, sizes), spans
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("overlap", [None, 12, 100])
+def test_overlapping_windows_find_what_the_whole_document_shows(context, overlap):
+    tokenizer = marker_tokenizer()
+    documents, gold = zip(*map(random_document, range(30)), strict=True)
+    whole = predict(KnownTagger(tokenizer, None, context), documents, tokenizer)
+    if context == 0:
+        assert [spans_of(row) for row in whole] == list(gold)
+    tagger = KnownTagger(tokenizer, 64, context)
+    assert predict(tagger, documents, tokenizer, overlap=overlap) == whole
+    assert max(tagger.seen) <= 64 and len(tagger.seen) > 3 * len(documents)
+
+
+def test_without_an_overlap_the_seams_lose_and_double_entities():
+    """What the test above would not forgive."""
+    tokenizer = marker_tokenizer()
+    documents, gold = zip(*map(random_document, range(30)), strict=True)
+    found = predict(KnownTagger(tokenizer, 64), documents, tokenizer, overlap=0)
+    truth = Counter((n, *span) for n, row in enumerate(gold) for span in row)
+    said = Counter((n, *span) for n, row in enumerate(found) for span in spans_of(row))
+    assert sum((truth - said).values()) > 20 and sum((said - truth).values()) > 20
+
+
+def test_an_entity_longer_than_the_overlap_comes_from_the_window_that_sees_it_whole():
+    tokenizer = marker_tokenizer()
+    for start in range(60):
+        words = marked_words([(start, start + 12, "A")], [1] * 80)
+        tagger = KnownTagger(tokenizer, 42)  # 40 words, of which 20 are shared at most
+        (found,) = predict(tagger, [words], tokenizer, overlap=12)
+        assert spans_of(found) == [(start, start + 12, "A")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("overlap", [0, 3, None])
+def test_windows_hold_what_their_words_alone_are_tokenised_to(kind, overlap):
+    tokenizer = prepare_tokenizer(KINDS[kind]())
+    text = "Amelia Earhart flew to Paris. It's not to be's, is it? (Paris) planes — flew! \ufe0f to"
+    document = Document.of(text * 3)
+    cut_into_windows([document], tokenizer, 24, overlap, longest=2)
+    assert len(document.windows) > 3
+    for window in document.windows:
+        assert len(window.words) <= 24
+        [(inputs, words)] = tokenize_words(tokenizer, [document.words[window.first : window.end]])
+        assert window.inputs == inputs
+        assert window.words == [None if n is None else n + window.first for n in words]
+    assert document.windows[0].first == 0
+    assert document.windows[-1].end == len(document.words)
+    for left, right in pairwise(document.windows[:-1]):
+        shared, half = left.end - right.first, (left.end - left.first) // 2
+        assert left.first < right.first and left.end < right.end
+        asked = max((left.end - left.first) // 4, 2) if overlap is None else overlap
+        assert 0 <= shared <= min(asked, half)
+
+
+def test_words_longer_than_a_window_are_read_at_their_beginning():
+    tokenizer = marker_tokenizer()
+    generator = random.Random(5)
+    for _ in range(20):
+        sizes = [generator.choice((1, 2, 7, 9, 30)) for _ in range(30)]
+        words = marked_words([(n, n + 1, "A") for n in range(30)], sizes)
+        tagger = KnownTagger(tokenizer, 10)
+        (found,) = predict(tagger, [words], tokenizer, overlap=generator.randrange(4))
+        assert [e["start"] for e in found] == list(range(30))
+        assert max(tagger.seen) <= 10 and len(tagger.seen) <= 30
+
+
+def windows(*found, step=6, size=10):
+    """Windows of words, each with its entities (first, end, score)."""
+    return [
+        Window(n * step, n * step + size, {}, [], [Entity(s, e, "A", p) for s, e, p in row])
+        for n, row in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "cut"),
+    [
+        (([], []), 8),  # the middle of [6, 10)
+        (([(7, 9, 0.9)], [(7, 9, 0.8)]), 7),  # beside it, and in one of the two
+        (([(6, 9, 0.9)], [(6, 9, 0.8)]), 9),
+        (([(8, 10, 0.9)], [(8, 12, 0.8)]), 8),  # the right one sees it whole
+        (([(3, 9, 0.9)], [(6, 9, 0.8)]), 9),  # the left one does
+        (([(4, 7, 0.9), (7, 9, 0.9)], [(6, 8, 0.8), (8, 11, 0.9)]), 7),  # one is cut: not 0.9
+        (([(4, 10, 0.5)], [(6, 12, 0.9)]), 6),  # neither sees the other's: the likelier one
+        (([(4, 10, 0.9)], [(6, 12, 0.5)]), 10),
+    ],
+)
+def test_where_the_seam_lies(found, cut):
+    assert sections(windows(*found)) == [(0, cut), (cut, 16)]
+
+
+def test_sections_tile_the_document_whatever_the_windows_say():
+    generator = random.Random(11)
+    for _ in range(300):
+        step = generator.randrange(1, 10)  # three windows and more may share a word
+        rows = []
+        for n in range(6):
+            row, at = [], n * step
+            while at < n * step + 10:
+                end = min(at + generator.randrange(1, 5), n * step + 10)
+                row.append((at, end, generator.random()))
+                at = end
+            rows.append(row)
+        made = windows(*rows, step=step)
+        tiles = sections(made)
+        assert tiles[0][0] == 0 and tiles[-1][1] == made[-1].end
+        assert all(left[1] == right[0] for left, right in pairwise(tiles))
+        assert all(w.first <= a <= b <= w.end for w, (a, b) in zip(made, tiles, strict=True))
+        document = Document.of(["word"] * made[-1].end)
+        document.windows = made
+        spans = [(e["start"], e["end"]) for e in document.entities()]
+        assert all(left[1] <= right[0] for left, right in pairwise(spans))
+    assert sections([]) == []
+
+
+def test_errors():
+    tokenizer = marker_tokenizer()
+    with pytest.raises(ValueError, match="overlap of at least 0 words, got -1"):
+        predict(KnownTagger(tokenizer), ["o"], tokenizer, overlap=-1)
+    with pytest.raises(ValueError, match="above the 2 special tokens, got 2"):
+        predict(KnownTagger(tokenizer, 2), ["o"], tokenizer)
+    for text in (3, None, ["a", 3], {"text": "a"}):
+        with pytest.raises(ValueError, match="expected a string or a list of words"):
+            predict(KnownTagger(tokenizer), [text], tokenizer)
+
+
+@pytest.mark.skipif(not LINNAEUS.exists(), reason="needs the corpus of whole papers")
+def test_whole_papers_keep_every_annotated_entity():
+    """The structure of real papers, in windows of 512 sub-words: up to 13,838 words."""
+    tokenizer = marker_tokenizer()
+    papers = read_corpus(LINNAEUS)
+    scheme = LabelScheme.from_labels(["O", "B-Species", "I-Species"])
+    gold = [[(s, e, "A") for s, e, _ in row] for row in entity_spans(papers, scheme)]
+    longest = max(e - s for row in gold for s, e, _ in row)
+    documents = [
+        marked_words(spans, [1 + len(word) // 5 for word in words])
+        for spans, words in zip(gold, papers["tokens"], strict=True)
+    ]
+    whole = predict(KnownTagger(tokenizer, 512, longest=longest), documents, tokenizer)
+    assert [spans_of(row) for row in whole] == gold
+    apart = predict(KnownTagger(tokenizer, 512), documents[:8], tokenizer, overlap=0)
+    assert [spans_of(row) for row in apart] != gold[:8]
