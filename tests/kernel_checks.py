@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
-from hf_semicrf.ops.kernels import scan
+from hf_semicrf.ops.kernels import sample, scan
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
 SHAPES = {
@@ -209,10 +209,31 @@ def refuses_no_gold_in_silence(device: str) -> None:
     assert ops.negative_log_likelihood(p, labels, starts, backend="triton").tolist() == [torch.inf]
 
 
+def draws_the_same(name: str, rows: int, device: str) -> None:
+    """From the same random numbers, the samples of PyTorch."""
+    p = to_device(potentials(name, seed=2).map(lambda x: x / 4), device)
+    if name == "segment":  # nothing legal in the first sentence, infinities in the second
+        p.emission[0, 1] = p.emission[1, 2, 0] = p.transition[1, 0] = -torch.inf
+    # in float32 rounding could move a draw; that it moves none of these is luck that stays
+    for q in (p, p.map(Tensor.float)):
+        with mock.patch.object(sample, "MAX_ROWS", rows):
+            expected, found = (
+                ops.sample(q, 3, torch.Generator().manual_seed(3), backend=backend)
+                for backend in ("torch", "triton")
+            )
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        assert len(expected[0].unique(dim=0)) > 1
+
+
 CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
 CHECKS |= {
     f"agrees_in_float32: {name}": (agrees_in_float32, name)
     for name in ("segment", "blocks of time", "many types")
+}
+# by the lengths that are weighed at a time
+CHECKS |= {
+    f"draws_the_same: {name}": (draws_the_same, name, rows)
+    for name, rows in (("segment", 256), ("blocks of time", 2))
 }
 CHECKS |= {
     f.__name__: (f,)

@@ -9,7 +9,7 @@ marginals 0.
 from __future__ import annotations
 
 from hf_semicrf.ops.checks import Backend, resolve_backend
-from hf_semicrf.ops.decoding import minimum_risk, viterbi
+from hf_semicrf.ops.decoding import minimum_risk, sample, viterbi
 from hf_semicrf.ops.dense import (
     edge_marginals,
     edge_viterbi,
@@ -41,6 +41,7 @@ __all__ = [
     "minimum_risk",
     "negative_log_likelihood",
     "resolve_backend",
+    "sample",
     "segment_sums",
     "segmentation_score",
     "semi_crf_triton_forward",

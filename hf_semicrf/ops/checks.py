@@ -146,5 +146,15 @@ def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
         )
 
 
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of segmentations that is none.
+
+    Raises:
+        ValueError: It is no integer, or below 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")
+
+
 def _is_integer(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

@@ -1,12 +1,12 @@
-"""One segmentation for each sentence: the most probable, or the one with the least risk."""
+"""Segmentations out of the distribution: the most probable, those of least risk, and samples."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored
-from hf_semicrf.ops.checks import Backend, checked, resolve_backend
+from hf_semicrf.ops import factored, sampling
+from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 
 
@@ -78,3 +78,40 @@ def minimum_risk(
     )
     p = checked(p)
     return factored.best(p, resolve_backend(backend, p.lengths.device))
+
+
+def sample(
+    p: Potentials, n: int, generator: torch.Generator | None = None, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Independent samples of the distribution over segmentations, exact.
+
+    The same generator state gives the same samples on either back end, up to rounding. O(N (L C +
+    C^2)) time for the scan, then O(L + C) for each segment drawn; O(n N) memory.
+
+    Args:
+        p: Potentials.
+        n: Samples of each sentence.
+        generator: Source of the random numbers, on any device; None for PyTorch's default.
+        backend: Which implementation runs.
+
+    Returns:
+        Labels [n, B, N] and starts [n, B, N]; -1 and False throughout a sentence that has no legal
+        segmentation.
+
+    Raises:
+        ValueError: n is below 1, or shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1: forward
+        filtering and backward sampling, here of segments.
+    """
+    check_count("n", n)
+    p = checked(p)
+    device = p.lengths.device
+    uniform = torch.rand(
+        (2, n, *p.sizes[:2]),
+        dtype=torch.float64,
+        generator=generator,
+        device=device if generator is None else generator.device,
+    )
+    return sampling.sample(p, uniform.to(device), resolve_backend(backend, device))

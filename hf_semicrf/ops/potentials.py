@@ -94,6 +94,20 @@ def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, 
         yield lo, score
 
 
+def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
+    """The score of every segment whose last position lies in [first, last).
+
+    Returns:
+        Scores [B, last - first, L, C] by last position and length less one; -inf where the segment
+        would begin before the sentence. Past a sentence's length anything.
+    """
+    batch, _, longest, types = p.sizes
+    scores = p.duration.new_full((batch, last - first, longest, types), -torch.inf)
+    for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
+        scores[:, lo - first :, extra] = score
+    return scores
+
+
 def reverse(p: Potentials) -> Potentials:
     """The same distribution read from right to left: suffixes become prefixes.
 

@@ -1,0 +1,125 @@
+"""Samples: one program a sentence and sample walks back from the end of the text.
+
+At each boundary the program weighs every start that the segment ending there may have, walks along
+the running sum of the weights until it passes a uniform number, writes the segment, and draws the
+type before it in the same way. What it reads of the scan is in nats and float64, as is all its
+arithmetic, so that it draws what the PyTorch back end draws from the same numbers.
+
+Cost: L + C exponentials a segment, and two waits for memory. Reads up to 5 L + 2 C numbers a
+segment, writes N labels and starts.
+Source: Scott (2002), section 2.1, for segments.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import contiguous, finite, power_of_two
+from hf_semicrf.ops.potentials import Potentials
+
+MAX_ROWS = 256  # lengths that are weighed at a time
+
+
+@triton.jit
+def _at(pointer, index, mask):
+    """Scores in float64; 0 where the tensor is absent or the mask is unset."""
+    if pointer is None:
+        return tl.zeros(index.shape, tl.float64)
+    else:
+        return tl.load(pointer + index, mask=mask, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def _draw_type(score, c, u):
+    """The first type whose running sum of exp(score) exceeds the share u of the total."""
+    weight = tl.exp(score - finite(tl.max(score, 0)))
+    share = u * tl.sum(weight, 0)
+    hit = (weight > 0.0) & (tl.cumsum(weight, 0) > share)
+    # where rounding leaves no hit, the last type that is possible
+    chosen = tl.min(tl.where(hit, c, 1 << 30), 0)
+    return tl.minimum(chosen, tl.max(tl.where(weight > 0.0, c, 0), 0))
+
+
+@triton.jit(do_not_specialize=["batch", "positions", "longest", "types"])
+def sample_kernel(
+    emission, segment, start, end, duration, transition, final, lengths,
+    pre, alpha, uniform, labels, starts, batch, positions, longest, types,
+    ROWS: tl.constexpr, TYPES: tl.constexpr,
+):  # fmt: skip
+    """One sample of one sentence; see the head of this file."""
+    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    length = tl.load(lengths + b).to(tl.int32)
+    c, r = tl.arange(0, TYPES), tl.arange(0, ROWS)
+    n = tl.arange(0, 32)
+    real = c < types
+    minus_inf = -float("inf")
+    row = b * positions  # this sentence's first row in an input
+    kept = b * (positions + 1)  # and its boundary 0
+    out = (i * batch + b) * positions  # and its first position in this sample
+    of_length = uniform + out
+    of_type = of_length + tl.num_programs(1).to(tl.int64) * batch * positions
+
+    last = tl.load(alpha + (kept + length) * types + c, mask=real, other=minus_inf)
+    last += _at(final, c, real)
+    length = tl.where(tl.max(last, 0) > minus_inf, length, 0)
+    stop = length
+    label = _draw_type(last, c, tl.load(of_type + tl.maximum(stop - 1, 0)))
+    while stop > 0:
+        whole = tl.load(alpha + (kept + stop) * types + label)
+        u = tl.load(of_length + stop - 1)
+        closing = (row + stop - 1) * types + label + r * 0
+        content = tl.zeros([], tl.float64)
+        passed = tl.zeros([], tl.float64)
+        chosen = stop * 0 + (1 << 30)
+        longest_possible = stop * 0
+        for extra0 in range(0, tl.minimum(longest, stop), ROWS):
+            extra = extra0 + r
+            inside = (extra < longest) & (extra < stop)
+            begin = stop - 1 - extra
+            at = (row + begin) * types + label
+            inner = _at(emission, at, inside)
+            score = tl.load(pre + (kept + begin) * types + label, mask=inside, other=minus_inf)
+            score += content + tl.cumsum(inner, 0)
+            score += _at(start, at, inside) + _at(end, closing, inside)
+            score += _at(duration, extra * types + label, inside)
+            score += _at(segment, ((row + begin) * longest + extra) * types + label, inside)
+            weight = tl.exp(score - whole)
+            hit = (weight > 0.0) & (passed + tl.cumsum(weight, 0) > u)
+            chosen = tl.minimum(chosen, tl.min(tl.where(hit, extra, 1 << 30), 0))
+            possible = tl.max(tl.where(weight > 0.0, extra, 0), 0)
+            longest_possible = tl.maximum(longest_possible, possible)
+            passed += tl.sum(weight, 0)
+            content += tl.sum(inner, 0)
+        begin = stop - 1 - tl.minimum(chosen, longest_possible)
+        for n0 in range(begin, stop, ROWS):
+            inside = n0 + r < stop
+            tl.store(labels + out + n0 + r, (label + r * 0).to(tl.int64), mask=inside)
+            tl.store(starts + out + n0 + r, n0 + r == begin, mask=inside)
+        if begin > 0:
+            before = tl.load(alpha + (kept + begin) * types + c, mask=real, other=minus_inf)
+            before += _at(transition, c * types + label, real)
+            label = _draw_type(before, c, tl.load(of_type + begin - 1))
+        stop = begin
+    for n0 in range(length, positions, 32):
+        inside = n0 + n < positions
+        tl.store(labels + out + n0 + n, (n * 0 - 1).to(tl.int64), mask=inside)
+        tl.store(starts + out + n0 + n, n < 0, mask=inside)
+
+
+def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`hf_semicrf.ops.sampling.walk`."""
+    batch, positions, longest, types = p.sizes
+    emission, segment, start, end, duration, transition, _, final, lengths = contiguous(p)
+    shape = uniform.shape[1:]
+    labels = torch.empty(shape, dtype=torch.long, device=uniform.device)
+    starts = torch.empty(shape, dtype=torch.bool, device=uniform.device)
+    rows = min(MAX_ROWS, max(2, power_of_two(longest)))
+    sample_kernel[(batch, shape[0])](
+        emission, segment, start, end, duration, transition, final, lengths,
+        *contiguous((pre, alpha, uniform)), labels, starts, batch, positions, longest, types,
+        ROWS=rows, TYPES=max(2, power_of_two(types)), num_warps=1,
+    )  # fmt: skip
+    return labels, starts

@@ -1,0 +1,118 @@
+"""Exact samples: one scan, then a walk back that draws every segment from its posterior.
+
+Where a segment of type c ends at boundary e, its start is drawn, and then the type before it:
+
+    p(s | e, c)  = exp(pre[s, c] + seg(s, e, c) - alpha[e, c])
+    p(c' | s, c) = exp(alpha[s, c'] + transition[c', c] - pre[s, c])
+
+The uniform random numbers are an argument, two a position, so that a generator alone decides what
+is drawn, on either back end.
+
+Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1, for segments.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops.boundaries import log_sums
+from hf_semicrf.ops.potentials import Potentials, scores_by_end
+from hf_semicrf.ops.reference import BLOCK_ELEMENTS
+
+
+def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    """Labels and starts [n, B, N] of samples; -1 and False where no segmentation is legal.
+
+    Args:
+        p: Potentials.
+        uniform: Numbers in [0, 1), float64 [2, n, B, N]: for the length of a segment by its last
+            position, and for its type.
+        backend: "torch" or "triton".
+    """
+    return _sample(*p, uniform, backend)
+
+
+@torch.library.custom_op("hf_semicrf::sample", mutates_args=())
+def _sample(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+    uniform: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    sums = log_sums(p, backend)
+    if backend == "torch":
+        return walk(p, sums.pre, sums.alpha, uniform)
+    kernels = importlib.import_module("hf_semicrf.ops.kernels.sample")
+    return kernels.walk(p, sums.pre, sums.alpha, uniform)
+
+
+@_sample.register_fake
+def _(*args):
+    uniform = args[-2]
+    shape = uniform.shape[1:]
+    return uniform.new_empty(shape, dtype=torch.long), uniform.new_empty(shape, dtype=torch.bool)
+
+
+def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw segments from the last one to the first, all samples of all sentences side by side.
+
+    O(J (L + C)) a sample of J segments, after O(B N L C) to prepare; in blocks of positions.
+    """
+    batch, positions, longest, types = p.sizes
+    _, samples, _, _ = uniform.shape
+    of_length, of_type = uniform.flatten(1, 2)  # [n B, N]
+    walker = torch.arange(samples * batch, device=uniform.device)
+    b = walker % batch
+    stop = p.lengths[b]
+    last = alpha[b, stop] + p.final
+    labels = torch.full((samples * batch, positions), -1, device=uniform.device)
+    starts = torch.zeros_like(labels, dtype=torch.bool)
+    label = _choose(_running_sums(last), of_type[walker, stop - 1])
+    stop = torch.where((last > -torch.inf).any(-1), stop, 0)
+    exact = p.map(Tensor.double)
+    size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
+    for first in reversed(range(0, positions, size)):
+        beyond = min(first + size, positions)
+        scores = scores_by_end(exact, first, beyond)
+        for extra in range(min(longest, beyond)):
+            lo = max(first, extra)
+            scores[:, lo - first :, extra] += pre[:, lo - extra : beyond - extra]
+        sums = _running_sums(scores.transpose(2, 3))  # [B, T, C, L]
+        while len(walker := (stop > first).nonzero()[:, 0]):
+            here, kind, at = stop[walker], label[walker], walker % batch
+            ways = sums[at, here - 1 - first, kind]
+            begin = here - 1 - _choose(ways, of_length[walker, here - 1])
+            labels[walker, begin] = kind
+            starts[walker, begin] = True
+            before = alpha[at, begin] + exact.transition[:, kind].T
+            previous = (begin - 1).clamp(min=0)
+            label[walker] = _choose(_running_sums(before), of_type[walker, previous])
+            stop[walker] = begin
+    n = torch.arange(positions, device=labels.device)
+    begins = torch.where(starts, n, 0).cummax(1).values
+    labels = labels.gather(1, begins).masked_fill(n >= p.lengths[b, None], -1)
+    shape = (samples, batch, positions)
+    return labels.view(shape), starts.view(shape)
+
+
+def _running_sums(scores: Tensor) -> Tensor:
+    """Sums of the first 1, 2, ... weights along the last axis, up to a common factor."""
+    top = scores.amax(-1, keepdim=True)
+    return (scores - torch.where(top.isfinite(), top, 0)).exp().cumsum(-1)
+
+
+def _choose(sums: Tensor, uniform: Tensor) -> Tensor:
+    """The first entry whose running sum exceeds a uniform share of the total; its weight is > 0."""
+    total = sums[..., -1:]
+    return ((sums <= uniform[..., None] * total) & (sums < total)).sum(-1)
