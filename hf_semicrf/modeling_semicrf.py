@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
+from hf_semicrf.loading import (
+    Request,
+    accepted,
+    encoder_class,
+    hub_arguments,
+    tokenizer_of,
+    vocabulary_size,
+)
 from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
 
 logger = logging.get_logger(__name__)
-
-HEAD_ARGUMENTS = (
-    "max_segment_length",
-    "scorer",
-    "head_dropout",
-    "head_width",
-    "mix_layers",
-    "context",
-    "label_smoothing",
-    "token_loss",
-    "head_temperature",
-    "threshold",
-    "word_pooling",
-    "potentials",
-    "label_scheme",
-    "base_model",
-)
 
 
 @dataclass
@@ -72,25 +54,6 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that encodes text under a configuration; of an encoder-decoder, its encoder.
-
-    Raises:
-        ValueError: transformers has no model for the configuration.
-    """
-    for mapping in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING):
-        if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
-    raise ValueError(f"expected the configuration of a text encoder, got {type(config).__name__}")
-
-
-def _accepted(function: Any, **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that the function names in its signature."""
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in arguments.items() if name in names}
-
-
 class SemiCRFForTokenClassification(PreTrainedModel):
     """Any transformers encoder with a semi-Markov CRF over words.
 
@@ -112,7 +75,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         super().__init__(config)
         scheme = config.scheme
         if encoder is None:
-            extra = _accepted(built.__init__, add_pooling_layer=False)
+            extra = accepted(built.__init__, add_pooling_layer=False)
             encoder = built._from_config(config.encoder_config, **extra)
         states = getattr(config.get_text_config(), "num_hidden_layers", config.mix_layers) + 1
         if config.mix_layers > states:
@@ -137,8 +100,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             token_loss=config.token_loss,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)
-        embeddings = encoder.get_input_embeddings()
-        self.register_buffer("word_starts", torch.empty(len(embeddings.weight), dtype=torch.int8))
+        table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
+        self.register_buffer("word_starts", table)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -160,9 +123,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str,
-        *model_args: Any,
-        config: PretrainedConfig | None = None,
+        pretrained_model_name_or_path: str | None,
+        *,
+        config: PretrainedConfig | str | None = None,
         labels: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> SemiCRFForTokenClassification:
@@ -170,67 +133,53 @@ class SemiCRFForTokenClassification(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: Hub name or folder of either.
-            *model_args: Passed on for a saved model.
-            config: Configuration of the saved model or of the encoder.
-            labels: Tag names in the order of their ids, for a new head.
-            **kwargs: ``max_segment_length``, ``scorer``, ``head_dropout``, ``label_scheme`` or
-                ``id2label`` of a new head; overrides of the encoder's configuration; and what
+            config: Configuration of the model or of its encoder, to use in place of the stored one.
+            labels: Tag names in the order of their ids, for a new head; ``id2label``, ``label2id``
+                or the names in ``config`` do too.
+            **kwargs: Settings of the head (``max_segment_length``, ``scorer`` and all that
+                `SemiCRFConfig` takes); overrides of the encoder's configuration; and what
                 ``from_pretrained`` takes anywhere (dtype, attn_implementation, revision, ...).
 
-        Raises:
-            ValueError: A new head was given no labels, or labels that follow no scheme.
-            TypeError: An argument is unknown.
-        """
-        hub = {k: kwargs[k] for k in ("cache_dir", "force_download", "local_files_only", "token",
-               "revision", "subfolder", "trust_remote_code") if k in kwargs}  # fmt: skip
-        if config is None:
-            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-        if isinstance(config, SemiCRFConfig):
-            if labels is not None:
-                kwargs["id2label"] = dict(enumerate(labels))
-                kwargs["label2id"] = {tag: index for index, tag in enumerate(labels)}
-            for name in list(kwargs):
-                if hasattr(config, name) and name not in hub:
-                    setattr(config, name, kwargs.pop(name))
-            return super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, config=config, **kwargs
-            )
+        Returns:
+            The model in evaluation mode; with ``output_loading_info=True`` also what was found in
+            the checkpoint.
 
-        head = {name: kwargs.pop(name) for name in HEAD_ARGUMENTS if name in kwargs}
-        head.setdefault("base_model", str(pretrained_model_name_or_path))
-        id2label = kwargs.pop("id2label", None)
-        kwargs.pop("label2id", None)
-        if labels is None and id2label is not None:
-            labels = [id2label[index] for index in sorted(id2label, key=int)]
-        if labels is None:
-            raise ValueError(
-                f"{pretrained_model_name_or_path!r} is a {type(config).__name__} encoder without a "
-                "semi-CRF head: expected labels=[...], such as ['O', 'B-PER', 'I-PER'], got None"
-            )
-        checked = SemiCRFConfig(labels=labels, **head)  # before anything is loaded
-        for name in list(kwargs):
-            if hasattr(config, name) and name not in ("dtype", *hub):
-                setattr(config, name, kwargs.pop(name))
-        built = encoder_class(config)
-        encoder = built.from_pretrained(
-            pretrained_model_name_or_path,
-            config=config,
-            **_accepted(built.__init__, add_pooling_layer=False),
-            **kwargs,
+        Raises:
+            ValueError: A new head was given no labels, or a setting is out of range; nothing has
+                been loaded then.
+            TypeError: An argument is unknown; likewise.
+        """
+        name = pretrained_model_name_or_path
+        config, saved, loader = Request.read(name, config, labels, kwargs)
+        if saved:
+            return super().from_pretrained(name, config=config, **loader)
+        with_info = loader.pop("output_loading_info", False)
+        built = encoder_class(config.encoder_config)
+        extra = accepted(built.__init__, add_pooling_layer=False)
+        encoder, info = built.from_pretrained(
+            name, config=config.encoder_config, output_loading_info=True, **extra, **loader
         )
-        model = cls(
-            SemiCRFConfig(encoder.config, id2label=checked.id2label, **head), encoder=encoder
-        )
-        tokenizer = _tokenizer_of(pretrained_model_name_or_path, hub)
-        if tokenizer is not None:
+        # the encoder's loader has settled its attention, and noted where it comes from
+        config = SemiCRFConfig.from_dict({**config.to_dict(), "encoder_config": encoder.config})
+        model = cls(config, encoder=encoder)
+        if len(model.word_starts) and (tokenizer := tokenizer_of(name, hub_arguments(kwargs))):
             model.use_tokenizer(tokenizer)
         model.classifier.to(dtype=encoder.dtype, device=encoder.device)
         model.word_starts = model.word_starts.to(encoder.device)
+        if (device_map := getattr(encoder, "hf_device_map", None)) is not None:
+            parts = {
+                f"text_encoder.{part}".rstrip("."): place for part, place in device_map.items()
+            }
+            model.hf_device_map = {**parts, "classifier": encoder.device}
         model.eval()
         logger.warning(
             "The head of %s is newly initialized on %s: classifier.*. You should probably TRAIN "
-            "this model on a down-stream task.", cls.__name__, pretrained_model_name_or_path
+            "this model on a down-stream task.", cls.__name__, name
         )  # fmt: skip
+        if with_info:
+            head = {f"classifier.{part}" for part in model.classifier.state_dict()}
+            info["missing_keys"] = set(info["missing_keys"]) | head
+            return model, info
         return model
 
     @classmethod
@@ -414,7 +363,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        known = _accepted(self.text_encoder.forward, use_cache=False, **inputs)
+        known = accepted(self.text_encoder.forward, use_cache=False, **inputs)
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 
@@ -493,14 +442,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         outside = torch.full_like(logits, torch.finfo(logits.dtype).min)
         outside[..., scheme.labels.index("O")] = 0
         return torch.where((word < 0)[..., None], outside, logits)
-
-
-def _tokenizer_of(name_or_path: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside an encoder; None where there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, **hub)
-    except (OSError, ValueError, KeyError, ImportError):
-        return None
 
 
 def _raise_decoded(posteriors: Tensor, tags: Tensor) -> Tensor:

@@ -1,0 +1,245 @@
+"""`from_pretrained`: names, folders and configurations of both kinds, overrides, refusals."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from tiny import save_tiny_bert
+from transformers import AutoConfig, AutoModelForTokenClassification, BertModel, DistilBertConfig
+from transformers.utils import logging
+
+from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
+
+LABELS = ["O", "B-PER", "I-PER"]
+load = SemiCRFForTokenClassification.from_pretrained
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="module")
+def saved(folder, tmp_path_factory):
+    """A whole model."""
+    target = str(tmp_path_factory.mktemp("tiny") / "semicrf")
+    load(folder, labels=LABELS, max_segment_length=3, scorer="sum").save_pretrained(target)
+    return target
+
+
+@pytest.fixture
+def no_weights(folder, saved, tmp_path):
+    """Copies of an encoder and of a whole model whose weights can't be read."""
+    for name, source in (("encoder", folder), ("model", saved)):
+        shutil.copytree(source, tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_bytes(b"no weights")
+    return tmp_path
+
+
+def encoder_is_loaded(model, folder):
+    expected = BertModel.from_pretrained(folder, add_pooling_layer=False).state_dict()
+    loaded = model.text_encoder.state_dict()
+    return expected.keys() == loaded.keys() and all(
+        torch.equal(loaded[name], value) for name, value in expected.items()
+    )
+
+
+# Configurations of both kinds
+
+
+def test_an_encoder_under_its_own_configuration(folder):
+    config = AutoConfig.from_pretrained(folder, hidden_dropout_prob=0.3)
+    before = config.to_dict()
+    model = load(folder, config=config, labels=LABELS)
+    assert model.config.encoder_config.hidden_dropout_prob == 0.3
+    assert encoder_is_loaded(model, folder)
+    assert config.to_dict() == before  # the caller's own stays as it was
+
+
+def test_the_labels_may_stand_in_the_encoders_configuration(folder):
+    config = AutoConfig.from_pretrained(folder, id2label=dict(enumerate(LABELS)), num_labels=3)
+    assert load(folder, config=config).config.labels == LABELS
+
+
+def test_an_encoder_under_a_semi_crf_configuration(folder):
+    config = SemiCRFConfig(AutoConfig.from_pretrained(folder), labels=LABELS, max_segment_length=5)
+    model = load(folder, config=config, threshold=0.2)
+    assert encoder_is_loaded(model, folder)
+    assert (model.config.max_segment_length, model.config.threshold) == (5, 0.2)
+    assert model.config.labels == LABELS and model.config.has_word_starts
+
+
+def test_a_saved_model_under_either_configuration(saved):
+    whole = AutoConfig.from_pretrained(saved)
+    whole.threshold = 0.1
+    assert load(saved, config=whole).classifier.threshold == 0.1
+    encoder = AutoConfig.from_pretrained(saved).encoder_config
+    encoder.hidden_dropout_prob = 0.3
+    model = load(saved, config=encoder)
+    assert model.text_encoder.config.hidden_dropout_prob == 0.3
+    assert model.config.labels == LABELS
+
+
+def test_a_configuration_by_its_folder(folder, saved):
+    model = load(folder, config=saved)
+    assert encoder_is_loaded(model, folder)
+    assert (model.config.scorer, model.config.labels) == ("sum", LABELS)
+
+
+@pytest.mark.parametrize("kind", [DistilBertConfig, lambda: SemiCRFConfig(DistilBertConfig())])
+def test_the_configuration_of_another_encoder_is_refused(folder, saved, kind):
+    for name in (folder, saved):
+        with pytest.raises(ValueError, match="expected the configuration of a bert .*distilbert"):
+            load(name, config=kind(), labels=LABELS)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"labels": iter(LABELS)},
+        {"id2label": {str(index): tag for index, tag in enumerate(LABELS)}},
+        {"label2id": {"B-PER": 1, "O": 0, "I-PER": 2}},
+        {"labels": LABELS, "id2label": dict(enumerate(LABELS)), "num_labels": 3},
+    ],
+)
+def test_every_way_to_give_the_labels(folder, given):
+    config = load(folder, **given).config
+    assert config.labels == LABELS
+    assert config.label2id == {tag: index for index, tag in enumerate(LABELS)}
+
+
+def test_a_saved_model_takes_other_names_and_refuses_another_number(saved, tmp_path):
+    model = load(saved, labels=["O", "B-LOC", "I-LOC"])
+    assert model.config.scheme.types == ("O", "LOC")
+    more = [*LABELS, "B-LOC", "I-LOC"]
+    with pytest.raises(RuntimeError, match="mismatch"):
+        load(saved, labels=more)
+    anew = load(saved, labels=more, ignore_mismatched_sizes=True)
+    assert anew.classifier.initial_bias.isfinite().all() and len(anew.classifier.initial_bias) == 3
+    assert torch.equal(anew.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+# Overrides and what from_pretrained takes anywhere
+
+
+def test_overrides_reach_the_head_and_the_encoder_of_a_saved_model(saved):
+    model = load(saved, threshold=None, hidden_dropout_prob=0.25, return_dict=False)
+    assert model.classifier.threshold is None and model.config.threshold is None
+    assert model.text_encoder.config.hidden_dropout_prob == 0.25
+    assert isinstance(model(input_ids=torch.tensor([[5]]), word_mask=torch.tensor([[True]])), tuple)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_the_one_asked_for(folder, saved, attention, tmp_path):
+    for name, labels in ((folder, LABELS), (saved, None)):
+        model = load(name, labels=labels, attn_implementation=attention)
+        for config in (model.config, model.config.encoder_config, model.text_encoder.config):
+            assert config._attn_implementation == attention
+        model.save_pretrained(tmp_path / attention)
+        again = load(tmp_path / attention)
+        assert again.text_encoder.config._attn_implementation == "sdpa"  # a matter of loading
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"])
+def test_dtype_holds_for_encoder_and_head(folder, saved, dtype, tmp_path):
+    for name, labels in ((folder, LABELS), (saved, None)):
+        model = load(name, labels=labels, dtype=dtype)
+        assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+        assert model.word_starts.dtype == torch.int8
+    model.save_pretrained(tmp_path)
+    assert {value.dtype for value in load(tmp_path).parameters()} == {torch.bfloat16}
+
+
+def test_device_map_places_the_head_beside_the_encoder(folder, saved):
+    for name, labels in ((folder, LABELS), (saved, None)):
+        model = load(name, labels=labels, device_map="cpu")
+        assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {"cpu"}
+        assert encoder_is_loaded(model, folder)
+
+
+@pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
+@pytest.mark.parametrize("away", ["text_encoder", "classifier"])
+def test_either_half_may_be_kept_on_disk(saved, tmp_path, away):
+    """The head's parameters are read in its own forward only, where the offloading hook is."""
+    places = {"text_encoder": "cpu", "classifier": "cpu", "word_starts": "cpu", away: "disk"}
+    model = load(saved, device_map=places, offload_folder=tmp_path)
+    assert {v.device.type for v in getattr(model, away).parameters()} == {"meta"}
+    ids = torch.tensor([[2, 5, 6, 3]])
+    with torch.no_grad():
+        found = model(input_ids=ids).logits
+        assert torch.equal(found, load(saved)(input_ids=ids).logits)
+
+
+def test_a_map_of_the_encoder_becomes_one_of_the_model(folder, tmp_path):
+    places = {"embeddings": "cpu", "encoder": "disk"}
+    model = load(folder, labels=LABELS, device_map=places, offload_folder=tmp_path)
+    assert model.hf_device_map["text_encoder.encoder"] == "disk"
+    assert model.hf_device_map["classifier"] == torch.device("cpu")
+    with torch.no_grad():
+        assert model(input_ids=torch.tensor([[2, 5, 6, 3]])).logits.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_device_map_on_a_gpu(folder, saved):
+    for name, labels in ((folder, LABELS), (saved, None)):
+        model = load(name, labels=labels, device_map="auto")
+        assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {"cuda"}
+        ids = torch.tensor([[2, 5, 6, 3]], device="cuda")
+        assert model(input_ids=ids, word_mask=ids > 3).logits.isfinite().all()
+
+
+def test_loading_info_names_the_new_head(folder, saved):
+    model, info = load(folder, labels=LABELS, output_loading_info=True)
+    assert info["missing_keys"] == {f"classifier.{name}" for name in model.classifier.state_dict()}
+    assert load(saved, output_loading_info=True)[1]["missing_keys"] == set()
+
+
+def test_the_new_head_is_said_to_be_new_and_a_saved_one_is_not(folder, saved):
+    class Records(list):
+        def handle(self, record):
+            self.append(record.getMessage())
+
+    records = Records()
+    records.level = 0
+    logging.get_logger("hf_semicrf").addHandler(records)
+    try:
+        load(folder, labels=LABELS)
+        assert [m for m in records if "newly initialized" in m and "classifier" in m]
+        records.clear()
+        load(saved)
+        assert not records
+    finally:
+        logging.get_logger("hf_semicrf").removeHandler(records)
+
+
+def test_the_auto_class_takes_the_same_overrides(saved):
+    model = AutoModelForTokenClassification.from_pretrained(saved, threshold=0.3)
+    assert model.classifier.threshold == 0.3
+
+
+# Refusals, before weights are read
+
+
+@pytest.mark.parametrize("kind", ["encoder", "model"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"max_segment_lenght": 3}, TypeError, r"unknown arguments \['max_segment_lenght'\]"),
+        ({"hiden_dropout": 0.1, "thresold": 1}, TypeError, r"\['hiden_dropout', 'thresold'\]"),
+        ({"threshold": 2}, ValueError, "expected a threshold in 0..1 or None, got 2"),
+        ({"scorer": "best"}, ValueError, "expected a scorer among"),
+        ({"max_segment_length": 0}, ValueError, "at least 1 word, got 0"),
+        ({"num_labels": 4}, ValueError, "expected num_labels=3 .* got 4"),
+        ({"id2label": {0: "O", 1: "B-X"}}, ValueError, "labels and id2label to name the same"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_weights_are_read(
+    no_weights, kind, arguments, error, message
+):
+    with pytest.raises(error, match=message):
+        load(no_weights / kind, labels=LABELS, **arguments)
