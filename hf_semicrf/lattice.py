@@ -19,8 +19,8 @@ class Lattice(NamedTuple):
 
     Args:
         mask: True on the first sub-word of every word [B, T].
-        index: Sub-word of word n [B, T]; past a sentence's words, the sub-words left over.
-        inside: Whether a sentence has a word n [B, T].
+        index: Sub-word of word n [B, N]; past a sentence's words, the sub-words left over.
+        inside: Whether a sentence has a word n [B, N].
         lengths: Words of each sentence [B].
     """
 
@@ -39,9 +39,9 @@ class Lattice(NamedTuple):
         return cls(mask, index, inside, lengths)
 
     def gather(self, tokens: Tensor) -> Tensor:
-        """From sub-words [B, T, ...] to words [B, N, ...], N = T."""
+        """From sub-words [B, T, ...] to words [B, N, ...]."""
         index = self.index.reshape(self.index.shape + (1,) * (tokens.ndim - 2))
-        return tokens.gather(1, index.expand_as(tokens))
+        return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
 
     def mean(self, tokens: Tensor, counted: Tensor) -> Tensor:
         """The mean of each word's sub-words [B, N, H], in float32 inside.
@@ -57,8 +57,8 @@ class Lattice(NamedTuple):
         # a word reaches to the next one's first sub-word, the last word to the end
         following = torch.where(self.inside, self.index, tokens.shape[1]).roll(-1, 1)
         following[:, -1] = tokens.shape[1]
-        until = summed.gather(1, (following - 1)[..., None].expand_as(summed))
-        total = until - before.gather(1, self.index[..., None].expand_as(before))
+        until = summed.gather(1, (following - 1)[..., None].expand(-1, -1, summed.shape[2]))
+        total = until - self.gather(before)
         return (total[..., :-1] / total[..., -1:].clamp(min=1)).to(tokens.dtype)
 
     def scatter(self, words: Tensor) -> Tensor:

@@ -178,6 +178,9 @@ class SpanScorer(nn.Module):
         scores = self.boundary(hidden)
         first, last, inside = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
         positions, longest = hidden.shape[1], len(self.width.weight)
+        if torch.compiler.is_exporting():  # the number of pieces may not depend on the size
+            n = torch.arange(positions, device=hidden.device)
+            return scores._replace(segment=self._segments(first, last, sums, n))
         size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):

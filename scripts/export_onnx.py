@@ -1,0 +1,34 @@
+"""Write a trained model as ONNX, with a decoder that needs NumPy alone.
+
+python scripts/export_onnx.py out/final out/onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer
+
+from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
+from hf_semicrf.export import export_onnx
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Load, trace and write."""
+    parser = argparse.ArgumentParser(description="Write a trained semi-CRF model as ONNX.")
+    parser.add_argument("model", help="Hub name or folder of the model")
+    parser.add_argument("folder", help="where to write; docs/hugging_face.md shows its use")
+    args = parser.parse_args(arguments)
+    try:
+        model = SemiCRFForTokenClassification.from_pretrained(args.model)
+        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
+        path = export_onnx(model, tokenizer, args.folder)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"export_onnx.py: {error}")
+    print(f"{path} ({path.stat().st_size:,} bytes), and beside it all that decoding needs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""The exported graph and the NumPy decoder against enumeration, and against the model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, as_tensors, given, random_potentials
+from oracle import Sentence
+from tiny import save_tiny_bert, script, sentences
+from tolerances import EXPORTED_FLOAT32, FLOAT64
+from torch.testing import assert_close
+from transformers import AutoTokenizer
+
+from hf_semicrf import SemiCRFForTokenClassification, numpy_decoder, ops, prepare_tokenizer
+from hf_semicrf.export import EncoderAndScorer, decoder_of, export_program
+from hf_semicrf.words import first_subwords
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def arrays(p):
+    return {name: score.numpy() for name, score in given(p).items()}
+
+
+# the decoder
+
+
+def test_posteriors_of_segments_are_those_of_enumeration(case):
+    p = case.potentials
+    lengths = p.lengths.numpy()
+    scores = numpy_decoder.segment_scores(arrays(p), lengths)
+    rest = (getattr(p, name).numpy() for name in ("transition", "initial", "final"))
+    found = numpy_decoder.segment_posteriors(scores, *rest, lengths)
+    assert_close(torch.from_numpy(found), case.segment_marginals, **FLOAT64)
+
+
+def test_the_best_segmentation_is_that_of_enumeration(case):
+    p = case.potentials
+    found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), threshold=None)
+    labels, starts = as_tensors([s.best()[1] for s in case.sentences], p.sizes[1])
+    assert torch.equal(torch.from_numpy(found.labels), labels)
+    assert torch.equal(torch.from_numpy(found.starts), starts)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 0.5, 1.0])
+def test_decoding_is_that_of_the_operations(threshold):
+    p = random_potentials([9, 4, 1, 7], 3, 4, positions=12, seed=5, scale=1.5)
+    found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), threshold)
+    segment = ops.marginals(p, segment=True).segment
+    if threshold is None:
+        _, labels, starts = ops.viterbi(p)
+    else:
+        labels, starts = ops.minimum_risk(segment, p.lengths, threshold)
+    assert torch.equal(torch.from_numpy(found.labels), labels)
+    assert torch.equal(torch.from_numpy(found.starts), starts)
+    posteriors = ops.at_segments(segment, labels, starts, p.lengths)
+    assert_close(torch.from_numpy(found.posteriors), posteriors, **FLOAT64)
+
+
+def test_ties_go_to_the_shorter_segment_and_the_lower_type():
+    p = random_potentials([5], 3, 3, seed=1).map(torch.zeros_like)
+    found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), None)
+    _, labels, starts = ops.viterbi(p)
+    assert found.labels.tolist() == labels.tolist() and found.starts.tolist() == starts.tolist()
+
+
+def test_impossible_scores_stay_exact_and_a_sentence_without_words_is_empty():
+    p = random_potentials([4, 3], 3, 3, seed=2)
+    p.transition[1, :] = -torch.inf
+    p.segment[:, 1, 1, 2] = -torch.inf
+    p.initial[0] = -torch.inf
+    found = numpy_decoder.segment_posteriors(
+        numpy_decoder.segment_scores(arrays(p), p.lengths.numpy()),
+        *(getattr(p, name).numpy() for name in ("transition", "initial", "final")),
+        p.lengths.numpy(),
+    )
+    assert_close(torch.from_numpy(found), ops.marginals(p, segment=True).segment, **FLOAT64)
+    empty = numpy_decoder.decode(arrays(p), np.array([0, 3]), 0.1)
+    assert (empty.labels[0] == -1).all() and not empty.starts[0].any()
+    for row, sentence in enumerate([Sentence(p, 0), Sentence(p, 1)]):
+        best = numpy_decoder.decode(arrays(p), p.lengths.numpy(), None)
+        labels, _ = as_tensors([sentence.best()[1]], 4)
+        assert best.labels[row].tolist() == labels[0].tolist()
+
+
+def test_potentials_without_any_local_score_are_refused():
+    only = {k: v for k, v in arrays(CASES["usual"].potentials).items() if k == "duration"}
+    with pytest.raises(ValueError, match="expected at least one of emission"):
+        numpy_decoder.segment_scores(only, np.array([3]))
+
+
+def test_word_index_is_where_the_words_stand():
+    mask = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
+    assert numpy_decoder.word_index(mask).tolist() == [[1, 3], [4, -1], [-1, -1]]
+    assert numpy_decoder.word_index(mask[2:]).tolist() == [[-1]]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, ["O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y"], ["O", "I-X", "B-Y"]],
+)
+def test_tags_are_those_of_the_scheme(labels):
+    """Every segmentation of a short sentence, written by the decoder and by the label scheme."""
+    from hf_semicrf.segments import LabelScheme
+
+    scheme = LabelScheme.from_labels(labels)
+    decoder = numpy_decoder.Decoder(scheme.types, None, scheme.labels, scheme._written_tags())
+    p = random_potentials([4], 3, 3, seed=3)
+    for _, segmentation in zip(range(200), Sentence(p, 0).all, strict=False):
+        if any(kind == 0 and end - begin > 1 for begin, end, kind in segmentation):
+            continue
+        forced = random_potentials([4], 3, 3, seed=3).map(torch.zeros_like)
+        for begin, end, kind in segmentation:
+            forced.segment[0, begin, end - begin - 1, kind] = 100.0 * (end - begin)
+        written = scheme.decode(*as_tensors([segmentation], 4))[0].tolist()
+        (found,) = decoder.tag_names(arrays(forced), np.array([4]))
+        assert found == [labels[tag] for tag in written], segmentation
+
+
+def test_the_file_needs_numpy_alone(tmp_path):
+    code = "import sys; import numpy_decoder; print([m for m in sys.modules if m.startswith(('to"
+    code += "rch', 'hf_semicrf', 'transformers'))])"
+    folder = str(numpy_decoder.__file__).rsplit("/", 1)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); {code}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={},
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# the graph (point 24)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bert):
+    return prepare_tokenizer(AutoTokenizer.from_pretrained(bert))
+
+
+def make_model(bert, **settings):
+    """A tiny model with scores that are not all nearly nothing."""
+    torch.manual_seed(0)
+    model = SemiCRFForTokenClassification.from_pretrained(
+        bert, labels=LABELS, max_segment_length=3, **settings
+    )
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.mul_(30)
+    return model
+
+
+def inputs_of(tokenizer, texts):
+    """Inputs of the graph as arrays, and the words of each sentence."""
+    batch = tokenizer(texts, is_split_into_words=True, padding=True, return_tensors="np")
+    firsts = [first_subwords(batch.word_ids(row)) for row in range(len(texts))]
+    mask = np.array([[word is not None for word in row] for row in firsts])
+    tokens = {name: batch[name] for name in tokenizer.model_input_names}
+    return {**tokens, "word_index": numpy_decoder.word_index(mask)}, mask.sum(1)
+
+
+TEXTS = [row["tokens"] for row in sentences(9)] + [["Unheard-of", "Lovelace", ",", "Oslo"], ["Ada"]]
+BATCHES = (TEXTS, TEXTS[:1], TEXTS[-1:], TEXTS[3:5])
+
+
+@pytest.mark.parametrize("scorer", ["boundary", "span"])
+def test_the_exported_program_gives_the_models_potentials(bert, tokenizer, scorer):
+    model = make_model(bert, scorer=scorer)
+    program, _ = export_program(model, tokenizer.model_input_names)
+    for texts in BATCHES:  # other sizes of the batch, of sub-words and of words than in the trace
+        inputs, _ = inputs_of(tokenizer, texts)
+        inputs = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        with torch.no_grad():
+            expected, found = EncoderAndScorer(model)(**inputs), program.module()(**inputs)
+        assert found.keys() == expected.keys() and ("segment" in found) == (scorer == "span")
+        for name, score in expected.items():
+            assert_close(found[name], score, **EXPORTED_FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def exported(bert, tokenizer, tmp_path_factory):
+    """A span model that pools words, and the folder that the script wrote for it."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = make_model(bert, scorer="span", word_pooling="mean")
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "model")
+    script("export_onnx").main([str(folder / "model"), str(folder / "onnx")])
+    return model, folder / "onnx"
+
+
+@pytest.mark.parametrize("threshold", [None, 0.25])
+def test_onnx_and_numpy_find_what_the_model_finds(exported, tokenizer, threshold):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, folder = exported
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    decoder = numpy_decoder.Decoder.load(folder / "decoder.json")
+    model.set_threshold(threshold)
+    decoder = decoder._replace(threshold=threshold)
+    assert decoder == decoder_of(model)
+    entities = 0
+    for texts in BATCHES:
+        inputs, lengths = inputs_of(tokenizer, texts)
+        outputs = dict(zip(names, session.run(names, inputs), strict=True))
+        found = decoder.entities(outputs, lengths)
+        for row, expected in zip(found, model.predict(texts, tokenizer), strict=True):
+            assert len(row) == len(expected)
+            entities += len(row)
+            for one, other in zip(row, expected, strict=True):
+                assert [one[k] for k in ("label", "start", "end")] == [
+                    other[k] for k in ("label", "start", "end")
+                ]
+                assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        tags = decoder.tag_names(outputs, lengths)
+        for row, entities_of_row, text in zip(tags, found, texts, strict=True):
+            assert len(row) == len(text)
+            spans = [(e["start"], e["end"], e["label"]) for e in entities_of_row]
+            assert model.config.scheme.tags_to_spans(row) == spans
+    assert entities > 5
+
+
+def test_the_folder_holds_all_that_tagging_without_torch_needs(exported):
+    _, folder = exported
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.onnx", "decoder.json", "numpy_decoder.py", "tokenizer.json"} <= names
+
+
+def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="expected input_ids, attention_mask .* got .*pixels"):
+        export_program(make_model(bert), ["input_ids", "pixels"])
+    with pytest.raises(SystemExit, match="export_onnx.py: "):
+        script("export_onnx").main([str(tmp_path / "nothing"), str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    from hf_semicrf.export import export_onnx
+
+    with pytest.raises(RuntimeError, match=r"onnx and onnxscript not .*hf_semicrf\[onnx\]"):
+        export_onnx(None, None, tmp_path)
