@@ -56,10 +56,12 @@ class EncoderAndScorer(nn.Module):
         mask = torch.zeros_like(input_ids).scatter_add(1, index, inside.long()) > 0
         lattice = Lattice(mask, index, inside, inside.sum(1))
         tokens = (input_ids, attention_mask, token_type_ids)
-        encoded = self.model._encode(dict(zip(TOKEN_INPUTS, tokens, strict=True)))
-        words = self.model._word_states(
-            encoded.last_hidden_state, lattice, input_ids, attention_mask
+        encoded = self.model._encode(
+            dict(zip(TOKEN_INPUTS, tokens, strict=True)),
+            output_hidden_states=self.model.config.mix_layers > 0,
         )
+        states = self.model._states(encoded)
+        words = self.model._word_states(states, lattice, input_ids, attention_mask)
         scores = self.model.classifier.potentials(words, lattice.lengths)._asdict()
         del scores["lengths"]
         return {name: score.clone() for name, score in scores.items() if score is not None}
@@ -79,36 +81,54 @@ def export_program(
         it was traced with.
 
     Raises:
-        ValueError: An input is unknown, or input_ids or attention_mask is missing.
+        ValueError: An input is unknown, input_ids or attention_mask is missing, or the model's
+            graph depends on the sizes of its inputs (an LSTM's does).
     """
     if not set(TOKEN_INPUTS[:2]) <= set(token_inputs) <= set(TOKEN_INPUTS):
         raise ValueError(
             f"expected input_ids, attention_mask and perhaps token_type_ids, got {token_inputs}"
         )
-    example = {
-        name: torch.full((2, 7), int(name != "token_type_ids"), device=model.device)
-        for name in TOKEN_INPUTS
-        if name in token_inputs
-    }
-    index = [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]]  # no two axes alike: none are taken for one
-    example["word_index"] = torch.tensor(index, device=model.device)
+    recurrent = [type(part).__name__ for part in model.modules() if isinstance(part, nn.RNNBase)]
+    if recurrent:  # the tracer would leave its own tensors in them
+        raise ValueError(
+            f"expected a graph that takes inputs of all sizes, got a model with {recurrent[0]}, "
+            "which is traced step by step"
+        )
+    # no two axes of a kind alike, so that none are taken for one
+    example = _ones(model, token_inputs, 7, [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]])
     shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in example}
     was_training = model.training
-    model.eval()
+    module = EncoderAndScorer(model).eval()
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                EncoderAndScorer(model).eval(), (), example, dynamic_shapes=shapes
-            )
+            program = torch.export.export(module, (), example, dynamic_shapes=shapes)
+            program.module()(**_ones(model, token_inputs, 9, [[1, 3, 4]]))
+    except (torch._dynamo.exc.UserError, AssertionError) as error:
+        raise ValueError(
+            "expected a graph that takes inputs of all sizes, got one that does not from a "
+            f"{type(model.text_encoder).__name__} with the scorer {model.config.scorer!r}: {error}"
+        ) from error
     finally:
         model.train(was_training)
     return program, example
 
 
+def _ones(
+    model: Any, token_inputs: Sequence[str], sub_words: int, index: list[list[int]]
+) -> dict[str, Tensor]:
+    """Inputs of the graph: one token everywhere, and where the words stand."""
+    shape = (len(index), sub_words)
+    inputs = {name: torch.ones(shape, dtype=torch.long) for name in TOKEN_INPUTS[:2]}
+    if "token_type_ids" in token_inputs:
+        inputs["token_type_ids"] = torch.zeros(shape, dtype=torch.long)
+    inputs["word_index"] = torch.tensor(index)
+    return {name: value.to(model.device) for name, value in inputs.items()}
+
+
 def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     """Write all that tagging without PyTorch needs.
 
-    That is ``model.onnx`` (encoder and scorer), ``decoder.json`` (labels and threshold),
+    That is ``model.onnx`` (encoder and scorer), ``decoder.json`` (labels, threshold, temperature),
     ``numpy_decoder.py`` (which reads it) and the tokenizer's files.
 
     Args:
@@ -157,6 +177,7 @@ def decoder_of(model: Any) -> numpy_decoder.Decoder:
     return numpy_decoder.Decoder(
         types=list(scheme.types),
         threshold=model.config.threshold,
+        temperature=model.config.head_temperature,
         tags=list(scheme.labels),
         written=scheme._written_tags(),
     )

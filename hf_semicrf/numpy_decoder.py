@@ -45,6 +45,7 @@ class Decoder(NamedTuple):
         types: Segment types, the outside type first.
         threshold: Posterior that a segment has to exceed; None for the most probable segmentation
             as a whole.
+        temperature: What all potentials are divided by.
         tags: Tag names in the order of their ids.
         written: Tag of a word by type, then by whether it starts a segment right after one of its
             type (4), starts one (2) and ends one (1) [C * 8].
@@ -52,6 +53,7 @@ class Decoder(NamedTuple):
 
     types: Sequence[str]
     threshold: float | None
+    temperature: float
     tags: Sequence[str]
     written: Sequence[int]
 
@@ -68,7 +70,9 @@ class Decoder(NamedTuple):
             potentials: Arrays by name; those that a scorer does not give are absent or None.
             lengths: Words of each sentence [B].
         """
-        return decode(potentials, lengths, self.threshold)
+        given = {name: x for name, x in potentials.items() if x is not None}
+        tempered = {name: np.asarray(x) / self.temperature for name, x in given.items()}
+        return decode(tempered, lengths, self.threshold)
 
     def entities(self, potentials: Arrays, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
         """The entities of each sentence: ``label``, ``score``, ``start`` and ``end`` in words.

@@ -180,7 +180,7 @@ class SpanScorer(nn.Module):
         positions, longest = hidden.shape[1], len(self.width.weight)
         if torch.compiler.is_exporting():  # the number of pieces may not depend on the size
             n = torch.arange(positions, device=hidden.device)
-            return scores._replace(segment=self._segments(first, last, sums, n))
+            return scores._replace(segment=self._segments(first, last, inside, n))
         size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):
@@ -284,6 +284,11 @@ def banded_products(first: Tensor, last: Tensor, longest: int) -> Tensor:
         ``sum_r first[b, n, p, r] * last[b, n + l, p, r]`` [B, N, L, P]; 0 past the last position.
     """
     positions = first.shape[1]
+    if torch.compiler.is_exporting():  # blocks would tie the graph to the size that it was made at
+        reach = torch.arange(positions, device=first.device)[:, None]
+        reach = reach + torch.arange(longest, device=first.device)
+        ends = pad(last, (0, 0, 0, 0, 0, longest - 1))[:, reach]  # [B, N, L, P, R]
+        return torch.einsum("bnpr,bnlpr->bnlp", first, ends)
     size = min(BLOCK, positions)
     extra = -positions % size
     first = pad(first, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, size))

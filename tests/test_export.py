@@ -108,7 +108,8 @@ def test_tags_are_those_of_the_scheme(labels):
     from hf_semicrf.segments import LabelScheme
 
     scheme = LabelScheme.from_labels(labels)
-    decoder = numpy_decoder.Decoder(scheme.types, None, scheme.labels, scheme._written_tags())
+    written = scheme._written_tags()
+    decoder = numpy_decoder.Decoder(scheme.types, None, 1.0, scheme.labels, written)
     p = random_potentials([4], 3, 3, seed=3)
     for _, segmentation in zip(range(200), Sentence(p, 0).all, strict=False):
         if any(kind == 0 and end - begin > 1 for begin, end, kind in segmentation):
@@ -173,16 +174,24 @@ TEXTS = [row["tokens"] for row in sentences(9)] + [["Unheard-of", "Lovelace", ",
 BATCHES = (TEXTS, TEXTS[:1], TEXTS[-1:], TEXTS[3:5])
 
 
-@pytest.mark.parametrize("scorer", ["boundary", "span"])
-def test_the_exported_program_gives_the_models_potentials(bert, tokenizer, scorer):
-    model = make_model(bert, scorer=scorer)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scorer": "boundary", "mix_layers": 2, "context": "convolution"},
+        {"scorer": "span+biaffine+pointer+length"},
+    ],
+    ids=lambda settings: settings["scorer"],
+)
+def test_the_exported_program_gives_the_models_potentials(bert, tokenizer, settings):
+    model = make_model(bert, **settings)
     program, _ = export_program(model, tokenizer.model_input_names)
     for texts in BATCHES:  # other sizes of the batch, of sub-words and of words than in the trace
         inputs, _ = inputs_of(tokenizer, texts)
         inputs = {name: torch.from_numpy(value) for name, value in inputs.items()}
         with torch.no_grad():
             expected, found = EncoderAndScorer(model)(**inputs), program.module()(**inputs)
-        assert found.keys() == expected.keys() and ("segment" in found) == (scorer == "span")
+        assert found.keys() == expected.keys()
+        assert ("segment" in found) == ("span" in settings["scorer"])
         for name, score in expected.items():
             assert_close(found[name], score, **EXPORTED_FLOAT32)
 
@@ -206,7 +215,8 @@ def test_onnx_and_numpy_find_what_the_model_finds(exported, tokenizer, threshold
     names = [output.name for output in session.get_outputs()]
     decoder = numpy_decoder.Decoder.load(folder / "decoder.json")
     model.set_threshold(threshold)
-    decoder = decoder._replace(threshold=threshold)
+    model.set_temperature(1.5)
+    decoder = decoder._replace(threshold=threshold, temperature=1.5)
     assert decoder == decoder_of(model)
     entities = 0
     for texts in BATCHES:
@@ -238,6 +248,12 @@ def test_the_folder_holds_all_that_tagging_without_torch_needs(exported):
 def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected input_ids, attention_mask .* got .*pixels"):
         export_program(make_model(bert), ["input_ids", "pixels"])
+    with pytest.raises(ValueError, match="inputs of all sizes, got a model with LSTM"):
+        export_program(make_model(bert, context="lstm"))
+    model = make_model(bert)
+    model._word_states = lambda states, *_: states[:, : int(states.shape[1])]  # as it was traced
+    with pytest.raises(ValueError, match="inputs of all sizes, .* BertModel .* 'boundary'"):
+        export_program(model)
     with pytest.raises(SystemExit, match="export_onnx.py: "):
         script("export_onnx").main([str(tmp_path / "nothing"), str(tmp_path)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
