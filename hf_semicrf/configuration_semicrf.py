@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from hf_semicrf.constraints import Rules
 from hf_semicrf.head import check_settings
 from hf_semicrf.hub import AUTO_MAP, write_shim
 from hf_semicrf.segments import LabelScheme
 
 WORD_POOLINGS = ("first", "mean")
+UNKNOWN = ("error", "marginalize")
 
 
 @cache
@@ -47,6 +49,13 @@ class SemiCRFConfig(PretrainedConfig):
         potentials: "factored", or "edge" to train and decode on the dense edge tensor.
         label_scheme: "IOB2", "IOB1", "IOBES", "BILOU" or "plain"; recognised from the labels where
             None.
+        constraints: What is allowed in every sentence, in training and in decoding alike: any of
+            ``types``, ``lengths``, ``transitions``, ``initial`` and ``final``, as
+            ``{"lengths": {"PER": [1, 4]}, "transitions": {"PER": ["O", "LOC"]}}``; see
+            ``hf_semicrf.constraints.Rules.read``.
+        unknown: What a word of ``word_mask`` whose label is -100 does in training: "error", or
+            "marginalize" to train by the log-probability of all segmentations that agree with the
+            labels that are known.
         base_model: Public name of the pretrained encoder, for the model card.
         has_word_starts: Whether the model knows which tokens start a word.
         **kwargs: What every configuration takes, such as ``id2label``.
@@ -75,6 +84,8 @@ class SemiCRFConfig(PretrainedConfig):
         word_pooling: str = "first",
         potentials: str = "factored",
         label_scheme: str | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        unknown: str = "error",
         base_model: str | None = None,
         has_word_starts: bool = False,
         **kwargs: Any,
@@ -98,6 +109,8 @@ class SemiCRFConfig(PretrainedConfig):
         )
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
+        if unknown not in UNKNOWN:
+            raise ValueError(f"expected unknown among {UNKNOWN}, got {unknown!r}")
         if encoder_config is None:
             encoder_config = {"model_type": "bert"}
         if isinstance(encoder_config, dict):
@@ -125,9 +138,19 @@ class SemiCRFConfig(PretrainedConfig):
         self.word_pooling = word_pooling
         self.potentials = potentials
         self.label_scheme = label_scheme
+        self.constraints = constraints and dict(constraints)
+        self.unknown = unknown
         self.has_word_starts = has_word_starts
         self.base_model = None if base_model and os.path.isdir(base_model) else base_model
         super().__init__(**kwargs)
+        self.rules  # noqa: B018  (refuse constraints that cannot be met)
+
+    @property
+    def rules(self) -> Rules | None:
+        """The constraints read for the types of the labels; None without any."""
+        if not self.constraints:
+            return None
+        return Rules.read(self.constraints, self.scheme.types, self.max_segment_length)
 
     @property
     def scheme(self) -> LabelScheme:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from hf_semicrf.constraints import types_as_bits
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.words import (
     first_subwords,
@@ -60,7 +61,8 @@ class TokenizeAndAlign:
 
     For ``dataset.map(..., batched=True)``. Tags are names, or class ids: those of the data set's
     ClassLabel where it has one (translated by name, whatever their order), else ids of `label2id`.
-    Without the tags column the result has ``word_mask`` but no ``labels``.
+    Without the tags column the result has ``word_mask`` but no ``labels``. A tag of None, "?" or
+    -100 is unknown: its label is -100 inside ``word_mask``.
 
     Long sentences are cut between words and words without sub-words keep their place, both as in
     `tokenize_words`. The first loss and the first too long entity warn, once each; `counts` has the
@@ -74,6 +76,8 @@ class TokenizeAndAlign:
         tokens_column: Column of the sentences, each a list of words.
         tags_column: Column of the tags, one a word; may be missing.
         max_segment_length: The model's, to count the entities that are longer.
+        types_column: Column of the types that each word may have, where its tag is unknown: a list
+            of type names a word, an empty one for any; may be missing.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class TokenizeAndAlign:
         tokens_column: str = "tokens",
         tags_column: str = "ner_tags",
         max_segment_length: int | None = None,
+        types_column: str = "allowed_types",
     ) -> None:
         """See the class."""
         if not is_prepared(tokenizer):
@@ -96,6 +101,7 @@ class TokenizeAndAlign:
         self.tokens_column = tokens_column
         self.tags_column = tags_column
         self.max_segment_length = max_segment_length
+        self.types_column = types_column
         self.counts = AlignmentCounts()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,7 +115,8 @@ class TokenizeAndAlign:
             batch: Columns of a data set.
 
         Returns:
-            The tokenizer's columns, ``word_mask`` and, if there are tags, ``labels``.
+            The tokenizer's columns, ``word_mask``, and ``labels`` and ``allowed_types`` if there
+            are tags and types.
 
         Raises:
             ValueError: A column is missing, a sentence has no words or not one tag a word, or a
@@ -117,6 +124,7 @@ class TokenizeAndAlign:
         """
         sentences = self._sentences(batch)
         tags = self._tags(batch, sentences)
+        types = self._allowed_types(batch, sentences)
         before = AlignmentCounts(**asdict(self.counts))
         columns: dict[str, list[list[int]]] = {}
         tokenized = tokenize_words(self.tokenizer, sentences, self.max_length)
@@ -126,6 +134,10 @@ class TokenizeAndAlign:
             if tags is not None:
                 inputs["labels"] = [
                     UNKNOWN_TAG if word is None else tags[row][word] for word in firsts
+                ]
+            if types is not None:
+                inputs["allowed_types"] = [
+                    -1 if word is None else types[row][word] for word in firsts
                 ]
             self._count(len(sentences[row]), sum(inputs["word_mask"]), tags and tags[row])
             for name, values in inputs.items():
@@ -174,6 +186,20 @@ class TokenizeAndAlign:
             except ValueError as error:
                 raise ValueError(f"{error}; found in {_row(batch, row)}") from None
         return tags
+
+    def _allowed_types(self, batch: Mapping[str, Sequence], sentences: list[list[str]]):
+        """The types that each word may have, as the bits of an integer, or None."""
+        if self.types_column not in batch:
+            return None
+        rows = []
+        for row, (words, names) in enumerate(zip(sentences, batch[self.types_column], strict=True)):
+            if len(names) != len(words):
+                raise ValueError(
+                    f"expected a list of types for each of the {len(words)} words, got "
+                    f"{len(names)} in {_row(batch, row)}"
+                )
+            rows.append([types_as_bits(n, self.scheme.types) if n else -1 for n in names])
+        return rows
 
     def _count(self, words: int, kept: int, tags: list[int] | None) -> None:
         counts, longest = self.counts, self.max_segment_length
@@ -229,7 +255,7 @@ def choose_max_segment_length(
 
 @dataclass
 class SemiCRFDataCollator:
-    """Pad a batch: the tokenizer's columns as it pads them, labels with -100, word_mask with 0.
+    """Pad a batch: the tokenizer's columns as it does, labels with -100, word_mask with 0.
 
     Padding goes to the tokenizer's side. Other columns are left out. Features without ``word_mask``
     but with labels get it from them.
@@ -252,7 +278,8 @@ class SemiCRFDataCollator:
             features: Rows as `TokenizeAndAlign` makes them.
 
         Returns:
-            The tokenizer's columns and labels [B, T] (int64), word_mask [B, T] (bool).
+            The tokenizer's columns, labels [B, T] and allowed_types [B, T] (int64), word_mask
+            [B, T] (bool).
 
         Raises:
             ValueError: There are no features, they lack or do not share columns, a row has no
@@ -280,6 +307,7 @@ class SemiCRFDataCollator:
         for name, filler, dtype in (
             ("labels", UNKNOWN_TAG, torch.long),
             ("word_mask", 0, torch.bool),
+            ("allowed_types", -1, torch.long),
         ):
             if name in rows[0]:
                 padded = [self._pad(row[name], length, filler) for row in rows]
@@ -287,15 +315,15 @@ class SemiCRFDataCollator:
         return batch
 
     def _word_columns(self, features: Sequence[Mapping[str, Any]], row: int) -> dict[str, list]:
-        """The labels and the word_mask of a row, checked."""
-        feature = features[row]
-        present = [name for name in ("labels", "word_mask") if feature.get(name) is not None]
-        if present != [n for n in ("labels", "word_mask") if features[0].get(n) is not None]:
+        """The labels, the word_mask and the allowed_types of a row, checked."""
+        feature, names = features[row], ("labels", "word_mask", "allowed_types")
+        present = [name for name in names if feature.get(name) is not None]
+        if present != [name for name in names if features[0].get(name) is not None]:
             raise ValueError(
-                f"expected labels and word_mask in all rows or in none, not so row {row}"
+                f"expected {', '.join(names)} in all rows or in none, not so row {row}"
             )
         columns = {name: [int(value) for value in feature[name]] for name in present}
-        if not columns:
+        if not columns.keys() & {"labels", "word_mask"}:
             return {}
         for name, values in columns.items():
             if len(values) != len(feature["input_ids"]):

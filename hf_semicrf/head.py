@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hf_semicrf import ops
+from hf_semicrf.constraints import Known, Rules
 from hf_semicrf.context import CONTEXTS
 from hf_semicrf.scorers import ScorerSettings, build_scorer, check_scorer
 
@@ -98,6 +99,7 @@ class SemiCRF(nn.Module):
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
         backend: Implementation of the dynamic programs on factored potentials.
+        rules: What is allowed in every sentence; None for everything.
 
     Raises:
         ValueError: A size or name is out of range.
@@ -119,6 +121,7 @@ class SemiCRF(nn.Module):
         mix_layers: int = 0,
         label_smoothing: float = 0.0,
         token_loss: float = 0.0,
+        rules: Rules | None = None,
     ):
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
@@ -150,6 +153,12 @@ class SemiCRF(nn.Module):
         self.scorer = build_scorer(scorer, settings)
         # logarithms of the layers' weights, times their number
         self.mix_bias = nn.Parameter(torch.empty(mix_layers)) if mix_layers else None
+        if rules is not None and label_smoothing:
+            raise ValueError(
+                f"expected no label_smoothing beside constraints, got {label_smoothing}: it would "
+                "spread the target over what they forbid"
+            )
+        self.rules = rules
         # 'bias' in the name keeps weight decay away from them
         self.duration_bias = nn.Parameter(torch.empty(max_segment_length, num_types))
         self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
@@ -193,6 +202,8 @@ class SemiCRF(nn.Module):
             final=self.final_bias,
             lengths=lengths,
         )
+        if self.rules is not None:
+            p = self.rules.apply(p)
         return p.map(lambda x: x.to(torch.promote_types(x.dtype, torch.float32)))
 
     def forward(
@@ -204,6 +215,8 @@ class SemiCRF(nn.Module):
         decode: bool | None = None,
         segment_marginals: bool = False,
         threshold: float | None = None,
+        known: Known | None = None,
+        allowed: Tensor | None = None,
     ) -> SemiCRFOutput:
         """Score a segmentation, find the best one, or both.
 
@@ -215,14 +228,23 @@ class SemiCRF(nn.Module):
             decode: Whether to decode and compute marginals; by default, when not training.
             segment_marginals: Whether decoding also gives the probability of the segments found.
             threshold: What to decode with instead of the head's own.
+            known: What is known of the segmentation to score, instead of all of it: the loss is
+                the negative log-probability of all that agree.
+            allowed: Which segments may occur [B, N, L, C] bool, by start and length less one; all
+                where None.
 
         Raises:
             ValueError: Shapes or values do not fit.
         """
         p = self.potentials(hidden, lengths)
+        if allowed is not None:
+            segment = p.duration.new_zeros(()) if p.segment is None else p.segment
+            p = p._replace(segment=torch.where(allowed, segment, -torch.inf))
         edge = ops.to_edge(p) if self.dense else None
         nll = None
-        if labels is not None and starts is not None:
+        if known is not None:
+            nll = self._partial_nll(p, edge, known)
+        elif labels is not None and starts is not None:
             nll = self._nll(p, edge, labels, starts)
             if self.training:
                 nll = nll + self._regularizer(p, labels, starts)
@@ -232,7 +254,10 @@ class SemiCRF(nn.Module):
             return SemiCRFOutput(nll, potentials=p)
         with torch.no_grad():
             threshold = self.threshold if threshold is None else threshold
-            found, found_starts, marginals = self._decode(p, edge, segment_marginals, threshold)
+            constrained = allowed is not None or self.rules is not None
+            found, found_starts, marginals = self._decode(
+                p, edge, segment_marginals, threshold, constrained
+            )
             posteriors = None
             if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
@@ -262,8 +287,21 @@ class SemiCRF(nn.Module):
             added = added + self.token_loss * loss.sum(1)
         return added
 
+    def _partial_nll(self, p: ops.Potentials, edge: Tensor | None, known: Known) -> Tensor:
+        """Negative log-probability of the segmentations that agree with what is known [B], nats."""
+        agreeing = known.apply(p)
+        if edge is None:
+            return ops.log_partition_difference(p, agreeing, backend=self.backend)
+        log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
+        return log_z - ops.log_partition(agreeing, backend=self.backend)
+
     def _decode(
-        self, p: ops.Potentials, edge: Tensor | None, segment: bool, threshold: float | None
+        self,
+        p: ops.Potentials,
+        edge: Tensor | None,
+        segment: bool,
+        threshold: float | None,
+        constrained: bool,
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
         """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
         segment = segment or threshold is not None
@@ -277,7 +315,9 @@ class SemiCRF(nn.Module):
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
             marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
         if threshold is not None and marginals.segment is not None:
-            found = ops.minimum_risk(marginals.segment, p.lengths, threshold, self.backend)
+            found = ops.minimum_risk(
+                marginals.segment, p.lengths, threshold, self.backend, p if constrained else None
+            )
         elif edge is None:
             found = ops.viterbi(p, backend=self.backend)[1:]
         else:

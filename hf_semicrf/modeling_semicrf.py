@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.constraints import Known
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.loading import (
@@ -98,6 +99,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             mix_layers=config.mix_layers,
             label_smoothing=config.label_smoothing,
             token_loss=config.token_loss,
+            rules=config.rules,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
@@ -207,6 +209,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         threshold: float | None = None,
+        allowed_types: Tensor | None = None,
+        allowed_segments: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         output_segment_posteriors: bool = False,
@@ -226,6 +230,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             labels: Tag ids on the words' first sub-words [B, T], -100 elsewhere.
             num_items_in_batch: What the summed loss is divided by; the number of words where None.
             threshold: What to decode with instead of the model's own (see `set_threshold`).
+            allowed_types: With ``unknown="marginalize"``, the segment types that a word whose label
+                is -100 may have, as the bits of an integer [B, T] (``types_as_bits``); -1 allows
+                all.
+            allowed_segments: Which segments may occur [B, N, L, C] bool, by word, length less one
+                and type; N is T.
             output_attentions: Whether to return the encoder's attentions.
             output_hidden_states: Whether to return the encoder's hidden states.
             output_segment_posteriors: Whether to return the decoded segments' probabilities.
@@ -237,6 +246,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             ValueError: There is no way to tell the words; on the CPU also a word's label is -100 or
                 out of range.
             ValueError: ``output_potentials`` without labels.
+            ValueError: There is no way to tell the words; on the CPU also a word's label is -100
+                (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
         """
         inputs = {
             "input_ids": input_ids,
@@ -255,10 +266,16 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             raise ValueError("expected labels together with output_potentials, got none")
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
         scheme = self.config.scheme
-        types = starts = None
+        types = starts = known = None
         if labels is not None:
             tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
             self._check_tags(tags, lattice.inside)
+        if labels is not None and self.config.unknown == "marginalize":
+            known = Known.of_tags(scheme, tags, self.config.max_segment_length)
+            if allowed_types is not None:
+                sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
+                known = known.within(sets)
+        elif labels is not None:
             types, starts = scheme.encode(tags)
             starts = split_long_segments(types, starts, self.config.max_segment_length)
             # a sentence without words runs as one outside word that counts nothing
@@ -273,12 +290,19 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             decode=not (self.training or output_potentials),
             segment_marginals=output_segment_posteriors or scheme.marks_ends,
             threshold=threshold,
+            known=known,
+            allowed=allowed_segments,
         )
         loss = None
         if head.nll is not None:
             words = lattice.lengths
-            total = torch.where(words > 0, head.nll, 0).sum()
-            loss = total / (words.sum() if num_items_in_batch is None else num_items_in_batch)
+            nll = torch.where(words > 0, head.nll, 0)
+            self._check_possible(nll)
+            if num_items_in_batch is None:
+                num_items_in_batch = words.sum()
+            elif known is not None:  # with nothing known there is nothing to count, and no loss
+                num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+            loss = nll.sum() / num_items_in_batch
         logits = posteriors = None
         if head.marginals is not None:
             logits = self._logits(head, lattice)
@@ -415,11 +439,25 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """Refuse unknown tags inside the lattice; on a GPU this would wait for the device."""
         if tags.device.type != "cpu" or torch.compiler.is_compiling():
             return
+        if self.config.unknown == "marginalize":
+            inside = inside & (tags != UNKNOWN_TAG)
         wrong = tags[inside & ((tags < 0) | (tags >= self.config.num_labels))]
         if len(wrong):
             raise ValueError(
                 f"expected labels in 0..{self.config.num_labels - 1} on every word of word_mask, "
                 f"got {int(wrong[0])}"
+            )
+
+    def _check_possible(self, nll: Tensor) -> None:
+        """Refuse labels of probability 0 [B]; on a GPU this would wait for the device."""
+        if nll.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        impossible = nll.isposinf().nonzero().flatten().tolist()
+        if impossible:
+            raise ValueError(
+                f"expected labels that the model's constraints {self.config.constraints} and "
+                f"segments of at most {self.config.max_segment_length} words allow, got others in "
+                f"rows {impossible} of the batch"
             )
 
     def _logits(self, head: SemiCRFOutput, lattice: Lattice) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 UNKNOWN_TAG = -100
+UNKNOWN = "?"  # its name in a data set; None means the same
 OUTSIDE = "O"
 
 PREFIXES = {"IOB2": "BI", "IOB1": "BI", "IOBES": "BIES", "BILOU": "BILU", "plain": ""}
@@ -130,11 +131,11 @@ class LabelScheme:
         Returns:
             Tag ids [..., N], -100 where the label is -1.
         """
-        table = _on(labels.device, self._written_tags())
+        table = _on(labels.device, self.written_tags())
         same_as_before = labels == pad(labels, (1, 0), value=-1)[..., :-1]
         same_as_next = labels == pad(labels, (0, 1), value=-1)[..., 1:]
         ends = ~same_as_next | pad(starts, (0, 1), value=True)[..., 1:]
-        key = (starts & same_as_before) * 4 + starts * 2 + ends * 1  # as in _written_tags
+        key = (starts & same_as_before) * 4 + starts * 2 + ends * 1  # as in written_tags
         tags = table[labels.long().clamp(min=0) * 8 + key]
         return tags.masked_fill(labels < 0, UNKNOWN_TAG)
 
@@ -165,7 +166,7 @@ class LabelScheme:
                       0: token - start - end + single}  # fmt: skip
         else:
             events = {3: start, 1: token - start}
-        written = self._written_tags()
+        written = self.written_tags()
         out = token.new_zeros(*token.shape[:-1], len(self.labels))
         for key, probability in events.items():
             out[..., written[key::8]] += probability
@@ -219,29 +220,21 @@ class LabelScheme:
             starts[first + 1 : end] = False
         return self.decode(labels, starts).tolist()
 
-    def tag_ids(self, tags: Sequence[int | str]) -> list[int]:
-        """The ids of tags given by name or by id; -100 stays.
+    def tag_ids(self, tags: Sequence[int | str | None]) -> list[int]:
+        """The ids of tags given by name or by id; -100 stays, and stands for None and "?" too.
 
         Raises:
             ValueError: A tag is not in the scheme.
         """
-        label2id, allowed = self.label2id, {UNKNOWN_TAG, *range(len(self.labels))}
-        ids = [label2id.get(tag, -1) if isinstance(tag, str) else int(tag) for tag in tags]
+        label2id = dict.fromkeys((None, UNKNOWN), UNKNOWN_TAG) | self.label2id
+        allowed = {UNKNOWN_TAG, *range(len(self.labels))}
+        ids = [label2id.get(tag, -1) if isinstance(tag, str | None) else int(tag) for tag in tags]
         for tag, index in zip(tags, ids, strict=True):
             if index not in allowed:
                 raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
         return ids
 
-    def _reading(self, tag: str) -> tuple[int, int, int]:
-        """The type id of a tag, and whether it always opens and always closes a segment."""
-        if tag == OUTSIDE:
-            return 0, 1, 1
-        if self.name == "plain":
-            return self.types.index(tag), 0, 0
-        prefix, type_name = _split(tag)
-        return self.types.index(type_name), prefix in OPENING, prefix in CLOSING
-
-    def _written_tags(self) -> list[int]:
+    def written_tags(self) -> list[int]:
         """Tag ids by type, then by (follows a segment of its type, starts one, ends one)."""
         label2id = self.label2id
         table = []
@@ -256,6 +249,15 @@ class LabelScheme:
             candidates = (f"{prefix}-{type_name}" for prefix in prefixes)
             table.append(next(label2id[tag] for tag in candidates if tag in label2id))
         return table
+
+    def _reading(self, tag: str) -> tuple[int, int, int]:
+        """The type id of a tag, and whether it always opens and always closes a segment."""
+        if tag == OUTSIDE:
+            return 0, 1, 1
+        if self.name == "plain":
+            return self.types.index(tag), 0, 0
+        prefix, type_name = _split(tag)
+        return self.types.index(type_name), prefix in OPENING, prefix in CLOSING
 
 
 def split_long_segments(

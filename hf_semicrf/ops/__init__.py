@@ -19,6 +19,7 @@ from hf_semicrf.ops.dense import (
 from hf_semicrf.ops.edge import to_edge
 from hf_semicrf.ops.likelihood import (
     log_partition,
+    log_partition_difference,
     negative_log_likelihood,
     segmentation_score,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "entropy",
     "linear_scan_streaming",
     "log_partition",
+    "log_partition_difference",
     "marginals",
     "minimum_risk",
     "negative_log_likelihood",

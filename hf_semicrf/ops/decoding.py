@@ -34,7 +34,11 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
 
 
 def minimum_risk(
-    segment: Tensor, lengths: Tensor, threshold: float = 0.5, backend: Backend = "auto"
+    segment: Tensor,
+    lengths: Tensor,
+    threshold: float = 0.5,
+    backend: Backend = "auto",
+    legal: Potentials | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The segmentation with the most expected correct segments, less ``threshold`` for each.
 
@@ -49,6 +53,7 @@ def minimum_risk(
         lengths: Positions of each sentence [B].
         threshold: What a segment's posterior has to exceed, in 0..1.
         backend: Which implementation runs.
+        legal: Potentials whose ``-inf`` forbids; a posterior of 0 does not, in itself.
 
     Returns:
         Labels [B, N] and starts [B, N].
@@ -69,14 +74,15 @@ def minimum_risk(
     gain[:, :, 0, 0] = 0
     nothing = segment.new_zeros(types)
     p = Potentials(
-        segment=gain,
         duration=segment.new_zeros(longest, types),
         transition=segment.new_zeros(types, types),
         initial=nothing,
         final=nothing,
         lengths=lengths,
     )
-    p = checked(p)
+    if legal is not None:
+        p = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
+    p = checked(p._replace(segment=gain if p.segment is None else gain + p.segment))
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 

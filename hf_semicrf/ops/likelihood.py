@@ -33,6 +33,33 @@ def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
     return log_z.to(p.duration.dtype)
 
 
+def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
+    """Log Z of one distribution less log Z of another, in nats [B]; the difference is in float64.
+
+    Where the segmentations of ``q`` are some of those of ``p``, scored alike, it is the negative
+    log-probability that a segmentation is one of them: the loss of partly known labels.
+    Differentiable once in every potential of both.
+
+    Args:
+        p: Potentials.
+        q: Others, of as many sentences; all else may differ.
+        backend: Which implementation runs.
+
+    Returns:
+        The difference; ``inf`` where only ``q`` has no legal segmentation.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p, q = checked(p), checked(q)
+    if len(p.lengths) != len(q.lengths):
+        raise ValueError(f"expected {len(p.lengths)} sentences in both, got {len(q.lengths)}")
+    back_end = resolve_backend(backend, p.lengths.device)
+    difference = factored.log_partition(p, back_end) - factored.log_partition(q, back_end)
+    return difference.to(p.duration.dtype)
+
+
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     """Score of one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
 
