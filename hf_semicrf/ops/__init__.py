@@ -9,7 +9,7 @@ marginals 0.
 from __future__ import annotations
 
 from hf_semicrf.ops.checks import Backend, resolve_backend
-from hf_semicrf.ops.decoding import minimum_risk, sample, viterbi
+from hf_semicrf.ops.decoding import k_best, minimum_risk, sample, viterbi
 from hf_semicrf.ops.dense import (
     edge_marginals,
     edge_viterbi,
@@ -23,23 +23,34 @@ from hf_semicrf.ops.likelihood import (
     negative_log_likelihood,
     segmentation_score,
 )
-from hf_semicrf.ops.posteriors import Marginals, at_segments, entropy, marginals, segment_sums
+from hf_semicrf.ops.posteriors import (
+    Marginals,
+    MaxMarginals,
+    at_segments,
+    entropy,
+    marginals,
+    max_marginals,
+    segment_sums,
+)
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.routing import dense_route
 
 __all__ = [
     "Backend",
     "Marginals",
+    "MaxMarginals",
     "Potentials",
     "at_segments",
     "dense_route",
     "edge_marginals",
     "edge_viterbi",
     "entropy",
+    "k_best",
     "linear_scan_streaming",
     "log_partition",
     "log_partition_difference",
     "marginals",
+    "max_marginals",
     "minimum_risk",
     "negative_log_likelihood",
     "resolve_backend",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored, sampling
+from hf_semicrf.ops import factored, ranking, sampling
 from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 
@@ -84,6 +84,36 @@ def minimum_risk(
         p = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
     p = checked(p._replace(segment=gain if p.segment is None else gain + p.segment))
     return factored.best(p, resolve_backend(backend, p.lengths.device))
+
+
+def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
+    """The k segmentations with the highest scores, all distinct, best first.
+
+    Exact. Of equal scores the first is the one whose last segment has the lower type, then the
+    shorter one, then the one whose segment before that has the lower type, and so on leftwards.
+    O(k^2 N (L C + C^2)) time on the host, in NumPy and float64 on either back end; O(k N C) memory.
+    The scores have no derivative; ``segmentation_score(p, labels[:, i], starts[:, i])`` has one.
+
+    Args:
+        p: Potentials.
+        k: Segmentations of each sentence.
+        backend: Checked as everywhere; both run the same implementation.
+
+    Returns:
+        Scores [B, k] in nats, labels [B, k, N] and starts [B, k, N]; where a sentence has fewer
+        than k legal segmentations the rest is -inf, -1 and False.
+
+    Raises:
+        ValueError: k is below 1, or shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
+    """
+    check_count("k", k)
+    p = checked(p)
+    resolve_backend(backend, p.lengths.device)
+    score, labels, starts = ranking.k_best(p, k)
+    return score.to(p.duration.dtype), labels, starts
 
 
 def sample(

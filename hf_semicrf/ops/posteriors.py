@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored
+from hf_semicrf.ops import factored, ranking
 from hf_semicrf.ops.checks import Backend, checked, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import bounds
@@ -50,6 +50,45 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         for x in (counts.emission, counts.start, counts.end, counts.segment)
     )
     return Marginals(token, start, end, of_segments if segment else None)
+
+
+class MaxMarginals(NamedTuple):
+    """Scores in nats of the best segmentation through each place; -inf where none is legal.
+
+    Args:
+        token: In which position n lies in a segment of type c [B, N, C].
+        start: In which a segment of type c starts at n [B, N, C].
+        end: In which n is the last position of a segment of type c [B, N, C].
+        segment: Which holds a segment, by start and length less one [B, N, L, C]; None unless
+            asked for.
+    """
+
+    token: Tensor
+    start: Tensor
+    end: Tensor
+    segment: Tensor | None = None
+
+
+def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> MaxMarginals:
+    """The score of the best segmentation through each type, start and end at each position.
+
+    The highest of all is Viterbi's score, and how far another place lies below it is what the best
+    segmentation through that place loses. O(N (L C + C^2)) time and O(N L C) memory on the host, in
+    NumPy and float64 on either back end. Not differentiable.
+
+    Args:
+        p: Potentials.
+        segment: Whether to return the [B, N, L, C] scores through every segment too.
+        backend: Checked as everywhere; both run the same implementation.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    resolve_backend(backend, p.lengths.device)
+    token, start, end, of_segments = ranking.max_marginals(p)
+    return MaxMarginals(token, start, end, of_segments if segment else None)
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:

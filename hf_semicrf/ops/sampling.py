@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.boundaries import log_sums
-from hf_semicrf.ops.potentials import Potentials, scores_by_end
+from hf_semicrf.ops.potentials import Potentials, scores_by_end, spread
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS
 
 
@@ -99,11 +99,9 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
             previous = (begin - 1).clamp(min=0)
             label[walker] = _choose(_running_sums(before), of_type[walker, previous])
             stop[walker] = begin
-    n = torch.arange(positions, device=labels.device)
-    begins = torch.where(starts, n, 0).cummax(1).values
-    labels = labels.gather(1, begins).masked_fill(n >= p.lengths[b, None], -1)
     shape = (samples, batch, positions)
-    return labels.view(shape), starts.view(shape)
+    labels, starts = labels.view(shape), starts.view(shape)
+    return spread(labels, starts, p.lengths), starts
 
 
 def _running_sums(scores: Tensor) -> Tensor:

@@ -1,0 +1,200 @@
+"""The best segmentations, and the best through each place: the scan with maxima, keeping k of them.
+
+A state (boundary, type) keeps the scores of its k best prefixes, best first. Those of a boundary
+are chosen among all pairs of a last segment and a rank of what comes before it, so that no two of
+them are one segmentation:
+
+    alpha[e, c, :] = best k of pre[e-d, c, r] + seg(e-d, e, c)     over lengths d and ranks r
+    pre[s, c, :]   = best k of alpha[s, c', r] + transition[c', c] over types c' and ranks r
+
+It runs in NumPy, on the host and in float64, on either back end.
+
+Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, spread
+from hf_semicrf.ops.reference import BLOCK_ELEMENTS
+
+
+class Ranked(NamedTuple):
+    """The k best prefixes at every boundary, best first; -inf where there are fewer.
+
+    Args:
+        pre: Scores of those that tile [0, n), entering a type there [B, C, N+1, k].
+        alpha: Scores of those that tile [0, n) and end in a type [B, C, N+1, k].
+        source: Where each of ``pre`` comes from, type times k plus rank [N+1, B, C, k].
+        last: The last segment of each of ``alpha``, length less one times k plus rank
+            [N+1, B, C, k].
+    """
+
+    pre: np.ndarray
+    alpha: np.ndarray
+    source: np.ndarray
+    last: np.ndarray
+
+
+def k_best(p: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, float64 [B, k], labels and starts [B, k, N] of the k best segmentations."""
+    return _k_best(*p, k)
+
+
+def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best scores through each position, start, end [B, N, C] and segment [B, N, L, C]."""
+    return _max_marginals(*p)
+
+
+@torch.library.custom_op("hf_semicrf::k_best", mutates_args=())
+def _k_best(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    p, device = _on_the_host(p), lengths.device
+    batch, positions, _, types = p.sizes
+    ranked = _scan(p, k)
+    length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
+    last = ranked.alpha[rows[:, 0], :, length[:, 0]] + p.final.numpy()[:, None]
+    score, chosen = _best_of(last.reshape(batch, types * k), k)
+    kind, rank = np.divmod(chosen, k)
+    stop = np.where(score > -np.inf, length, 0)
+    labels = np.full((batch, k, positions), -1)
+    starts = np.zeros(labels.shape, dtype=bool)
+    while stop.any():
+        b, j = np.nonzero(stop)
+        c = kind[b, j]
+        extra, before = np.divmod(ranked.last[stop[b, j], b, c, rank[b, j]], k)
+        begin = stop[b, j] - 1 - extra
+        labels[b, j, begin], starts[b, j, begin] = c, True
+        kind[b, j], rank[b, j] = np.divmod(ranked.source[begin, b, c, before], k)
+        stop[b, j] = begin
+    scores, types_at_starts, opens = (
+        torch.from_numpy(x).to(device) for x in (score, labels, starts)
+    )
+    return scores, spread(types_at_starts, opens, lengths[:, None]), opens
+
+
+@_k_best.register_fake
+def _(*args):
+    p, k = Potentials(*args[:9]), args[9]
+    batch, positions, _, _ = p.sizes
+    return (
+        p.lengths.new_empty(batch, k, dtype=torch.float64),
+        p.lengths.new_empty(batch, k, positions, dtype=torch.long),
+        p.lengths.new_empty(batch, k, positions, dtype=torch.bool),
+    )
+
+
+@torch.library.custom_op("hf_semicrf::max_marginals", mutates_args=())
+def _max_marginals(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    p = _on_the_host(p)
+    positions, longest = p.sizes[1:3]
+    pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
+    mirrored = (p.lengths[:, None] - torch.arange(positions + 1)).clamp(min=0)
+    post = post.gather(1, mirrored[..., None].expand_as(post))
+    inside = (torch.arange(positions) < p.lengths[:, None])[..., None]
+    ending = scores_by_end(p, 0, positions) + post[:, 1:, None]
+    through = torch.full_like(ending, -torch.inf)
+    for extra in range(longest):
+        here = ending[:, extra:, extra]
+        here += pre[:, : here.shape[1]]
+        here.masked_fill_(~inside[:, extra:], -torch.inf)
+        through[:, : here.shape[1], extra] = here
+    # what covers a window of positions is as long as it, or covers it and a neighbour
+    token = torch.full_like(through[:, :, 0], -torch.inf)
+    for extra in reversed(range(longest)):
+        to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
+        token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, extra])
+    found = (token, through.amax(2), ending.amax(2), through)
+    token, opening, closing, through = (x.to(duration.device, duration.dtype) for x in found)
+    return token, opening, closing, through
+
+
+@_max_marginals.register_fake
+def _(*args):
+    p = Potentials(*args)
+    batch, positions, longest, types = p.sizes
+    token, start, end = (p.duration.new_empty(batch, positions, types) for _ in range(3))
+    return token, start, end, p.duration.new_empty(batch, positions, longest, types)
+
+
+def _refuse_backward(ctx, *_):
+    raise RuntimeError(
+        "expected no derivative of best scores here; segmentation_score of what k_best or viterbi "
+        "return is differentiable"
+    )
+
+
+_k_best.register_autograd(_refuse_backward)
+_max_marginals.register_autograd(_refuse_backward)
+
+
+def _on_the_host(p: Potentials) -> Potentials:
+    return p.map(lambda x: x.double().cpu())._replace(lengths=p.lengths.cpu())
+
+
+def _scan(p: Potentials, k: int) -> Ranked:
+    """The k best prefixes at every boundary of potentials on the host."""
+    batch, positions, longest, types = p.sizes
+    step = p.transition.T[:, :, None].numpy()
+    # pre starts with what lies before boundary 0
+    pre = np.full((batch, types, longest + positions, k), -np.inf)
+    pre[:, :, longest - 1, 0] = p.initial.numpy()
+    alpha = np.full((batch, types, positions + 1, k), -np.inf)
+    last = np.zeros((positions + 1, batch, types, k), dtype=np.int64)
+    source = np.zeros_like(last)
+    size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
+    for first in range(0, positions, size):
+        beyond = min(first + size, positions)
+        scores = scores_by_end(p, first, beyond).permute(1, 0, 3, 2).numpy()[..., None]
+        for n in range(first, beyond):
+            window = pre[:, :, n : n + longest][:, :, ::-1]  # starts n, n - 1, ...
+            segments = (window + scores[n - first]).reshape(batch, types, -1)
+            best, last[n + 1] = _best_of(segments, k)
+            alpha[:, :, n + 1] = best
+            entering = (best[:, None] + step).reshape(batch, types, -1)
+            pre[:, :, longest + n], source[n + 1] = _best_of(entering, k)
+    return Ranked(pre[:, :, longest - 1 :], alpha, source, last)
+
+
+def _best_of(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest along the last axis, the first of equals first, and where they stand.
+
+    Overwrites the scores. -inf where there are fewer than k.
+    """
+    flat = scores.reshape(-1, scores.shape[-1])
+    rows = np.arange(len(flat))
+    value = np.empty((len(flat), k))
+    index = np.empty((len(flat), k), dtype=np.int64)
+    for rank in range(k):
+        index[:, rank] = flat.argmax(-1)
+        value[:, rank] = flat[rows, index[:, rank]]
+        flat[rows, index[:, rank]] = -np.inf
+    shape = (*scores.shape[:-1], k)
+    return value.reshape(shape), index.reshape(shape)
