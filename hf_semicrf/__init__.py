@@ -1,6 +1,7 @@
 """Semi-Markov CRF token classification on top of any transformers encoder."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.data import (
@@ -12,6 +13,7 @@ from hf_semicrf.data import (
 from hf_semicrf.head import SemiCRF
 from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.modeling_semicrf import SemiCRFForTokenClassification
+from hf_semicrf.pipeline import TASK, SemiCRFPipeline
 from hf_semicrf.segments import LabelScheme
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
@@ -23,6 +25,7 @@ __all__ = [
     "SemiCRFConfig",
     "SemiCRFDataCollator",
     "SemiCRFForTokenClassification",
+    "SemiCRFPipeline",
     "SemiCRFTrainer",
     "SemiCRFTrainingArguments",
     "TokenizeAndAlign",
@@ -34,3 +37,6 @@ __all__ = [
 AutoConfig.register(SemiCRFConfig.model_type, SemiCRFConfig)
 AutoModel.register(SemiCRFConfig, SemiCRFForTokenClassification)
 AutoModelForTokenClassification.register(SemiCRFConfig, SemiCRFForTokenClassification)
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=SemiCRFPipeline, pt_model=AutoModelForTokenClassification, type="text"
+)

@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+
+from hf_semicrf import (
+    SemiCRFDataCollator,
+    SemiCRFForTokenClassification,
+    TokenizeAndAlign,
+    prepare_tokenizer,
+)
 
 NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
 SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
@@ -71,3 +79,27 @@ def save_tiny_bert(folder: Path, *texts: str) -> str:
     )
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_tagger(folder: Path, steps: int = 60) -> str:
+    """Train a tagger on the sentences above in seconds; its folder holds model and tokenizer."""
+    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    torch.manual_seed(0)
+    bert = save_tiny_bert(folder / "bert")
+    model = SemiCRFForTokenClassification.from_pretrained(bert, labels=labels, max_segment_length=3)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(bert))
+    rows = sentences(48)
+    columns = TokenizeAndAlign(tokenizer, model.config.label2id)(
+        {name: [row[name] for row in rows] for name in rows[0]}
+    )
+    features = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    batch = SemiCRFDataCollator(tokenizer)(features)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder / "tagger")
+    tokenizer.save_pretrained(folder / "tagger")
+    return str(folder / "tagger")
