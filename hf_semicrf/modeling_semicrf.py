@@ -331,7 +331,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             ValueError: It is no probability.
         """
         check_settings(self.config.scorer, threshold, self.config.potentials)
-        self.config.threshold = self.classifier.threshold = threshold
+        self.config.threshold = threshold
+        self._set_on_heads("threshold", threshold)
 
     def set_temperature(self, temperature: float) -> None:
         """Change how sure decoding and posteriors are, here and in the configuration.
@@ -348,7 +349,14 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             self.config.potentials,
             temperature=temperature,
         )
-        self.config.head_temperature = self.classifier.temperature = temperature
+        self.config.head_temperature = temperature
+        self._set_on_heads("temperature", temperature)
+
+    def _set_on_heads(self, name: str, value: float | None) -> None:
+        """Change a setting of the head; PEFT keeps two of them, the frozen and the trained one."""
+        for module in self.modules():
+            if isinstance(module, SemiCRF):
+                setattr(module, name, value)
 
     def predict(
         self,
