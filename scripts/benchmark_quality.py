@@ -1,236 +1,390 @@
 r"""Compare heads on named entity corpora: entity F1, by length, on neighbours, and calibration.
 
 python scripts/benchmark_quality.py --encoder bert-base-cased --corpora data/wnut17 data/ncbi \
-    --heads softmax crf boundary span --seeds 1 2 3 4 5 --jobs 8 --out results.jsonl
+    --heads softmax crf default "boundary+biaffine+mix_layers=4+learning_rate=2e-4" \
+    --seeds 1 2 3 4 5 --split test --jobs 6 --out results.jsonl
 
-Each corpus is a folder of train, validation and test files in jsonl. Every run is a process of its
-own, all have the same encoder, schedule and budget, and each appends one JSON line. The test split
-is read once a run, after training.
+Each corpus is a folder of train, validation and test files in jsonl. A head is a baseline, the
+"default" or scorers, and any setting of SemiCRFConfig or of SemiCRFTrainingArguments, joined by
+"+"; --training changes settings of all heads. All have the same encoder, schedule and budget, and
+decode as train.py would: temperature and threshold come from the validation data. Scores are those
+of one split: choose on validation, and read test once. Workers share the device and take one run
+after the other; each run appends one JSON line, and runs that the file has already are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import multiprocessing
+import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import AutoModelForTokenClassification, AutoTokenizer, set_seed
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    set_seed,
+)
 
 from hf_semicrf import (
     LabelScheme,
     SemiCRFDataCollator,
     SemiCRFForTokenClassification,
     TokenizeAndAlign,
+    choose_max_segment_length,
     prepare_tokenizer,
 )
 from hf_semicrf.corpora import label_names, read_corpus
 from hf_semicrf.evaluation import breakdown
-from hf_semicrf.metrics import seqeval_metrics
+from hf_semicrf.metrics import entity_scores
+from hf_semicrf.scorers import SCORERS
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
-HEADS: dict[str, dict | None] = {
+HEADS: dict[str, dict[str, Any] | None] = {
     "softmax": None,
     "crf": {
         "label_scheme": "plain",  # the BIO tags are the types, of one word each
         "max_segment_length": 1,
         "scorer": "sum",
         "threshold": None,
+        "head_temperature": 1.0,
+        "mix_layers": 0,
+        "context": None,
+        "label_smoothing": 0.0,
+        "token_loss": 0.0,
     },
-    "sum": {"scorer": "sum"},
-    "boundary": {"scorer": "boundary"},
-    "span": {"scorer": "span"},
     "default": {},
 }
-SPLITS = ("train", "validation", "test")
+TRAINING = {field.name for field in dataclasses.fields(SemiCRFTrainingArguments)}
 
 
-def head_settings(name: str) -> dict | None:
-    """Settings of a head; ``span+word_pooling=mean`` changes one of those above."""
-    base, *changes = name.split("+")
-    settings = HEADS[base]
+class Run(NamedTuple):
+    """One head on one corpus with one seed."""
+
+    encoder: str
+    encoder_name: str
+    corpus: str
+    head: str
+    seed: int
+    training: tuple[str, ...]
+    split: str
+    commit: str
+    jobs: int
+    scratch: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells two lines of results apart."""
+        return Path(self.corpus).name, self.head, self.seed, self.split, list(self.training)
+
+
+class Corpus(NamedTuple):
+    """The splits of a corpus that a run reads: tags by name, and rows of model inputs."""
+
+    labels: list[str]
+    tags: dict[str, list[list[str]]]
+    rows: dict[str, list[dict[str, list[int]]]]
+
+
+@cache
+def load_corpus(folder: str, encoder: str, splits: tuple[str, ...]) -> Corpus:
+    """Read and tokenise a corpus; a worker does it once."""
+    data = {s: read_corpus(next(Path(folder).glob(f"{s}.jsonl*"))) for s in splits}
+    labels = label_names(data["train"])
+    align = TokenizeAndAlign(load_tokenizer(encoder), {tag: i for i, tag in enumerate(labels)})
+    rows = {}
+    for name, split in data.items():
+        columns = align({"tokens": split["tokens"], "ner_tags": split["ner_tags"]})
+        rows[name] = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+    return Corpus(labels, {name: list(split["ner_tags"]) for name, split in data.items()}, rows)
+
+
+@cache
+def load_tokenizer(encoder: str) -> Any:
+    """The encoder's tokenizer."""
+    return prepare_tokenizer(AutoTokenizer.from_pretrained(encoder))
+
+
+def settings_of(changes: Iterable[str]) -> dict[str, Any]:
+    """``name=value`` pairs as a dictionary; what is JSON is read as JSON."""
+    found = {}
     for change in changes:
-        settings = {**(settings or {}), **setting(change)}
-    return settings
-
-
-def setting(change: str) -> dict[str, int | float | str]:
-    """``name=value`` as a dictionary; numbers are numbers."""
-    name, value = change.split("=")
-    return {name: json.loads(value) if value[0].isdigit() else value}
-
-
-def words_only(row_labels: list[int]) -> list[int]:
-    """The tags at the words of a tokenised sentence."""
-    return [tag for tag in row_labels if tag != -100]
-
-
-def softmax_entities(trainer, data, scheme: LabelScheme) -> list[list[tuple]]:
-    """Entities (start, end, type, score) of a softmax tagger; a score is the words' mean."""
-    output = trainer.predict(data)
-    found = []
-    for logits, labels in zip(output.predictions, output.label_ids, strict=True):
-        probabilities = torch.tensor(logits[labels != -100]).float().softmax(-1)
-        top, tags = probabilities.max(-1)
-        spans = scheme.tags_to_spans(tags.tolist())
-        found.append([(s, e, label, float(top[s:e].mean())) for s, e, label in spans])
+        name, _, value = change.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
     return found
 
 
-def semicrf_entities(model, sentences, tokenizer) -> list[list[tuple]]:
-    """Entities (start, end, type, score) of a semi-CRF; a score is the segment's posterior."""
-    found = model.predict(sentences, tokenizer, batch_size=64)
-    return [[(e["start"], e["end"], e["label"], e["score"]) for e in row] for row in found]
+def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Settings of a head (None for softmax) and of its training.
+
+    Raises:
+        ValueError: The head is unknown, or softmax is given settings of a semi-CRF.
+    """
+    names = [part for part in text.split("+") if "=" not in part]
+    changes = settings_of(part for part in text.split("+") if "=" in part)
+    training = {name: changes.pop(name) for name in list(changes) if name in TRAINING}
+    if len(names) == 1 and names[0] in HEADS:
+        settings = HEADS[names[0]]
+    elif names and set(names) <= set(SCORERS):
+        settings = {"scorer": "+".join(names)}
+    else:
+        raise ValueError(
+            f"expected a head among {sorted(HEADS)} or scorers among {sorted(SCORERS)}, got {text}"
+        )
+    if settings is None and changes:
+        raise ValueError(f"expected settings of training only for softmax, got {sorted(changes)}")
+    return (None if settings is None else {**settings, **changes}), training
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Train and test one head on one corpus with one seed."""
-    corpus, name, seed = args.corpora[0], args.heads[0], args.seeds[0]
-    set_seed(seed)
-    splits = {s: read_corpus(next(Path(corpus).glob(f"{s}.jsonl*"))) for s in SPLITS}
-    labels = label_names(splits["train"], "ner_tags")
-    scheme = LabelScheme.from_labels(labels)
-    settings = head_settings(name)
+def build(run: Run, corpus: Corpus, settings: dict[str, Any] | None) -> torch.nn.Module:
+    """A model with a new head."""
     if settings is None:
-        model = AutoModelForTokenClassification.from_pretrained(
-            args.encoder,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
+        return AutoModelForTokenClassification.from_pretrained(
+            run.encoder,
+            id2label=dict(enumerate(corpus.labels)),
+            label2id={label: index for index, label in enumerate(corpus.labels)},
             dtype=torch.float32,
         )
-    else:
-        settings = {"max_segment_length": args.max_segment_length, **settings}
-        model = SemiCRFForTokenClassification.from_pretrained(
-            args.encoder, labels=labels, dtype=torch.float32, **settings
-        )
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.encoder))
-    label2id = {label: index for index, label in enumerate(labels)}
-    align = TokenizeAndAlign(tokenizer, label2id)
-    inputs = {
-        s: data.map(align, batched=True, remove_columns=data.column_names)
-        for s, data in splits.items()
-    }
-    if settings is None:
-        inputs = {s: data.remove_columns("word_mask") for s, data in inputs.items()}
-    training = SemiCRFTrainingArguments(
-        output_dir=args.scratch,
-        seed=seed,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        **{k: v for change in args.training for k, v in setting(change).items()},
+    scheme = LabelScheme.from_labels(corpus.labels)
+    longest = choose_max_segment_length(corpus.tags["train"], scheme)
+    return SemiCRFForTokenClassification.from_pretrained(
+        run.encoder,
+        labels=corpus.labels,
+        dtype=torch.float32,
+        **{"max_segment_length": longest, **settings},
     )
+
+
+@torch.no_grad()
+def tag(trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]]) -> list[dict[str, list]]:
+    """The tags of each sentence's words, the true ones, and how sure the model is of each word's.
+
+    That is the posterior of the segment over the word; a softmax gives the probability of the tag.
+    """
+    model, found = trainer.model.eval(), []
+    segments = isinstance(model, SemiCRFForTokenClassification)
+    wanted = {"output_segment_posteriors": True} if segments else {}
+    loader = DataLoader(
+        rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
+    )
+    for batch in loader:
+        labels = batch.pop("labels")
+        output = model(**trainer._prepare_inputs(batch), **wanted)
+        if segments:
+            tags, scores = output.logits.argmax(-1), output.segment_posteriors
+        else:
+            scores, tags = output.logits.float().softmax(-1).max(-1)
+        for row in zip(tags.cpu(), scores.cpu(), labels, strict=True):
+            words = row[2] != -100
+            names = ("tags", "scores", "labels")
+            found.append({k: v[words].tolist() for k, v in zip(names, row, strict=True)})
+    return found
+
+
+def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> list[list[tuple]]:
+    """Entities (start, end, type, score) scored by the "segment", or words' "mean" or "product"."""
+    rows = []
+    for row in found:
+        of_words = torch.tensor(row["scores"], dtype=torch.float64)
+        reduce = {"segment": lambda x: x[0], "mean": torch.mean, "product": torch.prod}[score]
+        spans = scheme.tags_to_spans(row["tags"])
+        rows.append([(s, e, label, float(reduce(of_words[s:e]))) for s, e, label in spans])
+    return rows
+
+
+def train_and_score(run: Run) -> dict[str, Any]:
+    """Train a head, fix its decoding on the validation data, and score it on the run's split."""
+    settings, changes = parse_head(run.head)
+    splits = tuple(dict.fromkeys(("train", "validation", run.split)))
+    corpus = load_corpus(run.corpus, run.encoder, splits)
+    scheme, rows = LabelScheme.from_labels(corpus.labels), corpus.rows
+    set_seed(run.seed)
+    model, tokenizer = build(run, corpus, settings), load_tokenizer(run.encoder)
+    if settings is None:
+        rows = {
+            name: [{k: v for k, v in row.items() if k != "word_mask"} for row in split]
+            for name, split in rows.items()
+        }
+    arguments = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
+    arguments |= {**settings_of(run.training), **changes}
+    collator = DataCollatorForTokenClassification if settings is None else SemiCRFDataCollator
     trainer = SemiCRFTrainer(
         model,
-        training,
-        train_dataset=inputs["train"],
+        SemiCRFTrainingArguments(run.scratch, seed=run.seed, **arguments),
+        train_dataset=rows["train"],
         processing_class=tokenizer,
-        data_collator=SemiCRFDataCollator(tokenizer),
-        compute_metrics=seqeval_metrics(model.config),
+        data_collator=collator(tokenizer),
     )
     began = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - began
-    scores = {s: trainer.evaluate(inputs[s], metric_key_prefix=s) for s in ("validation", "test")}
-    gold = [scheme.tags_to_spans(tags) for tags in splits["test"]["ner_tags"]]
-    if settings is None:
-        found = softmax_entities(trainer, inputs["test"], scheme)
-    else:
-        found = semicrf_entities(model, splits["test"]["tokens"], tokenizer)
+    train_seconds = time.perf_counter() - began
+    if settings is not None:
+        fitted = ("head_temperature" not in settings, "threshold" not in settings)
+        trainer.calibrate(rows["validation"], *fitted)
+
+    f1 = {}
+    for split in dict.fromkeys(("validation", run.split)):
+        began = time.perf_counter()
+        found = tag(trainer, rows[split])
+        decode_seconds = time.perf_counter() - began
+        scores = entity_scores(
+            [row["tags"] for row in found], [row["labels"] for row in found], scheme
+        )
+        f1[f"{split}_f1"] = scores["overall_f1"]
+    gold = [scheme.tags_to_spans(row["labels"]) for row in found]
+    kinds = ("mean", "product") if settings is None else ("segment",)
+    details = {kind: breakdown(gold, entities(found, scheme, kind)) for kind in kinds}
+    kind, best = min(details.items(), key=lambda item: item[1]["calibration_error"])
     return {
-        "corpus": Path(corpus).name,
-        "head": name,
-        "seed": seed,
-        "validation_f1": scores["validation"]["validation_overall_f1"],
-        "test_f1": scores["test"]["test_overall_f1"],
-        "test_precision": scores["test"]["test_overall_precision"],
-        "test_recall": scores["test"]["test_overall_recall"],
+        "corpus": Path(run.corpus).name,
+        "head": run.head,
+        "seed": run.seed,
+        "split": run.split,
+        **f1,
+        "precision": scores["overall_precision"],
+        "recall": scores["overall_recall"],
         "types": {
-            k.removeprefix("test_").removesuffix("_f1"): v
-            for k, v in scores["test"].items()
-            if k.endswith("_f1") and "overall" not in k
+            name.removesuffix("_f1"): value
+            for name, value in scores.items()
+            if name.endswith("_f1") and name != "overall_f1"
         },
-        **breakdown(gold, found),
-        "train_seconds": seconds,
+        **best,
+        "entity_score": kind,  # of those that the head offers, the one with the lowest error
+        "calibration_errors": {k: d["calibration_error"] for k, d in details.items()},
+        "temperature": getattr(model.config, "head_temperature", None),
+        "threshold": getattr(model.config, "threshold", None),
+        "max_segment_length": getattr(model.config, "max_segment_length", None),
         "steps": trainer.state.global_step,
-        "training": args.training,
-        "encoder": args.encoder_name or Path(args.encoder).name,
-        "commit": args.commit,
+        "train_seconds": train_seconds,
+        "steps_per_second": trainer.state.global_step / train_seconds,
+        "decode_seconds": decode_seconds,
+        "jobs": run.jobs,
+        "training": list(run.training),
+        "encoder": run.encoder_name or Path(run.encoder).name,
+        "commit": run.commit,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
+def start_worker(scratch: str, threads: int) -> None:
+    """Send what a worker prints to a file of its own."""
+    log = Path(scratch, f"worker-{os.getpid()}.log").open("w")
+    os.dup2(log.fileno(), sys.stdout.fileno())
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    torch.set_num_threads(threads)
+
+
 def table(rows: list[dict]) -> str:
-    """Mean and standard deviation of the test F1, a row a head."""
+    """Mean and deviation over the seeds of the F1, and means of the rest; a row a head."""
     corpora = sorted({row["corpus"] for row in rows})
-    lines = ["| head | " + " | ".join(corpora) + " | mean |", "| --- " * (len(corpora) + 2) + "|"]
+    columns = ["head", *corpora, "mean", "recall 5+", "calibration error", "steps/s"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for head in dict.fromkeys(row["head"] for row in rows):
-        cells, means = [], []
-        for corpus in corpora:
-            f1 = [100 * r["test_f1"] for r in rows if (r["head"], r["corpus"]) == (head, corpus)]
-            if not f1:
-                cells.append("")
-                continue
-            means.append(statistics.mean(f1))
-            deviation = statistics.stdev(f1) if len(f1) > 1 else float("nan")
-            cells.append(f"{means[-1]:.2f} ± {deviation:.2f} ({len(f1)})")
-        mean = f"{statistics.mean(means):.2f}" if len(means) == len(corpora) else ""
-        lines.append(f"| {head} | " + " | ".join(cells) + f" | {mean} |")
+        own = {c: [r for r in rows if (r["head"], r["corpus"]) == (head, c)] for c in corpora}
+        cells = []
+        for of_corpus in own.values():
+            f1 = [100 * r[f"{r['split']}_f1"] for r in of_corpus]
+            spread = f" ± {statistics.stdev(f1):.2f}" if len(f1) > 1 else ""
+            cells.append(f"{statistics.mean(f1):.2f}{spread} ({len(f1)})" if f1 else "")
+
+        def mean(value: Any, factor: float = 1.0, own: dict = own) -> str:
+            """The mean over the corpora of the means over the seeds; empty where one lacks."""
+            if not all(own.values()):
+                return ""
+            each = (statistics.mean(map(value, of_corpus)) for of_corpus in own.values())
+            return f"{factor * statistics.mean(each):.2f}"
+
+        cells.append(mean(lambda r: r[f"{r['split']}_f1"], 100))
+        cells.append(mean(lambda r: r["lengths"].get("5+", {}).get("recall", 0.0), 100))
+        cells.append(mean(lambda r: r["calibration_error"], 100))
+        cells.append(mean(lambda r: r["steps_per_second"]))
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def run_in_process(args: argparse.Namespace, corpus: str, head: str, seed: int) -> int:
-    """Start one run; its line goes to the file, its log beside it."""
-    log = Path(args.scratch, f"{Path(corpus).name}-{head}-{seed}.log")
-    command = [sys.executable, __file__, "--one", "--encoder", args.encoder, "--corpora", corpus]
-    command += ["--heads", head, "--seeds", str(seed), "--out", args.out, "--commit", args.commit]
-    command += ["--max_segment_length", str(args.max_segment_length), "--scratch", args.scratch]
-    command += ["--encoder_name", args.encoder_name, "--training", *args.training]
-    with log.open("w") as stream:
-        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT).returncode
-    if code:
-        print(f"{corpus} {head} {seed} failed ({code}): {log.read_text()[-600:]}", flush=True)
-    return code
+def read_lines(path: Path) -> list[dict]:
+    """The results in a file, if there is one."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def main() -> None:
-    """Run every head on every corpus with every seed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: list[str] | None = None) -> int:
+    """Run every head on every corpus with every seed; returns the number of runs that failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--encoder", required=True, help="Hub name or folder of the encoder")
     parser.add_argument("--encoder_name", default="", help="its public name, for the results")
     parser.add_argument("--corpora", nargs="+", required=True, help="folders of jsonl splits")
     parser.add_argument("--heads", nargs="+", default=["softmax", "crf", "default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--max_segment_length", type=int, default=10, help="words")
-    parser.add_argument("--training", nargs="*", default=[], help="training arguments, name=value")
+    parser.add_argument("--split", choices=["validation", "test"], default="validation")
+    parser.add_argument(
+        "--training", nargs="*", default=[], help="training arguments of all heads, name=value"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
-    parser.add_argument("--out", required=True, help="JSON lines file to append to")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
     parser.add_argument("--commit", default="", help="the code's commit, for the results")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    for head in args.heads:
+        parse_head(head)  # refuse what is unknown before anything runs
     Path(args.scratch).mkdir(parents=True, exist_ok=True)
-    if args.one:
-        line = json.dumps(run(args))
-        with open(args.out, "a") as stream:
-            stream.write(line + "\n")
-        return
-    runs = [(c, h, s) for s in args.seeds for c in args.corpora for h in args.heads]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        codes = list(pool.map(lambda one: run_in_process(args, *one), runs))
-    with open(args.out) as stream:
-        print(table([json.loads(line) for line in stream]))
-    sys.exit(any(codes))
+    done = [
+        (r["corpus"], r["head"], r["seed"], r["split"], r["training"]) for r in read_lines(args.out)
+    ]
+    common = {"training": tuple(args.training), "split": args.split, "commit": args.commit}
+    common |= {"encoder": args.encoder, "encoder_name": args.encoder_name}
+    common |= {"jobs": args.jobs, "scratch": args.scratch}
+    runs = [
+        Run(corpus=corpus, head=head, seed=seed, **common)
+        for seed in args.seeds
+        for head in args.heads
+        for corpus in args.corpora
+    ]
+    runs = [run for run in runs if run.key not in done]
+    failed = 0
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    with ProcessPoolExecutor(
+        args.jobs,
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(args.scratch, threads),
+    ) as pool:
+        waiting = {pool.submit(train_and_score, run): run for run in runs}
+        for future in as_completed(waiting):
+            run = waiting[future]
+            try:
+                line = json.dumps(future.result())
+            except Exception as error:  # the others go on
+                failed += 1
+                print(f"{run.corpus} {run.head} {run.seed} failed: {error!r}", flush=True)
+                continue
+            with args.out.open("a") as stream:
+                stream.write(line + "\n")
+    print(table([row for row in read_lines(args.out) if row["split"] == args.split]))
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(bool(main()))

@@ -1,0 +1,83 @@
+"""The quality benchmark: heads by name, one run of each kind, and the table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import save_tiny_bert, script, sentences, write_jsonl
+
+quality = script("benchmark_quality")
+TRAINING = ("use_cpu=true", "num_train_epochs=12", "per_device_train_batch_size=8")
+RATES = "+learning_rate=1e-2+head_learning_rate=1e-1"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quality")
+    encoder = save_tiny_bert(folder / "bert")
+    for name, count in (("train", 48), ("validation", 12), ("test", 12)):
+        write_jsonl(folder / f"{name}.jsonl", sentences(count))
+    return encoder, str(folder)
+
+
+@pytest.mark.parametrize(
+    "head", ["softmax", "crf", "default", "boundary+biaffine+mix_layers=2+label_smoothing=0.05"]
+)
+def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
+    encoder, corpus = folders
+    split = "validation" if head == "crf" else "test"
+    run = quality.Run(
+        encoder, "tiny", corpus, head + RATES, 1, TRAINING, split, "", 1, str(tmp_path)
+    )
+    line = json.loads(json.dumps(quality.train_and_score(run)))
+    assert line["validation_f1"] > 0.9 and line[f"{split}_f1"] > 0.9
+    assert ("test_f1" in line) == (split == "test")  # test is not read to choose on validation
+    assert line["steps"] == 72 and line["steps_per_second"] > 0 and line["decode_seconds"] > 0
+    assert 0 <= line["calibration_error"] == min(line["calibration_errors"].values()) < 0.5
+    assert line["lengths"]["2"]["number"] == 8 and set(line["types"]) == {"PER", "LOC"}
+    if head == "softmax":
+        assert set(line["calibration_errors"]) == {"mean", "product"} and line["threshold"] is None
+    elif head == "crf":
+        assert (line["temperature"], line["threshold"], line["max_segment_length"]) == (1, None, 1)
+    else:
+        assert line["temperature"] != 1 and line["threshold"] == pytest.approx(0.5, abs=0.05)
+        assert line["max_segment_length"] == 2
+
+
+def test_heads_are_read_from_their_names():
+    assert quality.parse_head("softmax+weight_decay=0.1") == (None, {"weight_decay": 0.1})
+    assert quality.parse_head("default+threshold=null") == ({"threshold": None}, {})
+    settings, training = quality.parse_head("span+entity+word_pooling=mean+layer_decay=9e-1")
+    assert settings == {"scorer": "span+entity", "word_pooling": "mean"}
+    assert training == {"layer_decay": 0.9}
+    assert quality.parse_head("crf")[0]["max_segment_length"] == 1
+    for wrong in ("spam", "crf+span", "mix_layers=1", "softmax+mix_layers=1"):
+        with pytest.raises(ValueError, match="expected"):
+            quality.parse_head(wrong)
+
+
+def test_entities_of_a_softmax_are_scored_by_their_words():
+    scheme = quality.LabelScheme.from_labels(["O", "B-PER", "I-PER"])
+    found = [{"tags": [0, 1, 2, 1], "scores": [0.9, 0.8, 0.5, 0.25], "labels": [0] * 4}]
+    assert quality.entities(found, scheme, "mean") == [[(1, 3, "PER", 0.65), (3, 4, "PER", 0.25)]]
+    assert quality.entities(found, scheme, "product")[0][0] == (1, 3, "PER", pytest.approx(0.4))
+    assert quality.entities(found, scheme, "segment")[0][0] == (1, 3, "PER", 0.8)
+
+
+def test_finished_runs_are_left_out_and_the_table_has_means_and_deviations(tmp_path, capsys):
+    out, rows = tmp_path / "results.jsonl", []
+    for corpus in ("a", "b"):
+        for seed, f1 in ((1, 0.5), (2, 0.6)):
+            rows.append(
+                {"corpus": corpus, "head": "crf", "seed": seed, "split": "test", "training": []}
+                | {"test_f1": f1, "lengths": {"5+": {"recall": 0.25}}}
+                | {"calibration_error": 0.1, "steps_per_second": 8.0}
+            )
+    write_jsonl(out, rows)
+    command = ["--encoder", "nowhere", "--corpora", "x/a", "x/b", "--heads", "crf"]
+    command += ["--seeds", "1", "2", "--split", "test", "--out", str(out)]
+    assert quality.main([*command, "--scratch", str(tmp_path / "scratch")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    cell = "55.00 ± 7.07 (2)"
+    assert last == f"| crf | {cell} | {cell} | 55.00 | 25.00 | 10.00 | 8.00 |"
