@@ -106,7 +106,7 @@ class Request(NamedTuple):
                 "labels=[...], such as ['O', 'B-PER', 'I-PER'], got None"
             )
         if isinstance(config, SemiCRFConfig):
-            head = {key: getattr(config, key) for key in HEAD_ARGUMENTS} | head
+            head = head_settings(config) | head
         if not saved and head.get("base_model") is None:
             head["base_model"] = None if name is None else str(name)
         checked = SemiCRFConfig(encoder, labels=labels, **head)
@@ -123,6 +123,11 @@ class Request(NamedTuple):
                 f"({', '.join(HEAD_ARGUMENTS)}), of {type(encoder).__name__} or of loading"
             )
         return cls(config if saved else checked, saved, arguments)
+
+
+def head_settings(config: SemiCRFConfig) -> dict[str, Any]:
+    """The settings of the head in a configuration, as arguments of another."""
+    return {name: getattr(config, name) for name in HEAD_ARGUMENTS}
 
 
 def hub_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

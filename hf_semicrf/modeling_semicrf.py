@@ -20,6 +20,7 @@ from hf_semicrf.loading import (
     Request,
     accepted,
     encoder_class,
+    head_settings,
     hub_arguments,
     tokenizer_of,
     vocabulary_size,
@@ -162,7 +163,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             name, config=config.encoder_config, output_loading_info=True, **extra, **loader
         )
         # the encoder's loader has settled its attention, and noted where it comes from
-        config = SemiCRFConfig.from_dict({**config.to_dict(), "encoder_config": encoder.config})
+        config = SemiCRFConfig(encoder.config, labels=config.labels, **head_settings(config))
         model = cls(config, encoder=encoder)
         if len(model.word_starts) and (tokenizer := tokenizer_of(name, hub_arguments(kwargs))):
             model.use_tokenizer(tokenizer)
