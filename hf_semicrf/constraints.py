@@ -164,6 +164,66 @@ def allowed_segments(
     return allowed
 
 
+def spans_of_words(
+    spans: Iterable[Mapping[str, Any]], words: Sequence[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Spans of a text as spans of its words.
+
+    Args:
+        spans: Mappings with "start" and "end", in the units of the words' places.
+        words: Where each word begins and ends, half-open.
+
+    Raises:
+        ValueError: A span does not begin and end where words do.
+    """
+    firsts = {start: n for n, (start, _) in enumerate(words)}
+    ends = {end: n + 1 for n, (_, end) in enumerate(words)}
+    found = []
+    for span in spans:
+        if span.get("start") not in firsts or span.get("end") not in ends:
+            raise ValueError(
+                f'expected "start" and "end" of whole words, which stand at {list(words)}, got '
+                f"{dict(span)}"
+            )
+        found.append({**span, "start": firsts[span["start"]], "end": ends[span["end"]]})
+    return found
+
+
+def spans_in_window(
+    spans: Iterable[Mapping[str, Any]],
+    window: tuple[int, int],
+    windows: Sequence[tuple[int, int]],
+) -> list[dict[str, Any]]:
+    """The spans that concern a window of a text's words, counted from its first word.
+
+    Of a known entity that is not whole in it, the words inside count as outside: a window that has
+    it whole answers for them.
+
+    Args:
+        spans: As `allowed_segments` takes them.
+        window: The window's words, half-open.
+        windows: Those of all windows.
+
+    Raises:
+        ValueError: A known entity is whole in no window.
+    """
+    found = []
+    for span in spans:
+        first, end = max(span["start"], window[0]), min(span["end"], window[1])
+        whole = first == span["start"] and end == span["end"]
+        if first >= end or (span.get("exclude") and not whole):
+            continue
+        if not whole and span.get("label") != OUTSIDE:
+            if not any(a <= span["start"] and span["end"] <= b for a, b in windows):
+                raise ValueError(
+                    "expected windows that overlap enough for each span to be whole in one, got "
+                    f"none for the words [{span['start']}, {span['end']})"
+                )
+            span = {"label": OUTSIDE}
+        found.append({**span, "start": first - window[0], "end": end - window[0]})
+    return found
+
+
 class Known(NamedTuple):
     """What is known of the segmentation of each sentence, position by position.
 

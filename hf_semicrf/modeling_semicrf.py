@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput, logging
 from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.constraints import Known
+from hf_semicrf.distribution import Prediction
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.loading import (
@@ -44,6 +45,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
             sub-word [B, T], on request.
         potentials: Scores of all segmentations, before the temperature, and the labels' one, on
             request.
+        head: All that the head computed, over words, on request.
         hidden_states: The encoder's, on request.
         attentions: The encoder's, on request.
     """
@@ -52,6 +54,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     segment_posteriors: Tensor | None = None
     potentials: Scored | None = None
+    head: SemiCRFOutput | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -216,6 +219,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         output_hidden_states: bool | None = None,
         output_segment_posteriors: bool = False,
         output_potentials: bool = False,
+        output_head: bool = False,
         return_dict: bool | None = None,
     ) -> SemiCRFTokenClassifierOutput | tuple[Tensor, ...]:
         """Tag a batch, and score its labels where they are given.
@@ -241,11 +245,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             output_segment_posteriors: Whether to return the decoded segments' probabilities.
             output_potentials: Whether to return the scores of all segmentations and the one that
                 the labels say, instead of decoding.
+            output_head: Whether to return all that the head computed.
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: There is no way to tell the words; on the CPU also a word's label is -100 or
-                out of range.
             ValueError: ``output_potentials`` without labels.
             ValueError: There is no way to tell the words; on the CPU also a word's label is -100
                 (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
@@ -271,7 +274,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if labels is not None:
             tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
             self._check_tags(tags, lattice.inside)
-        if labels is not None and self.config.unknown == "marginalize":
+        if labels is not None and self.config.unknown == "marginalize" and not output_potentials:
             known = Known.of_tags(scheme, tags, self.config.max_segment_length)
             if allowed_types is not None:
                 sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
@@ -315,6 +318,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             logits=logits,
             segment_posteriors=posteriors,
             potentials=Scored(head.potentials, types, starts) if output_potentials else None,
+            head=head if output_head else None,
             hidden_states=states,
             attentions=encoded.get("attentions"),
         )
@@ -367,7 +371,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         *,
         threshold: float | None = None,
         overlap: int | None = None,
-    ) -> list[list[dict[str, Any]]]:
+        constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+        return_posteriors: bool = False,
+        n_best: int = 0,
+    ) -> list[list[dict[str, Any]]] | list[Prediction]:
         """Find the entities of texts, in their order.
 
         A text of more sub-words than the encoder takes is read in overlapping windows, each word in
@@ -381,17 +388,39 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 means more recall and less precision.
             overlap: Words that neighbouring windows share, at most half of a window's; by default a
                 quarter of a window, and at least ``max_segment_length``.
+            constraints: For each text None or a list of what is known of its spans: mappings with
+                "start" and "end" (of whole words, in the units of the entities) and "label", the
+                type of the entity that is exactly this span (so that an entity found before can be
+                given back), a list of types or None for any; or "O" where no word of the span lies
+                in an entity. With "exclude" true, exactly this span is no such entity. What they
+                forbid has probability 0; they take a mask [B, N, L, C] of each batch.
+            return_posteriors: Whether to return a `Prediction` for each text, with the posteriors
+                of types and boundaries at each word and the entropy.
+            n_best: How many of the most probable segmentations to return in a `Prediction`; the
+                texts have to fit the encoder whole.
 
         Returns:
             For each text a list of entities: ``label``, ``score`` (the probability of exactly this
             segment), ``start`` and ``end`` (half-open; characters of a string, words of a list) and
-            ``text``.
+            ``text``; or a `Prediction`, which holds that list, where posteriors or the n best are
+            asked for.
 
         Raises:
             ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
-                tokenizer is not a fast one, or an option is out of range.
+                tokenizer is not a fast one, an option is out of range, or no segmentation meets the
+                constraints.
         """
-        return predict(self, texts, tokenizer, batch_size, threshold=threshold, overlap=overlap)
+        return predict(
+            self,
+            texts,
+            tokenizer,
+            batch_size,
+            threshold=threshold,
+            overlap=overlap,
+            constraints=constraints,
+            return_posteriors=return_posteriors,
+            n_best=n_best,
+        )
 
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""

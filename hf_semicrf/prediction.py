@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
+from hf_semicrf.constraints import allowed_segments, spans_in_window, spans_of_words
+from hf_semicrf.distribution import Distribution, Prediction, distributions, joined
 from hf_semicrf.words import (
     first_subwords,
     is_prepared,
@@ -17,6 +19,8 @@ from hf_semicrf.words import (
     split_words,
     tokenize_words,
 )
+
+IMPOSSIBLE = -50.0  # nats; the most probable of K tags has -log K at least
 
 
 class Entity(NamedTuple):
@@ -38,6 +42,8 @@ class Window:
         inputs: The tokenizer's columns.
         words: The word of each sub-word, counted from the document's first; None at special tokens.
         entities: What the model found in it.
+        distribution: What else the model knows of it, where asked for.
+        constraints: What is known of spans of its words, counted from its first.
     """
 
     first: int
@@ -45,6 +51,8 @@ class Window:
     inputs: dict[str, list[int]]
     words: list[int | None]
     entities: list[Entity] = field(default_factory=list)
+    distribution: Distribution | None = None
+    constraints: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -86,14 +94,42 @@ class Document:
             for entity in window.entities
             if first <= entity.first and entity.end <= end
         ]
-        return [self._described(entity) for entity in sorted(kept)]
+        return [{"label": label, "score": score} | self._place(first, end)
+                for first, end, label, score in sorted(kept)]  # fmt: skip
 
-    def _described(self, entity: Entity) -> dict[str, Any]:
-        start, end = self.spans[entity.first][0], self.spans[entity.end - 1][1]
-        words = self.words[entity.first : entity.end]
-        text = " ".join(words) if self.text is None else self.text[start:end]
-        return {"label": entity.label, "score": entity.score, "start": start, "end": end,
-                "text": text}  # fmt: skip
+    def prediction(self, types: tuple[str, ...]) -> Prediction:
+        """What its windows found, and what else they know.
+
+        Args:
+            types: The segment types.
+        """
+        kept = [
+            (first - window.first, end - window.first)
+            for window, (first, end) in zip(self.windows, sections(self.windows), strict=True)
+        ]
+        parts = [window.distribution for window in self.windows]
+        sizes = [window.end - window.first for window in self.windows]
+        whole = joined(parts, sizes, kept, len(types))
+        alternatives = [
+            {
+                "probability": probability,
+                "entities": [
+                    {"label": label} | self._place(first, end) for first, end, label in spans
+                ],  # fmt: skip
+            }
+            for probability, spans in whole.alternatives
+        ]
+        token, start, end, _ = whole.posteriors
+        text = self.words if self.text is None else self.text
+        return Prediction(
+            text, self.entities(), self.spans, types, token, start, end, whole.entropy, alternatives
+        )
+
+    def _place(self, first: int, end: int) -> dict[str, Any]:
+        """Where words [first, end) stand in the text."""
+        start, stop = self.spans[first][0], self.spans[end - 1][1]
+        text = " ".join(self.words[first:end]) if self.text is None else self.text[start:stop]
+        return {"start": start, "end": stop, "text": text}
 
 
 @torch.no_grad()
@@ -105,25 +141,58 @@ def predict(
     *,
     threshold: float | None = None,
     overlap: int | None = None,
-) -> list[list[dict[str, Any]]]:
+    constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    return_posteriors: bool = False,
+    n_best: int = 0,
+) -> list[list[dict[str, Any]]] | list[Prediction]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
     if isinstance(texts, str):
         raise ValueError(f"expected a list of texts, got the string {texts[:40]!r}")
     if overlap is not None and overlap < 0:
         raise ValueError(f"expected an overlap of at least 0 words, got {overlap}")
+    if n_best < 0:
+        raise ValueError(f"expected an n_best of at least 0 segmentations, got {n_best}")
+    if constraints is not None and len(constraints) != len(texts):
+        raise ValueError(
+            f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
+            f"{len(constraints)}"
+        )
     if not is_prepared(tokenizer):
         tokenizer = prepare_tokenizer(copy.deepcopy(tokenizer))
     documents = [Document.of(text) for text in texts]
     longest = model.config.max_segment_length
     cut_into_windows(documents, tokenizer, _max_length(model, tokenizer), overlap, longest)
+    for number, document in enumerate(documents):
+        if n_best and len(document.windows) > 1:
+            raise ValueError(
+                "expected texts that fit the encoder whole for n_best, got "
+                f"{len(document.windows)} windows in text {number}"
+            )
+        try:
+            _constrain(document, constraints and constraints[number], model.config)
+        except ValueError as error:
+            raise ValueError(f"text {number}: {error}") from None
     windows = [window for document in documents for window in document.windows]
     windows.sort(key=lambda window: len(window.words), reverse=True)  # a batch is of like lengths
+    details = return_posteriors or n_best > 0
     was_training = model.training
     model.eval()
     for at in range(0, len(windows), batch_size):
-        _tag(model, windows[at : at + batch_size], tokenizer, threshold)
+        _tag(model, windows[at : at + batch_size], tokenizer, threshold, details, n_best)
     model.train(was_training)
+    if details:
+        types = model.config.scheme.types
+        return [document.prediction(types) for document in documents]
     return [document.entities() for document in documents]
+
+
+def _constrain(document: Document, spans: Sequence[Mapping[str, Any]] | None, config: Any) -> None:
+    """Tell a document's windows what is known of its spans."""
+    words = spans_of_words(spans or (), document.spans)
+    allowed_segments(words, len(document.words), config.scheme.types, config.max_segment_length)
+    for window in document.windows:
+        bounds = [(w.first, w.end) for w in document.windows]
+        window.constraints = spans_in_window(words, (window.first, window.end), bounds)
 
 
 def cut_into_windows(
@@ -220,7 +289,14 @@ def _seam(left: Window, right: Window, low: int) -> int:
     return min(range(low, left.end + 1), key=cost)
 
 
-def _tag(model: Any, windows: Sequence[Window], tokenizer: Any, threshold: float | None) -> None:
+def _tag(
+    model: Any,
+    windows: Sequence[Window],
+    tokenizer: Any,
+    threshold: float | None,
+    details: bool,
+    n_best: int,
+) -> None:
     """Find the entities of a batch of windows."""
     columns = {k: [window.inputs[k] for window in windows] for k in windows[0].inputs}
     batch = tokenizer.pad(columns, return_tensors="pt")
@@ -229,22 +305,42 @@ def _tag(model: Any, windows: Sequence[Window], tokenizer: Any, threshold: float
         padding = mask.shape[1] - len(window.words) if tokenizer.padding_side == "left" else 0
         firsts = [n for n, word in enumerate(first_subwords(window.words)) if word is not None]
         mask[row, [padding + n for n in firsts]] = True
+    scheme = model.config.scheme
+    allowed = None
+    if any(window.constraints for window in windows):
+        size = (mask.shape[1], scheme.types, model.config.max_segment_length)
+        allowed = torch.stack([allowed_segments(window.constraints, *size) for window in windows])
+        allowed = allowed.to(model.device)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     output = model(
         **batch,
         word_mask=mask.to(model.device),
         threshold=threshold,
+        allowed_segments=allowed,
         output_segment_posteriors=True,
+        output_head=details,
         return_dict=True,
     )
     tags, scores = output.logits.argmax(-1).cpu(), output.segment_posteriors.cpu()
-    scheme = model.config.scheme
+    # no tag has a probability where no segmentation is allowed
+    possible = output.logits.amax(-1).cpu() > IMPOSSIBLE
+    found = []
+    if details:
+        temperature = model.config.head_temperature
+        found = list(distributions(output.head, temperature, scheme, n_best))
     for row, window in enumerate(windows):
+        if not possible[row, mask[row]].all():
+            raise ValueError(
+                f"expected constraints that some segmentation meets, got {window.constraints} for "
+                f"words {window.first} to {window.end} of a text, under the model's own "
+                f"{model.config.constraints}"
+            )
         row_scores = scores[row, mask[row]].clamp(max=1).tolist()
         window.entities = [
             Entity(window.first + start, window.first + end, label, row_scores[start])
             for start, end, label in scheme.tags_to_spans(tags[row, mask[row]].tolist())
         ]
+        window.distribution = found[row] if details else None
 
 
 def _max_length(model: Any, tokenizer: Any) -> int | None:
