@@ -42,6 +42,8 @@ class SemiCRFConfig(PretrainedConfig):
         context: A mixer of neighbouring words before scoring: "convolution", "lstm" or None.
         label_smoothing: Share of the training target that is spread over all types.
         token_loss: Weight in training of a cross-entropy on each word's type.
+        word_dropout: Probability in training of hiding a word from the encoder (its sub-words
+            become the mask token); its label stays.
         head_temperature: What all scores are divided by in decoding; above 1 it is less sure.
         threshold: Posterior that a segment has to exceed to be predicted; lower means more recall
             and less precision. None predicts the most probable segmentation as a whole (Viterbi).
@@ -58,6 +60,7 @@ class SemiCRFConfig(PretrainedConfig):
             labels that are known.
         base_model: Public name of the pretrained encoder, for the model card.
         has_word_starts: Whether the model knows which tokens start a word.
+        dropped_token_id: The token that ``word_dropout`` puts in a word's place.
         **kwargs: What every configuration takes, such as ``id2label``.
 
     Raises:
@@ -79,6 +82,7 @@ class SemiCRFConfig(PretrainedConfig):
         context: str | None = None,
         label_smoothing: float = 0.0,
         token_loss: float = 0.0,
+        word_dropout: float = 0.0,
         head_temperature: float = 1.0,
         threshold: float | None = 0.4,
         word_pooling: str = "first",
@@ -88,6 +92,7 @@ class SemiCRFConfig(PretrainedConfig):
         unknown: str = "error",
         base_model: str | None = None,
         has_word_starts: bool = False,
+        dropped_token_id: int | None = None,
         **kwargs: Any,
     ):
         if isinstance(max_segment_length, bool) or not isinstance(max_segment_length, int):
@@ -107,6 +112,8 @@ class SemiCRFConfig(PretrainedConfig):
             label_smoothing,
             token_loss,
         )
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"expected word_dropout in 0..1, below 1, got {word_dropout}")
         if word_pooling not in WORD_POOLINGS:
             raise ValueError(f"expected a word_pooling among {WORD_POOLINGS}, got {word_pooling!r}")
         if unknown not in UNKNOWN:
@@ -133,6 +140,8 @@ class SemiCRFConfig(PretrainedConfig):
         self.context = context
         self.label_smoothing = label_smoothing
         self.token_loss = token_loss
+        self.word_dropout = word_dropout
+        self.dropped_token_id = dropped_token_id
         self.head_temperature = head_temperature
         self.threshold = threshold
         self.word_pooling = word_pooling

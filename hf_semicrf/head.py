@@ -93,7 +93,7 @@ class SemiCRF(nn.Module):
         width: Units of the hidden layers of scorer and context.
         mix_layers: States that a position comes with, whose learned mix is scored; 0 for one state.
         label_smoothing: Share of the training target that is spread evenly: a one-position segment
-            of any type everywhere.
+            of any type everywhere. Like ``token_loss``, not for partly known segmentations.
         token_loss: Weight in training of a cross-entropy between the emissions and each position's
             type, in nats.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same

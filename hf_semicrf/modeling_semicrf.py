@@ -193,7 +193,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """Nothing to remember: every save names the Auto classes; the stock way copies files."""
 
     def use_tokenizer(self, tokenizer: Any) -> None:
-        """Remember which tokens start a word, for inputs that come without ``word_mask``.
+        """Remember which tokens start a word, and which one stands for a dropped word.
 
         Args:
             tokenizer: The encoder's tokenizer.
@@ -201,6 +201,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         table = word_start_table(tokenizer, len(self.word_starts))
         self.word_starts.copy_(table)
         self.config.has_word_starts = True
+        tokens = (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        self.config.dropped_token_id = next((t for t in tokens if t is not None), None)
 
     def forward(
         self,
@@ -249,12 +251,16 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` without labels.
-            ValueError: There is no way to tell the words; on the CPU also a word's label is -100
-                (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
+            ValueError: ``output_potentials`` without labels, or ``word_dropout`` in a model that
+                does not know its tokenizer. There is no way to tell the words; on the CPU also a
+                word's label is -100 (unless ``unknown="marginalize"``) or out of range, or labels
+                break constraints.
         """
+        if output_potentials and labels is None:
+            raise ValueError("expected labels together with output_potentials, got none")
+        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
         inputs = {
-            "input_ids": input_ids,
+            "input_ids": self._drop_words(input_ids, lattice),
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
@@ -266,9 +272,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=True if mixed else output_hidden_states,
         )
-        if output_potentials and labels is None:
-            raise ValueError("expected labels together with output_potentials, got none")
-        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
         scheme = self.config.scheme
         types = starts = known = None
         if labels is not None:
@@ -279,7 +282,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             if allowed_types is not None:
                 sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
                 known = known.within(sets)
-        elif labels is not None:
+        if labels is not None and (known is None or output_potentials):
             types, starts = scheme.encode(tags)
             starts = split_long_segments(types, starts, self.config.max_segment_length)
             # a sentence without words runs as one outside word that counts nothing
@@ -428,6 +431,21 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         known = accepted(self.text_encoder.forward, use_cache=False, **inputs)
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
+
+    def _drop_words(self, input_ids: Tensor | None, lattice: Lattice) -> Tensor | None:
+        """In training, the token ids with some of the words replaced by the mask token."""
+        if not (self.training and self.config.word_dropout):
+            return input_ids
+        if input_ids is None or self.config.dropped_token_id is None:
+            raise ValueError(
+                "expected input_ids and a model that knows its tokenizer for word_dropout (call "
+                "model.use_tokenizer once)"
+            )
+        word = lattice.word_of_token()
+        drawn = torch.rand(word.shape, device=word.device) < self.config.word_dropout
+        of_words = drawn.gather(1, word.clamp(min=0)) & (word >= 0)
+        real = self.word_starts[input_ids] != SPECIAL
+        return input_ids.masked_fill(of_words & real, self.config.dropped_token_id)
 
     def _states(self, encoded: ModelOutput) -> Tensor:
         """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""

@@ -125,19 +125,24 @@ class SemiCRFTrainer(Trainer):
         """Fit the model's temperature, then its threshold, on held-out sentences.
 
         How is said by the arguments' `temperature_loss` and `threshold_rule`. Every process reads
-        all sentences, so that all come to the same numbers.
+        all sentences, so that all come to the same numbers; sentences with unknown words are left
+        out.
 
         Args:
             dataset: Rows as `TokenizeAndAlign` makes them, with labels.
             temperature: Whether to fit the temperature.
             threshold: Whether to choose the threshold.
+
+        Raises:
+            ValueError: No sentence is left.
         """
         model = self.accelerator.unwrap_model(self.model)
         was_training = self.model.training
         self.model.eval()
         batches = []
+        rows: Any = [row for row in dataset if _fully_known(row)]
         size = self.args.per_device_eval_batch_size
-        for batch in DataLoader(dataset, size, collate_fn=self.data_collator):
+        for batch in DataLoader(rows, size, collate_fn=self.data_collator):
             with torch.no_grad():
                 output = self.model(**self._prepare_inputs(batch), output_potentials=True)
             batches.append(output.potentials)
@@ -190,6 +195,12 @@ class SemiCRFTrainer(Trainer):
             return None
         tags = ([tag for tag in row if tag != UNKNOWN_TAG] for row in self.train_dataset["labels"])
         return count_entities(map(scheme.tags_to_spans, tags))
+
+
+def _fully_known(row: Mapping[str, Any]) -> bool:
+    """Whether every word of a row as `TokenizeAndAlign` makes it has a label."""
+    words = row.get("word_mask", ())
+    return not any(w and t == UNKNOWN_TAG for w, t in zip(words, row["labels"], strict=False))
 
 
 def last_evaluation(history: list[Mapping[str, Any]]) -> tuple[str, dict[str, float] | None]:

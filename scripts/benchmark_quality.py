@@ -65,6 +65,7 @@ HEADS: dict[str, dict[str, Any] | None] = {
         "context": None,
         "label_smoothing": 0.0,
         "token_loss": 0.0,
+        "word_dropout": 0.0,
     },
     "default": {},
 }

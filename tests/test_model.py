@@ -425,7 +425,7 @@ def test_a_configuration_without_newer_settings_loads(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    newer = ("head_width", "mix_layers", "context", "label_smoothing", "token_loss")
+    newer = ("head_width", "mix_layers", "context", "label_smoothing", "token_loss", "word_dropout")
     for name in (*newer, "head_temperature"):
         del config[name]
     path.write_text(json.dumps(config))
@@ -457,3 +457,32 @@ def test_potentials_come_with_the_segmentation_of_the_labels(model, batch):
     assert scored.starts[0, :5].tolist() == [True, False, True, True, True]
     with pytest.raises(ValueError, match="expected labels together with output_potentials"):
         model(**{k: v for k, v in batch.items() if k != "labels"}, output_potentials=True)
+
+
+def test_word_dropout_hides_whole_words_in_training_alone(folder, batch):
+    model = SemiCRFForTokenClassification.from_pretrained(
+        folder, labels=LABELS, max_segment_length=3, word_dropout=0.5
+    )
+    seen = []
+    model.text_encoder.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append(named["input_ids"]), with_kwargs=True
+    )
+    model(**batch)
+    assert torch.equal(seen.pop(), batch["input_ids"])
+    torch.manual_seed(0)
+    model.train()
+    for _ in range(20):
+        model(**batch)
+    hidden = torch.stack(seen) == model.config.dropped_token_id
+    words = batch["word_mask"]
+    # the third sentence's first word is 11 letters; all its sub-words share its fate
+    inside = hidden[:, 2, 1:12]
+    assert (inside.all(1) | ~inside.any(1)).all() and inside.any() and not inside.all()
+    assert 0.35 < hidden[:, words].float().mean() < 0.65
+    special = (batch["input_ids"] == 2) | (batch["input_ids"] == 3) | (batch["input_ids"] == 0)
+    assert not hidden[:, special].any()
+    model.config.dropped_token_id = None
+    with pytest.raises(ValueError, match="knows its tokenizer for word_dropout"):
+        model(**batch)
+    with pytest.raises(ValueError, match="word_dropout in 0..1, below 1, got 1"):
+        SemiCRFConfig(word_dropout=1)

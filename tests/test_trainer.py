@@ -122,3 +122,17 @@ def test_calibration_can_be_switched_off(folder, tmp_path):
     subject.calibrate(subject.eval_dataset)
     config = subject.model.config
     assert (config.head_temperature, config.threshold) == (1.0, 0.4)
+
+
+def test_calibration_leaves_out_sentences_with_unknown_words(folder, tmp_path):
+    subject = trainer(folder, tmp_path)
+    subject.data_collator.allow_unknown = True
+    subject.model.config.unknown = "marginalize"
+    rows = list(subject.eval_dataset)
+    subject.calibrate(rows)
+    found = subject.model.config.head_temperature
+    partly = {**rows[0], "labels": [-100] * len(rows[0]["labels"])}
+    subject.calibrate([*rows, partly])
+    assert subject.model.config.head_temperature == found
+    with pytest.raises(ValueError, match="at least one batch"):
+        subject.calibrate([partly])
