@@ -7,11 +7,18 @@ With U[s, c] = pre[s, c] + start[s, c] + the emissions since s, the open segment
 
 U stays in registers, a row a start, and new starts replace the rows of expired ones. What a step
 waits for is short: of the sum over s only the newest start depends on the step before, so the
-rest of the sum is taken one step ahead. All values are relative to the largest alpha, which moves
-to a float64 offset each step. The suffix recurrence is the same one, read from right to left.
+rest of the sum is taken one step ahead. All values are relative to an offset in float64, which
+moves each step. The suffix recurrence is the same one, read from right to left.
 
-The transition is a matrix product with exp(transition - column maximum) where no finite sum can
-be lost in it, and a log-sum-exp otherwise, so that -inf and huge scores stay exact.
+Where no transition is 2^60 times less likely than the likeliest into its type (FAST), what waits
+stays a sum of weights, without logarithms: with w = exp2(alpha - offset), a step is
+
+    w[t+1, c] = entered[t, c] exp2(highest[c] + score of the segment [t, t+1) - delta) + rest
+    entered[t+1, c] = sum_{c'} w[t+1, c'] exp2(transition[c', c] - highest[c])
+
+and the offset moves by delta, a bound on log2 w that is known one product earlier. It is at most
+2^60 too large, so that nothing is lost which adds to any digit of `entered`. Otherwise a step is
+a log-sum-exp, and -inf and huge scores stay exact. `alpha` and `pre` are logarithms in both.
 
 Segments longer than the window: time is cut into blocks of WINDOW steps. Row j of a block then
 starts out as the sum over all segments that began before the block and end at its position j; a
@@ -32,11 +39,14 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import (
     LN2,
+    LOG2E,
     contiguous,
     finite,
     load_scaled,
+    log2,
     log_sum_exp2,
     power_of_two,
+    window_table,
 )
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import State
@@ -56,10 +66,37 @@ def _row(forward, backward, reverse, offset, c, count, none):
     return row
 
 
-@triton.jit(do_not_specialize=["batch", "positions", "longest", "types"])
+@triton.jit
+def _rows(
+    emission, segment, start, end, reverse, first, t, length, longest, types, shortest, c, none,
+):  # fmt: skip
+    """What step t reads: emissions, start and end scores, and the segment of length 1."""
+    n = tl.where(reverse == 1, length - 1 - t, t)
+    at = (first + n) * types
+    count = tl.where(t < length, types, 0)
+    return (
+        _row(emission, emission, reverse, at, c, count, none),
+        _row(start, end, reverse, at, c, count, none),
+        _row(end, start, reverse, at, c, count, none),
+        shortest + _row(segment, segment, reverse, at * longest, c, count, none),
+    )
+
+
+@triton.jit
+def _open_scores(segment, reverse, first, t, age, length, longest, types, c, none):
+    """Segment scores of the rows of a window that may end at position t."""
+    begin = tl.where(reverse == 1, length - 1 - t, t - age)
+    offsets = ((first + begin) * longest + age) * types + c[None, :]
+    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
+    inside = (age > 0) & (age <= oldest) & (c < types)[None, :]
+    return load_scaled(segment, offsets, inside, 0.0)
+
+
+# the table counts as unaligned: wide loads of it would spread a column over more threads
+@triton.jit(do_not_specialize=["table", "batch", "positions", "longest", "types"])
 def scan_kernel(
     emission, segment, start, end, duration, transition, initial, final, lengths,
-    log_z, pre_out, alpha_out, offset_out,
+    log_z, pre_out, alpha_out, offset_out, table,
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr,
@@ -71,7 +108,6 @@ def scan_kernel(
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
-    row = tl.arange(0, WINDOW)[:, None]
     real = c < types
     none = tl.zeros([TYPES], dtype)
     first = b * positions  # this sentence's first row in an input
@@ -80,44 +116,101 @@ def scan_kernel(
     # transition[source, c]; its transpose when reading from right to left
     stride_source = tl.where(reverse == 1, 1, types)
     stride_c = tl.where(reverse == 1, types, 1)
+    table += (reverse * tl.num_programs(0) + tl.program_id(0)) * ((2 * WINDOW + SOURCES) * TYPES)
+    window_table(table, duration, longest, types, LOG2E, WINDOW, TYPES, LONG)
     if SOURCES == TYPES:
-        stepped = source[:, None] * stride_source + c[None, :] * stride_c
+        cell = source[:, None] * TYPES + c[None, :]
         valid = (source[:, None] < types) & real[None, :]
-        steps = load_scaled(transition, stepped, valid, minus_inf)
+        read = load_scaled(
+            transition, source[:, None] * stride_source + c[None, :] * stride_c, valid, minus_inf
+        )
+        # by way of memory, so that the layout is that of the window in both directions
+        tl.store(table + 2 * WINDOW * TYPES + cell, read)
+    tl.debug_barrier()
+
+    initial_row = _row(initial, final, reverse, 0, c, types, none)
+    initial_row = tl.where(real, initial_row, minus_inf)
+    shortest = load_scaled(duration, c, real, minus_inf)
+    if KEEP:
+        at = kept + tl.where(reverse == 1, length, 0)
+        tl.store(alpha_out + at * types + c, none + minus_inf, mask=real)
+        tl.store(offset_out + at, tl.zeros([], tl.float64))
+
+    if SOURCES == TYPES:
+        steps = tl.load(table + 2 * WINDOW * TYPES + cell)
         highest = finite(tl.max(steps, 0))
         # no entry is so small that the product could lose a source that matters
         safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -60.0
-        steps = tl.where(safe, tl.exp2(steps - highest[None, :]), steps)
+        if safe:
+            alpha, offset = _walk(
+                emission, segment, start, end, duration, transition, pre_out, alpha_out, offset_out,
+                table, first, kept, reverse, length, longest, types, stride_source, stride_c,
+                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, none,
+                WINDOW, TYPES, SOURCES, LONG, KEEP, True,
+            )  # fmt: skip
+        else:
+            alpha, offset = _walk(
+                emission, segment, start, end, duration, transition, pre_out, alpha_out, offset_out,
+                table, first, kept, reverse, length, longest, types, stride_source, stride_c,
+                initial_row, shortest, steps, highest, none,
+                WINDOW, TYPES, SOURCES, LONG, KEEP, False,
+            )  # fmt: skip
+    else:
+        alpha, offset = _walk(
+            emission, segment, start, end, duration, transition, pre_out, alpha_out, offset_out,
+            table, first, kept, reverse, length, longest, types, stride_source, stride_c,
+            initial_row, shortest, none[None, :], none, none,
+            WINDOW, TYPES, SOURCES, LONG, KEEP, False,
+        )  # fmt: skip
 
-    pre = _row(initial, final, reverse, 0, c, types, none)
-    pre = tl.where(real, pre, minus_inf)
-    shortest = load_scaled(duration, c, real, minus_inf)
-    open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
-    rest_top = none + minus_inf
-    rest_sum = none
+    if reverse == 0:
+        last = tl.where(real, alpha + load_scaled(final, c, real, minus_inf), minus_inf)
+        top = finite(tl.max(last, 0))
+        total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
+        tl.store(log_z + b, (total.to(tl.float64) + offset) * LN2)
+
+
+@triton.jit
+def _walk(
+    emission, segment, start, end, duration, transition, pre_out, alpha_out, offset_out,
+    table, first, kept, reverse, length, longest, types, stride_source, stride_c,
+    initial_row, shortest, steps, highest, none,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    KEEP: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """All steps; the last boundary's alpha and offset. ``steps`` are weights where FAST."""
+    dtype: tl.constexpr = duration.dtype.element_ty
+    minus_inf = -float("inf")
+    c = tl.arange(0, TYPES)
+    source = tl.arange(0, SOURCES)
+    row = tl.arange(0, WINDOW)[:, None]
+    real = c < types
+
+    pre = initial_row
     alpha = none + minus_inf
+    open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     shift = tl.sum(none)
     offset = tl.zeros([], tl.float64)
-    if KEEP:
-        at = kept + tl.where(reverse == 1, length, 0)
-        tl.store(pre_out + at * types + c, pre, mask=real)
-        tl.store(alpha_out + at * types + c, alpha, mask=real)
-        tl.store(offset_out + at, offset)
-
     # the rows of this step and of the next one are loaded two steps ahead
-    n = tl.where(reverse == 1, length - 1, 0)
-    ahead = (first + n) * types
-    em = _row(emission, emission, reverse, ahead, c, types, none)
-    enter = _row(start, end, reverse, ahead, c, types, none)
-    leave = _row(end, start, reverse, ahead, c, types, none)
-    unit = shortest + _row(segment, segment, reverse, ahead * longest, c, types, none)
-    n = tl.where(reverse == 1, length - 2, 1)
-    ahead = (first + n) * types
-    count = tl.where(length > 1, types, 0)
-    em1 = _row(emission, emission, reverse, ahead, c, count, none)
-    enter1 = _row(start, end, reverse, ahead, c, count, none)
-    leave1 = _row(end, start, reverse, ahead, c, count, none)
-    unit1 = shortest + _row(segment, segment, reverse, ahead * longest, c, count, none)
+    em, enter, leave, unit = _rows(
+        emission, segment, start, end, reverse, first, 0, length, longest, types, shortest, c, none
+    )
+    em1, enter1, leave1, unit1 = _rows(
+        emission, segment, start, end, reverse, first, 1, length, longest, types, shortest, c, none
+    )
+    rest_top, rest_sum = none + minus_inf, none
+    if FAST:
+        # the first segment of length 1 counts as one of the rest: `initial` is not a product
+        rest_top, rest_sum = pre + enter + em + unit + leave, none + 1.0
+        entered = none
+        level = shift + minus_inf
+        gain = highest + enter + em + unit + leave
+        best_gain = tl.max(tl.where(real, gain, minus_inf), 0)
+    if segment is not None and WINDOW > 1:
+        age = (1 % WINDOW) - row
+        if not LONG:
+            age = age & (WINDOW - 1)
+        scores = _open_scores(segment, reverse, first, 1, age, length, longest, types, c, none)
 
     block = length
     if LONG:
@@ -129,80 +222,86 @@ def scan_kernel(
                 emission, segment, start, end, duration, pre_out, offset_out, first, kept, offset,
                 t0, length, reverse, longest, types, real, none, WINDOW, TYPES,
             )  # fmt: skip
-            open_segments = older_top + tl.log2(older_sum)
+            open_segments = older_top + log2(older_sum)
             open_segments = tl.where(older_sum > 0.0, open_segments, minus_inf)
-            rest_top = tl.max(tl.where(row == 0, open_segments, minus_inf), 0) + em + leave
-            rest_sum = none + 1.0
+            if t0 > 0:
+                rest_top = tl.max(tl.where(row == 0, open_segments, minus_inf), 0) + em + leave
+                rest_sum = none + 1.0
             shift = tl.sum(none)
         for t in range(t0, tl.minimum(t0 + block, length)):
-            n = tl.where(reverse == 1, length - 3 - t, t + 2)
-            ahead = (first + n) * types
-            count = tl.where(t + 2 < length, types, 0)
-            em2 = _row(emission, emission, reverse, ahead, c, count, none)
-            enter2 = _row(start, end, reverse, ahead, c, count, none)
-            leave2 = _row(end, start, reverse, ahead, c, count, none)
-            unit2 = shortest + _row(segment, segment, reverse, ahead * longest, c, count, none)
-
-            # what waits for the step before: the newest segment joins the rest, types change
-            newest = pre + enter + em
-            single = newest + (unit + leave)
-            top = finite(tl.maximum(rest_top, single))
-            total = rest_sum * tl.exp2(rest_top - top) + tl.exp2(single - top)
-            new_shift = finite(tl.max(tl.where(total > 0.0, top, minus_inf), 0))
-            offset += new_shift.to(tl.float64)
-            n = tl.where(reverse == 1, length - 1 - t, t + 1)
+            em2, enter2, leave2, unit2 = _rows(
+                emission, segment, start, end, reverse, first, t + 2, length, longest, types,
+                shortest, c, none,
+            )  # fmt: skip
+            n = tl.where(reverse == 1, length - t, t)
             at = (kept + n) * types
-            if SOURCES == TYPES:
-                weight = total * tl.exp2(top - new_shift)
-                alpha = tl.log2(weight)
-                if safe:
-                    pre = tl.log2(tl.sum(weight[:, None] * steps, 0)) + highest
-                else:
-                    pre = log_sum_exp2(alpha[:, None] + steps)
-                if KEEP:
-                    tl.store(alpha_out + at + c, alpha, mask=real)
-            else:
-                alpha = tl.log2(total) + (top - new_shift)
-                tl.store(alpha_out + at + c, alpha, mask=real)
-                tl.debug_barrier()
-                pre = _enter_in_blocks(
-                    alpha_out + at, transition, stride_source, stride_c, types, c, source, none
-                )
+            following = tl.where(reverse == 1, at - types, at + types)
+            if FAST:
+                # what waits for the step before: the newest segment joins the rest, types change
+                delta = finite(tl.maximum(level + best_gain, tl.max(rest_top, 0)))
+                rest = rest_sum * tl.exp2(rest_top - delta)
+                weight = entered * tl.exp2(tl.minimum(gain - delta, 100.0)) + rest
+                level = log2(tl.max(weight, 0))
+                pre = tl.where(t > 0, log2(entered) + highest, pre)
+                entered = tl.sum(weight[:, None] * steps, 0)
+                gain = highest + enter1 + em1 + unit1 + leave1
+                best_gain = tl.max(tl.where(real, gain, minus_inf), 0)
             if KEEP:
                 tl.store(pre_out + at + c, pre, mask=real)
-                tl.store(offset_out + kept + n, offset)
+
+            newest = pre + enter + em
+            single = newest + (unit + leave)
+            if FAST:
+                single = tl.where(t > 0, single, minus_inf)
+            top = finite(tl.maximum(rest_top, single))
+            total = rest_sum * tl.exp2(rest_top - top) + tl.exp2(single - top)
+            alpha = log2(total) + top
+            if not FAST:
+                delta = finite(tl.max(alpha, 0))
+            alpha -= delta
+            offset += delta.to(tl.float64)
+            if KEEP:
+                tl.store(alpha_out + following + c, alpha, mask=real)
+                tl.store(offset_out + kept + tl.where(reverse == 1, n - 1, n + 1), offset)
+            if SOURCES < TYPES:
+                tl.debug_barrier()
+                pre = _enter_in_blocks(
+                    alpha_out + following, transition, stride_source, stride_c, types, c, source,
+                    none,
+                )  # fmt: skip
+            elif not FAST:
+                pre = log_sum_exp2(alpha[:, None] + steps)
 
             # the rest of the next step's sum: all segments but its newest
             if WINDOW > 1:
                 open_segments = tl.where(
                     row == t % WINDOW, newest[None, :], open_segments + (em - shift)[None, :]
                 )
-                age = (t + 1) % WINDOW - row
-                if not LONG:
-                    age = age & (WINDOW - 1)
-                running = (age > 0) & (age < longest)
-                inside = running & real[None, :]
-                score = load_scaled(duration, age * types + c[None, :], inside, 0.0)
+                slot = (t + 1) % WINDOW
+                rest = tl.load(table + (slot + WINDOW) * TYPES + (c[None, :] - row * TYPES))
+                rest += open_segments
                 if segment is not None:
-                    begin = tl.where(reverse == 1, length - 2 - t, t + 1 - age)
-                    offsets = ((first + begin) * longest + age) * types + c[None, :]
-                    inside = inside & (age <= tl.where(t + 1 < length, t + 1, -1))
-                    score += load_scaled(segment, offsets, inside, 0.0)
-                if LONG:
-                    running = running | (age == 0)
-                rest = tl.where(running, open_segments + score, minus_inf)
-                top = finite(tl.max(rest, 0))
-                rest_sum = tl.sum(tl.exp2(rest - top[None, :]), 0)
-                rest_top = top + (em1 + leave1 - new_shift)
-            shift = new_shift
+                    rest += scores
+                    age = (t + 2) % WINDOW - row
+                    if not LONG:
+                        age = age & (WINDOW - 1)
+                    scores = _open_scores(
+                        segment, reverse, first, t + 2, age, length, longest, types, c, none
+                    )
+                top = tl.max(rest, 0)
+                rest_sum = tl.sum(tl.exp2(rest - finite(top)[None, :]), 0)
+                rest_top = top + (em1 + leave1 - delta)
+            elif FAST:
+                rest_top, rest_sum = none + minus_inf, none
+            shift = delta
             em, enter, leave, unit = em1, enter1, leave1, unit1
             em1, enter1, leave1, unit1 = em2, enter2, leave2, unit2
-
-    if reverse == 0:
-        last = tl.where(real, alpha + load_scaled(final, c, real, minus_inf), minus_inf)
-        top = finite(tl.max(last, 0))
-        total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
-        tl.store(log_z + b, (total.to(tl.float64) + offset) * LN2)
+    if FAST:
+        pre = log2(entered) + highest
+    if KEEP:
+        at = kept + tl.where(reverse == 1, 0, length)
+        tl.store(pre_out + at * types + c, pre, mask=real)
+    return alpha, offset
 
 
 @triton.jit
@@ -221,7 +320,7 @@ def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, sourc
         shift = finite(new_top)
         total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(score - shift[None, :]), 0)
         top = new_top
-    return tl.log2(total) + finite(top)
+    return log2(total) + finite(top)
 
 
 @triton.jit
@@ -288,7 +387,11 @@ class Plan(NamedTuple):
         window = min(power_of_two(longest), max(2, MAX_WINDOW_ELEMENTS // tile))
         sources = tile if tile <= MAX_RESIDENT_TYPES else min(tile // 2, 32)
         elements = max(window * tile, sources * tile)
-        return cls(window, tile, sources, longest > window, max(1, min(8, elements // 1024)))
+        return cls(window, tile, sources, longest > window, max(1, min(16, elements // 1024)))
+
+    def table(self, programs: int, like: Tensor) -> Tensor:
+        """Room for each program's :func:`common.window_table` and transitions."""
+        return like.new_empty(programs, 2 * self.window + self.sources, self.types)
 
     def options(self) -> dict[str, int | bool]:
         """The kernels' compile-time arguments."""
@@ -322,7 +425,7 @@ def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
     offset = p.duration.new_empty(shape, dtype=torch.float64)
     log_z = p.duration.new_empty(batch, dtype=torch.float64)
     scan_kernel[(batch, directions)](
-        *contiguous(p), log_z, pre, alpha, offset, batch, positions, longest, types,
-        KEEP=keep, **plan.options(),
+        *contiguous(p), log_z, pre, alpha, offset, plan.table(directions * batch, pre),
+        batch, positions, longest, types, KEEP=keep, **plan.options(),
     )  # fmt: skip
     return log_z, State(pre, alpha, offset)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype
+from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype, window_table
 from hf_semicrf.ops.kernels.scan import Plan
 from hf_semicrf.ops.potentials import Potentials
 
@@ -37,10 +37,10 @@ def _best_source(score, top, source):
     return tl.min(tl.where(score == top[None, :], source[:, None], 1 << 30), 0)
 
 
-@triton.jit(do_not_specialize=["positions", "longest", "types"])
+@triton.jit(do_not_specialize=["table", "positions", "longest", "types"])
 def viterbi_kernel(
     emission, segment, start, end, duration, transition, initial, final, lengths,
-    pre_out, alpha_out, offset_out, length_out, source_out, labels, starts,
+    pre_out, alpha_out, offset_out, table, length_out, source_out, labels, starts,
     positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
@@ -64,6 +64,9 @@ def viterbi_kernel(
         )  # fmt: skip
     pre = tl.load(initial + c, mask=real, other=minus_inf)
     shortest = tl.load(duration + c, mask=real, other=minus_inf)
+    table += tl.program_id(0) * (2 * WINDOW * TYPES)
+    window_table(table, duration, longest, types, 1.0, WINDOW, TYPES, LONG)
+    tl.debug_barrier()
     open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     older_index = tl.full([WINDOW, TYPES], 0, tl.int32)
     rest = none + minus_inf
@@ -145,19 +148,17 @@ def viterbi_kernel(
                 open_segments = tl.where(
                     row == t % WINDOW, newest[None, :], open_segments + (em - shift)[None, :]
                 )
-                age = (t + 1) % WINDOW - row
+                following = (t + 1) % WINDOW
+                value = tl.load(table + (following + WINDOW) * TYPES + (c[None, :] - row * TYPES))
+                age = following - row
                 if not LONG:
                     age = age & (WINDOW - 1)
-                running = (age > 0) & (age < longest)
-                inside = running & real[None, :]
-                value = tl.load(duration + age * types + c[None, :], mask=inside, other=0.0)
                 if segment is not None:
                     offsets = ((first + t + 1 - age) * longest + age) * types + c[None, :]
-                    inside = inside & (age <= tl.where(t + 1 < length, t + 1, -1))
+                    oldest = tl.minimum(longest - 1, tl.where(t + 1 < length, t + 1, -1))
+                    inside = (age > 0) & (age <= oldest) & real[None, :]
                     value += tl.load(segment + offsets, mask=inside, other=0.0)
-                if LONG:
-                    running = running | (age == 0)
-                value = tl.where(running, open_segments + value, minus_inf)
+                value += open_segments
                 top = tl.max(value, 0)
                 index = age + tl.zeros([1, TYPES], tl.int32)
                 if LONG:
@@ -247,7 +248,7 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
     labels = new((batch, positions), dtype=torch.long)
     starts = new((batch, positions), dtype=torch.bool)
     viterbi_kernel[(batch,)](
-        *contiguous(p), pre, alpha, offset, length_out, source_out, labels, starts,
-        positions, longest, types, **plan.options(),
+        *contiguous(p), pre, alpha, offset, plan.table(batch, p.duration), length_out, source_out,
+        labels, starts, positions, longest, types, **plan.options(),
     )  # fmt: skip
     return labels, starts
