@@ -2,12 +2,15 @@
 
 As custom ops with fake implementations they are opaque to ``torch.compile``: no graph break, and
 nothing that depends on the number of positions at compile time. The arguments start with the nine
-fields of :class:`Potentials`, and end with the back end's name.
+fields of :class:`Potentials`, and end with the back end's name. Where nothing is compiled, the
+functions behind the ops are called as they are: what the dispatcher adds to a custom op takes
+longer than the kernels of a short batch.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -32,42 +35,84 @@ def implementation(backend: str) -> ModuleType:
 def log_partition(p: Potentials, backend: str) -> Tensor:
     """Log Z in nats, float64 [B]; differentiable once in every potential."""
     if _wants_gradient(p):
-        return _scan(*p, backend)[0]
-    return _log_partition(*p, backend)
+        return _differentiable(_scan, *p, backend)[0]
+    return _call(_log_partition, *p, backend)
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """Log Z less the segmentation's score, in nats, float64 [B]; differentiable once."""
     if _wants_gradient(p):
-        return _loss(*p, labels, starts, backend)[0]
-    return _log_partition(*p, backend) - _segmentation_score(*p, labels, starts, backend)
+        return _differentiable(_loss, *p, labels, starts, backend)[0]
+    return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """The segmentation's score in nats, float64 [B]; differentiable."""
     if _wants_gradient(p):
         return reference.segmentation_score(p, labels, starts)[0]
-    return _segmentation_score(*p, labels, starts, backend)
+    return _call(_segmentation_score, *p, labels, starts, backend)
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
     """Log Z, float64 [B], and the expected counts of each sentence."""
-    log_z, *state = _scan(*p, backend)
+    log_z, *state = _call(_scan, *p, backend)
     weight = torch.ones_like(log_z)
-    counts = _expectations(*p, log_z, *state, weight, None, None, with_segment, False, backend)
+    options = (weight, None, None, with_segment, False, backend)
+    counts = _call(_expectations, *p, log_z, *state, *options)
     return log_z, Expectations(*counts)
 
 
 def best(p: Potentials, backend: str) -> tuple[Tensor, Tensor]:
     """The labels [B, N] and starts [B, N] of the segmentation with the highest score."""
-    return _best(*p, backend)
+    return _call(_best, *p, backend)
 
 
-def _wants_gradient(p: Potentials) -> bool:
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in p)
+def _call(function: Callable, *inputs: Any) -> Any:
+    """An operation by itself, or as an op for torch.compile and where it refuses a gradient."""
+    if torch.compiler.is_compiling() or _wants_gradient(inputs):
+        return OPERATIONS[function.__name__](*inputs)
+    return function(*inputs)
 
 
-@torch.library.custom_op("hf_semicrf::log_partition", mutates_args=())
+def _differentiable(function: Callable, *inputs: Any) -> Any:
+    """The same with the gradient of :func:`_backward`."""
+    if torch.compiler.is_compiling():
+        return OPERATIONS[function.__name__](*inputs)
+    return _Direct.apply(*inputs, function)
+
+
+class _Direct(torch.autograd.Function):
+    """A function with the gradient of :func:`_backward`, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        *inputs, function = inputs
+        output = function(*inputs)
+        _save_for_backward(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return _backward(ctx, *gradients)
+
+
+def _wants_gradient(inputs: Iterable[Any]) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in inputs
+    )
+
+
+OPERATIONS: dict[str, torch.library.CustomOpDef] = {}
+
+
+def _operation(function: Callable) -> Callable:
+    """Register a function, whose annotations are the schema, as a custom op of its name."""
+    name = function.__name__
+    OPERATIONS[name] = torch.library.custom_op(f"hf_semicrf::{name[1:]}", function, mutates_args=())
+    return function
+
+
+@_operation
 def _log_partition(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -84,7 +129,7 @@ def _log_partition(
     return implementation(backend).log_partition(p)
 
 
-@torch.library.custom_op("hf_semicrf::segmentation_score", mutates_args=())
+@_operation
 def _segmentation_score(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -103,14 +148,14 @@ def _segmentation_score(
     return implementation(backend).segmentation_score(p, labels, starts)[0]
 
 
-@_log_partition.register_fake
-@_segmentation_score.register_fake
+@OPERATIONS["_log_partition"].register_fake
+@OPERATIONS["_segmentation_score"].register_fake
 def _per_sentence(*args) -> Tensor:
     lengths = args[8]
     return lengths.new_empty(lengths.shape, dtype=torch.float64)
 
 
-@torch.library.custom_op("hf_semicrf::scan", mutates_args=())
+@_operation
 def _scan(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -128,7 +173,7 @@ def _scan(
     return log_z, *state
 
 
-@_scan.register_fake
+@OPERATIONS["_scan"].register_fake
 def _fake_scan(*args):
     p = Potentials(*args[:9])
     batch, positions, _, types = p.sizes
@@ -137,7 +182,7 @@ def _fake_scan(*args):
     return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
 
 
-@torch.library.custom_op("hf_semicrf::loss", mutates_args=())
+@_operation
 def _loss(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -159,14 +204,14 @@ def _loss(
     return log_z - score, log_z, *state, ends
 
 
-@_loss.register_fake
+@OPERATIONS["_loss"].register_fake
 def _(*args):
     log_z, *state = _fake_scan(*args)
     ends = torch.empty_like(args[9], dtype=torch.int32)
     return torch.empty_like(log_z), log_z, *state, ends
 
 
-@torch.library.custom_op("hf_semicrf::expectations", mutates_args=())
+@_operation
 def _expectations(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -194,7 +239,7 @@ def _expectations(
     return implementation(backend).expectations(p, log_z, state, weight, gold, with_segment, add_up)
 
 
-@_expectations.register_fake
+@OPERATIONS["_expectations"].register_fake
 def _(*args):
     p = Potentials(*args[:9])
     batch, positions, longest, types = p.sizes
@@ -204,7 +249,7 @@ def _(*args):
     return per_position[0], segment, *per_position[1:], shared
 
 
-@torch.library.custom_op("hf_semicrf::best", mutates_args=())
+@_operation
 def _best(
     emission: Tensor | None,
     segment: Tensor | None,
@@ -221,7 +266,7 @@ def _best(
     return implementation(backend).best(p)
 
 
-@_best.register_fake
+@OPERATIONS["_best"].register_fake
 def _(*args):
     p = Potentials(*args[:-1])
     batch, positions, _, _ = p.sizes
@@ -252,9 +297,8 @@ def _backward(ctx, weight: Tensor | None, *_):
     potentials = Potentials(*tensors)
     state, gold = saved[:4], saved[4:] or (None, None)
     with_segment = ctx.given[1] and ctx.needs_input_grad[1]
-    counts = Expectations(
-        *_expectations(*potentials, *state, weight, *gold, with_segment, True, ctx.backend)
-    )
+    options = (weight, *gold, with_segment, True, ctx.backend)
+    counts = Expectations(*_call(_expectations, *potentials, *state, *options))
     longest = potentials.duration.shape[0]
     gradient = (*counts[:4], *(x[0] for x in counts.split(longest)))
     wanted = (
@@ -263,8 +307,8 @@ def _backward(ctx, weight: Tensor | None, *_):
     return *wanted, *(None,) * (inputs - 8)
 
 
-_scan.register_autograd(_backward, setup_context=_save_for_backward)
-_loss.register_autograd(_backward, setup_context=_save_for_backward)
+OPERATIONS["_scan"].register_autograd(_backward, setup_context=_save_for_backward)
+OPERATIONS["_loss"].register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _refuse_backward(ctx, *_):
@@ -274,4 +318,4 @@ def _refuse_backward(ctx, *_):
     )
 
 
-_expectations.register_autograd(_refuse_backward)
+OPERATIONS["_expectations"].register_autograd(_refuse_backward)
