@@ -186,17 +186,14 @@ class SemiCRF(nn.Module):
             if self.context is not None:
                 hidden = self.context(hidden, lengths)
             scores = self.scorer(hidden)
-        longest, types = self.duration_bias.shape
-        device = hidden.device
-        long_outside = (torch.arange(longest, device=device) > 0)[:, None] & (
-            torch.arange(types, device=device) == 0
-        )
+        duration = self.duration_bias.clone()
+        duration[1:, 0] = -torch.inf  # the outside type has length 1 only
         p = ops.Potentials(
             emission=scores.emission,
             segment=scores.segment,
             start=scores.start,
             end=scores.end,
-            duration=self.duration_bias.masked_fill(long_outside, -torch.inf),
+            duration=duration,
             transition=self.transition_bias,
             initial=self.initial_bias,
             final=self.final_bias,

@@ -519,27 +519,34 @@ class SemiCRFForTokenClassification(PreTrainedModel):
     def _logits(self, head: SemiCRFOutput, lattice: Lattice) -> Tensor:
         """Log posteriors of the tags at every sub-word [B, T, len(id2label)]."""
         scheme, marginals = self.config.scheme, head.marginals
-        single = None if marginals.segment is None else marginals.segment[:, :, 0]
-        token, start, end = marginals.token, marginals.start, marginals.end
-        first = scheme.tag_posteriors(token, start, end, single)
-        # a sub-word after the first lies inside its word's segment, whatever the word does there
-        nothing = torch.zeros_like(token)
-        inner = scheme.tag_posteriors(token, nothing, nothing, nothing)
-        decoded = scheme.decode(head.labels, head.starts)
-        decoded_inner = scheme.decode(head.labels, torch.zeros_like(head.starts))
-        first = _raise_decoded(first, decoded)
-        inner = _raise_decoded(inner, decoded_inner)
+        # of words' first sub-words, then of others: they lie inside their word's segment
+        token, start, end = (
+            torch.stack([x, x if inner else torch.zeros_like(x)])
+            for x, inner in (
+                (marginals.token, True),
+                (marginals.start, False),
+                (marginals.end, False),
+            )
+        )
+        single = None
+        if marginals.segment is not None:
+            single = marginals.segment[:, :, 0]
+            single = torch.stack([single, torch.zeros_like(single)])
+        posteriors = scheme.tag_posteriors(token, start, end, single)
+        starts = torch.stack([head.starts, torch.zeros_like(head.starts)])
+        tags = scheme.decode(head.labels.expand_as(starts), starts)
+        posteriors = _raise_decoded(posteriors, tags)
 
         word = lattice.word_of_token()
         rows = torch.arange(len(word), device=word.device)[:, None]
-        logits = torch.where(lattice.mask[..., None], first[rows, word], inner[rows, word])
-        outside = torch.full_like(logits, torch.finfo(logits.dtype).min)
-        outside[..., scheme.labels.index("O")] = 0
+        logits = posteriors[(~lattice.mask).long(), rows, word]
+        outside = logits.new_full(logits.shape[-1:], torch.finfo(logits.dtype).min)
+        outside[scheme.labels.index("O")] = 0
         return torch.where((word < 0)[..., None], outside, logits)
 
 
 def _raise_decoded(posteriors: Tensor, tags: Tensor) -> Tensor:
-    """Log posteriors [B, N, K] in which the decoded tag [B, N] has the maximum."""
+    """Log posteriors [..., N, K] in which the decoded tag [..., N] has the maximum."""
     logits = posteriors.clamp(min=torch.finfo(posteriors.dtype).tiny).log()
     at = tags.clamp(min=0)[..., None]
     # a log posterior of the best of K tags is at least -log K: the margin survives rounding

@@ -113,8 +113,7 @@ class LabelScheme:
         Returns:
             labels [..., N] (type ids, -1 where unknown) and starts [..., N] (bool).
         """
-        rows = [(-1, 0, 0)] + [self._reading(tag) for tag in self.labels]  # row 0: unknown
-        table = _on(tags.device, rows).T  # [3, 1 + number of tags]
+        table = _table(self, "read", tags.device)  # [3, 1 + number of tags]
         labels, opens, closes = table[:, tags.long().clamp(min=-1) + 1].unbind(0)
         before = pad(labels, (1, 0), value=-1)[..., :-1]
         closed = pad(closes, (1, 0))[..., :-1]
@@ -131,7 +130,7 @@ class LabelScheme:
         Returns:
             Tag ids [..., N], -100 where the label is -1.
         """
-        table = _on(labels.device, self.written_tags())
+        table = _table(self, "write", labels.device)
         same_as_before = labels == pad(labels, (1, 0), value=-1)[..., :-1]
         same_as_next = labels == pad(labels, (0, 1), value=-1)[..., 1:]
         ends = ~same_as_next | pad(starts, (0, 1), value=True)[..., 1:]
@@ -162,15 +161,12 @@ class LabelScheme:
             Probabilities [..., N, number of tags].
         """
         if self.marks_ends and single is not None:
-            events = {3: single, 2: start - single, 1: end - single,
-                      0: token - start - end + single}  # fmt: skip
+            name, events = "four events", [single, start - single, end - single,
+                                           token - start - end + single]  # fmt: skip
         else:
-            events = {3: start, 1: token - start}
-        written = self.written_tags()
-        out = token.new_zeros(*token.shape[:-1], len(self.labels))
-        for key, probability in events.items():
-            out[..., written[key::8]] += probability
-        return out
+            name, events = "two events", [start, token - start]
+        probabilities = pad(torch.cat(events, -1), (0, 1))  # and a column of zeros
+        return probabilities[..., _table(self, name, token.device)].sum(-1)
 
     def tags_to_spans(self, tags: Sequence[int | str]) -> list[tuple[int, int, str]]:
         """The entities of one sentence.
@@ -288,9 +284,29 @@ def _readings(scheme: LabelScheme) -> tuple[tuple[int, int, int], ...]:
     return tuple(scheme._reading(tag) for tag in scheme.labels)
 
 
-def _on(device: torch.device, values: Sequence) -> Tensor:
-    """A small table on a device; non-blocking, so that a GPU is not waited for."""
-    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+def _table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
+    """A table of a scheme on a device, kept for the next call but where it is being traced."""
+    make = _make_table.__wrapped__ if torch.compiler.is_compiling() else _make_table
+    return make(scheme, name, device)
+
+
+@lru_cache(maxsize=256)
+def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
+    """How tags are read, written, or made up of events (whose last column is empty)."""
+    if name == "read":
+        rows = [(-1, 0, 0)] + [scheme._reading(tag) for tag in scheme.labels]  # row 0: unknown
+        values = [list(column) for column in zip(*rows, strict=True)]
+    elif name == "write":
+        values = scheme.written_tags()
+    else:
+        keys = (3, 2, 1, 0) if name == "four events" else (3, 1)  # as in written_tags
+        tags = [tag for key in keys for tag in scheme.written_tags()[key::8]]
+        columns = [[n for n, tag in enumerate(tags) if tag == k] for k in range(len(scheme.labels))]
+        most = max(map(len, columns))
+        values = [column + [len(tags)] * (most - len(column)) for column in columns]
+    with torch.inference_mode(False):
+        # non-blocking, so that a GPU is not waited for
+        return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
 
 
 def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:

@@ -70,6 +70,23 @@ def window_table(
     tl.store(table + r * TYPES + c, score)
 
 
+@triton.jit
+def window_segments(
+    segment, first, t, length, reverse, longest, types, scale,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """Segment scores of the window's rows that may end at position t; 0 for the others."""
+    c = tl.arange(0, TYPES)[None, :]
+    age = t % WINDOW - tl.arange(0, WINDOW)[:, None]  # the length less one
+    if not LONG:
+        age = age & (WINDOW - 1)
+    begin = tl.where(reverse == 1, length - 1 - t, t - age)
+    offsets = ((first + begin) * longest + age) * types + c
+    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
+    inside = (age > 0) & (age <= oldest) & (c < types)
+    return tl.load(segment + offsets, mask=inside, other=0.0) * scale
+
+
 def index_dtype(count: int) -> torch.dtype:
     """The smallest integer type that holds 0..count - 1."""
     return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32

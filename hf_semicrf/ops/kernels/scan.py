@@ -46,6 +46,7 @@ from hf_semicrf.ops.kernels.common import (
     log2,
     log_sum_exp2,
     power_of_two,
+    window_segments,
     window_table,
 )
 from hf_semicrf.ops.potentials import Potentials
@@ -80,16 +81,6 @@ def _rows(
         _row(end, start, reverse, at, c, count, none),
         shortest + _row(segment, segment, reverse, at * longest, c, count, none),
     )
-
-
-@triton.jit
-def _open_scores(segment, reverse, first, t, age, length, longest, types, c, none):
-    """Segment scores of the rows of a window that may end at position t."""
-    begin = tl.where(reverse == 1, length - 1 - t, t - age)
-    offsets = ((first + begin) * longest + age) * types + c[None, :]
-    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
-    inside = (age > 0) & (age <= oldest) & (c < types)[None, :]
-    return load_scaled(segment, offsets, inside, 0.0)
 
 
 # the table counts as unaligned: wide loads of it would spread a column over more threads
@@ -206,11 +197,10 @@ def _walk(
         level = shift + minus_inf
         gain = highest + enter + em + unit + leave
         best_gain = tl.max(tl.where(real, gain, minus_inf), 0)
-    if segment is not None and WINDOW > 1:
-        age = (1 % WINDOW) - row
-        if not LONG:
-            age = age & (WINDOW - 1)
-        scores = _open_scores(segment, reverse, first, 1, age, length, longest, types, c, none)
+    if segment is not None:
+        scores = window_segments(
+            segment, first, 1, length, reverse, longest, types, LOG2E, WINDOW, TYPES, LONG
+        )
 
     block = length
     if LONG:
@@ -282,12 +272,10 @@ def _walk(
                 rest += open_segments
                 if segment is not None:
                     rest += scores
-                    age = (t + 2) % WINDOW - row
-                    if not LONG:
-                        age = age & (WINDOW - 1)
-                    scores = _open_scores(
-                        segment, reverse, first, t + 2, age, length, longest, types, c, none
-                    )
+                    scores = window_segments(
+                        segment, first, t + 2, length, reverse, longest, types, LOG2E,
+                        WINDOW, TYPES, LONG,
+                    )  # fmt: skip
                 top = tl.max(rest, 0)
                 rest_sum = tl.sum(tl.exp2(rest - finite(top)[None, :]), 0)
                 rest_top = top + (em1 + leave1 - delta)

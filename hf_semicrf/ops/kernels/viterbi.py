@@ -17,7 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype, window_table
+from hf_semicrf.ops.kernels.common import (
+    contiguous,
+    finite,
+    index_dtype,
+    window_segments,
+    window_table,
+)
 from hf_semicrf.ops.kernels.scan import Plan
 from hf_semicrf.ops.potentials import Potentials
 
@@ -89,6 +95,11 @@ def viterbi_kernel(
     leave1 = _row(end, (first + 1) * types, c, count, none)
     unit1 = shortest + _row(segment, (first + 1) * longest * types, c, count, none)
 
+    if segment is not None:
+        scores = window_segments(
+            segment, first, 1, length, 0, longest, types, 1.0, WINDOW, TYPES, LONG
+        )
+
     block = length
     if LONG:
         block = WINDOW
@@ -154,10 +165,10 @@ def viterbi_kernel(
                 if not LONG:
                     age = age & (WINDOW - 1)
                 if segment is not None:
-                    offsets = ((first + t + 1 - age) * longest + age) * types + c[None, :]
-                    oldest = tl.minimum(longest - 1, tl.where(t + 1 < length, t + 1, -1))
-                    inside = (age > 0) & (age <= oldest) & real[None, :]
-                    value += tl.load(segment + offsets, mask=inside, other=0.0)
+                    value += scores
+                    scores = window_segments(
+                        segment, first, t + 2, length, 0, longest, types, 1.0, WINDOW, TYPES, LONG
+                    )
                 value += open_segments
                 top = tl.max(value, 0)
                 index = age + tl.zeros([1, TYPES], tl.int32)
