@@ -179,5 +179,5 @@ def decoder_of(model: Any) -> numpy_decoder.Decoder:
         threshold=model.config.threshold,
         temperature=model.config.head_temperature,
         tags=list(scheme.labels),
-        written=scheme._written_tags(),
+        written=scheme.written_tags(),
     )

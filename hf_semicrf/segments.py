@@ -293,6 +293,7 @@ def _table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
 @lru_cache(maxsize=256)
 def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
     """How tags are read, written, or made up of events (whose last column is empty)."""
+    values: list
     if name == "read":
         rows = [(-1, 0, 0)] + [scheme._reading(tag) for tag in scheme.labels]  # row 0: unknown
         values = [list(column) for column in zip(*rows, strict=True)]
