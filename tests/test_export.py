@@ -108,7 +108,7 @@ def test_tags_are_those_of_the_scheme(labels):
     from hf_semicrf.segments import LabelScheme
 
     scheme = LabelScheme.from_labels(labels)
-    written = scheme._written_tags()
+    written = scheme.written_tags()
     decoder = numpy_decoder.Decoder(scheme.types, None, 1.0, scheme.labels, written)
     p = random_potentials([4], 3, 3, seed=3)
     for _, segmentation in zip(range(200), Sentence(p, 0).all, strict=False):
