@@ -74,10 +74,18 @@ def read_corpus(
 
 
 def read_texts(path: str | Path) -> list[Text]:
+    """All that `stream_texts` gives."""
+    return list(stream_texts(path))
+
+
+def stream_texts(path: str | Path) -> Iterator[Text]:
     """Read untagged text: one text a line, or JSON lines with "text" or a list of words "tokens".
 
     Args:
         path: The file; JSON lines where its name says so, with or without a last ".gz".
+
+    Yields:
+        The texts, one by one as the file is read.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -86,16 +94,17 @@ def read_texts(path: str | Path) -> list[Text]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a text file, found none at {str(path)!r}")
-    lines = _read_text(path).removesuffix("\n").split("\n")
-    if _suffix(path) not in JSON_SUFFIXES:
-        return list(lines)
-    texts: list[Text] = []
-    for number, row in _json_objects(path, enumerate(lines, start=1)):
-        text = row.get("text", row.get("tokens"))
-        if not isinstance(text, str | list):
-            raise ValueError(f'{path}, line {number}: expected "text" or "tokens", got {row}')
-        texts.append(text)
-    return texts
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+        if _suffix(path) not in JSON_SUFFIXES:
+            for line in file:
+                yield line.removesuffix("\n")
+            return
+        for number, row in _json_objects(path, enumerate(file, start=1)):
+            text = row.get("text", row.get("tokens"))
+            if not isinstance(text, str | list):
+                raise ValueError(f'{path}, line {number}: expected "text" or "tokens", got {row}')
+            yield text
 
 
 def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:

@@ -15,6 +15,7 @@ from hf_semicrf.corpora import (
     named_tags,
     read_corpus,
     read_texts,
+    stream_texts,
 )
 from hf_semicrf.segments import LabelScheme
 
@@ -130,6 +131,8 @@ def test_texts_to_tag(tmp_path):
         read_texts(tmp_path / "b.jsonl")
     with pytest.raises(FileNotFoundError, match="found none at '.*b.txt'"):
         read_texts(tmp_path / "b.txt")
+    stream = stream_texts(tmp_path / "b.jsonl")
+    assert next(stream) == "a"  # before the bad line is met
 
 
 def test_missing_file(tmp_path):

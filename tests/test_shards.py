@@ -1,0 +1,155 @@
+"""A file tagged by two processes, one of them killed: nothing lost, nothing twice, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+import torch
+from tiny import save_tiny_tagger, script, sentences, write_jsonl
+
+from hf_semicrf import SemiCRFForTokenClassification
+from hf_semicrf.shards import merge_shards, write_shards
+
+
+def upper(items):
+    return [item.upper() for item in items]
+
+
+def letters(count=26):
+    return [chr(97 + n) for n in range(count)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 4, 26, 100])
+def test_shards_of_all_processes_make_the_whole(tmp_path, processes, size):
+    folder, target = tmp_path / "shards", tmp_path / "out"
+    counts = {
+        write_shards(folder, iter(letters()), upper, {}, size, rank, processes)
+        for rank in range(processes)
+    }
+    assert counts == {-(-26 // size)}
+    merge_shards(folder, counts.pop(), target)
+    assert target.read_text().split() == upper(letters())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_done_is_not_done_again_even_by_another_number_of_processes(tmp_path):
+    done = []
+
+    def work(items):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(list(items))
+        return upper(items)
+
+    for rank in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(tmp_path / "s", letters(), work, {"model": "m"}, 2, rank, 2)
+        if rank == 0:
+            assert done == [["a", "b"], ["e", "f"], ["i", "j"]]
+    with pytest.raises(RuntimeError, match="10 of 13 shards are not done, the first 00000001"):
+        merge_shards(tmp_path / "s", 13, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    again = []
+    count = write_shards(
+        tmp_path / "s", letters(), lambda x: again.extend(x) or upper(x), {"model": "m"}, 2
+    )
+    merge_shards(tmp_path / "s", count, tmp_path / "out")
+    assert sorted(again + [item for items in done for item in items]) == letters()
+    assert (tmp_path / "out").read_text().split() == upper(letters())
+
+
+def test_other_settings_are_not_mixed(tmp_path):
+    write_shards(tmp_path, letters(), upper, {"model": "m", "threshold": None}, 2)
+    with pytest.raises(ValueError, match="an earlier run with another model: expected the same"):
+        write_shards(tmp_path, letters(), upper, {"model": "n", "threshold": None}, 2)
+    with pytest.raises(ValueError, match="with another shard_size, threshold"):
+        write_shards(tmp_path, letters(), upper, {"model": "m", "threshold": 0.5}, 3)
+    with pytest.raises(ValueError, match="at least one item in a shard, got 0"):
+        write_shards(tmp_path, letters(), upper, {}, 0)
+
+
+def test_an_empty_file(tmp_path):
+    assert write_shards(tmp_path / "s", [], upper, {}) == 0
+    merge_shards(tmp_path / "s", 0, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == ""
+
+
+# The script, as accelerate launches it
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return str(listener.getsockname()[1])
+
+
+def launch(arguments, environment, die_after=None):
+    """A process of predict.py, as it is at a launch; it may kill itself after some shards."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        os.environ.update(environment)
+        tagged = []
+        predict = SemiCRFForTokenClassification.predict
+
+        def spy(self, texts, *rest, **options):
+            tagged.append(len(texts))
+            if len(tagged) == die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return predict(self, texts, *rest, **options)
+
+        SemiCRFForTokenClassification.predict = spy
+        script("predict").main(arguments)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def launch_two(arguments, deaths=(None, None)):
+    """How both processes end, 0 or the signal. Where the second dies, the first is ended too."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    running = [
+        launch(arguments, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, death)
+        for rank, death in enumerate(deaths)
+    ]
+    second = os.waitpid(running[1], 0)[1]
+    if second:
+        os.kill(running[0], signal.SIGKILL)
+    return [os.waitpid(running[0], 0)[1], second]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, to spare two imports of torch")
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA does not survive a fork")
+def test_two_processes_one_killed_and_the_command_run_again(tmp_path):
+    model = save_tiny_tagger(tmp_path)
+    rows = [{"tokens": [*row["tokens"], f"number{n}"]} for n, row in enumerate(sentences(50))]
+    file, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    arguments = [model, "--file", file, "--output", str(output), "--shard_size", "3"]
+    arguments += ["--device", "cpu"]
+
+    assert launch_two(arguments, (None, 4)) == [signal.SIGKILL, signal.SIGKILL]
+    assert not output.exists()
+    left = {path.name for path in (tmp_path / "out.jsonl.shards").glob("*.jsonl")}
+    assert {"00000001.jsonl", "00000003.jsonl", "00000005.jsonl"} <= left
+    assert "00000007.jsonl" not in left
+
+    assert launch_two(arguments) == [0, 0]
+    assert not (tmp_path / "out.jsonl.shards").exists()
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["tokens"] for row in written] == [row["tokens"] for row in rows]
+    script("predict").main([*arguments[:3], "--output", str(tmp_path / "alone.jsonl")])
+    alone = [json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines()]
+    for one, other in zip(written, alone, strict=True):
+        for entity in one["entities"] + other["entities"]:
+            entity["score"] = round(entity["score"], 4)
+        assert one == other
+    assert sum(len(row["entities"]) for row in written) > 30
