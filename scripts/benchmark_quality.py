@@ -23,8 +23,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,7 @@ class Run(NamedTuple):
     seed: int
     training: tuple[str, ...]
     split: str
+    decodings: tuple[str, ...]
     commit: str
     jobs: int
     scratch: str
@@ -201,6 +203,30 @@ def tag(trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]]) -> list[dict[
     return found
 
 
+@contextmanager
+def decoding_as(
+    trainer: SemiCRFTrainer, validation: list[dict], decoding: str
+) -> Iterator[dict[str, float | None]]:
+    """Decode for a while with temperature and threshold fitted in another way.
+
+    Args:
+        trainer: Of a trained semi-CRF.
+        validation: What they are fitted on.
+        decoding: A temperature loss or "none", "/", and a threshold rule or "viterbi".
+    """
+    config, args = trainer.model.config, trainer.args
+    before = config.head_temperature, config.threshold
+    trainer.model.set_temperature(1.0)
+    args.temperature_loss, _, args.threshold_rule = decoding.partition("/")
+    viterbi = args.threshold_rule == "viterbi"
+    trainer.calibrate(validation, threshold=not viterbi)
+    if viterbi:
+        trainer.model.set_threshold(None)
+    yield {"temperature": config.head_temperature, "threshold": config.threshold}
+    trainer.model.set_temperature(before[0])
+    trainer.model.set_threshold(before[1])
+
+
 def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> list[list[tuple]]:
     """Entities (start, end, type, score) scored by the "segment", or words' "mean" or "product"."""
     rows = []
@@ -252,6 +278,17 @@ def train_and_score(run: Run) -> dict[str, Any]:
         )
         f1[f"{split}_f1"] = scores["overall_f1"]
     gold = [scheme.tags_to_spans(row["labels"]) for row in found]
+    decodings = {}
+    for decoding in () if settings is None or run.head.startswith("crf") else run.decodings:
+        with decoding_as(trainer, rows["validation"], decoding) as numbers:
+            others = tag(trainer, rows[run.split])
+        scored = breakdown(gold, entities(others, scheme, "segment"))
+        tags = [row["tags"] for row in others], [row["labels"] for row in others]
+        decodings[decoding] = {
+            "f1": entity_scores(*tags, scheme)["overall_f1"],
+            "calibration_error": scored["calibration_error"],
+            **numbers,
+        }
     kinds = ("mean", "product") if settings is None else ("segment",)
     details = {kind: breakdown(gold, entities(found, scheme, kind)) for kind in kinds}
     kind, best = min(details.items(), key=lambda item: item[1]["calibration_error"])
@@ -271,6 +308,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         **best,
         "entity_score": kind,  # of those that the head offers, the one with the lowest error
         "calibration_errors": {k: d["calibration_error"] for k, d in details.items()},
+        "decodings": decodings,
         "temperature": getattr(model.config, "head_temperature", None),
         "threshold": getattr(model.config, "threshold", None),
         "max_segment_length": getattr(model.config, "max_segment_length", None),
@@ -324,6 +362,19 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def decoding_table(rows: list[dict]) -> str:
+    """Mean F1 and calibration error of each way to decode, over all runs that tried it."""
+    lines = ["| decoding | F1 | calibration error | runs |", "| --- | --- | --- | --- |"]
+    for name in dict.fromkeys(name for row in rows for name in row.get("decodings", ())):
+        tried = [row["decodings"][name] for row in rows if name in row.get("decodings", ())]
+        f1, error = (
+            f"{100 * statistics.mean(t[key] for t in tried):.2f}"
+            for key in ("f1", "calibration_error")
+        )
+        lines.append(f"| {name} | {f1} | {error} | {len(tried)} |")
+    return "\n".join(lines)
+
+
 def read_lines(path: Path) -> list[dict]:
     """The results in a file, if there is one."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -343,6 +394,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--training", nargs="*", default=[], help="training arguments of all heads, name=value"
     )
+    parser.add_argument(
+        "--decodings",
+        nargs="*",
+        default=[],
+        help="other ways to decode each trained semi-CRF, such as none/half_f1, sentence/viterbi "
+        "or segment/best_f1: what the temperature and the threshold are fitted by",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
@@ -355,6 +413,7 @@ def main(arguments: list[str] | None = None) -> int:
         (r["corpus"], r["head"], r["seed"], r["split"], r["training"]) for r in read_lines(args.out)
     ]
     common = {"training": tuple(args.training), "split": args.split, "commit": args.commit}
+    common["decodings"] = tuple(args.decodings)
     common |= {"encoder": args.encoder, "encoder_name": args.encoder_name}
     common |= {"jobs": args.jobs, "scratch": args.scratch}
     runs = [
@@ -383,7 +442,10 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             with args.out.open("a") as stream:
                 stream.write(line + "\n")
-    print(table([row for row in read_lines(args.out) if row["split"] == args.split]))
+    rows = [row for row in read_lines(args.out) if row["split"] == args.split]
+    print(table(rows))
+    if args.decodings:
+        print(decoding_table(rows))
     return failed
 
 

@@ -27,8 +27,9 @@ def folders(tmp_path_factory):
 def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
     encoder, corpus = folders
     split = "validation" if head == "crf" else "test"
+    ways = ("none/viterbi", "segment/best_f1", "sentence/half_f1")
     run = quality.Run(
-        encoder, "tiny", corpus, head + RATES, 1, TRAINING, split, "", 1, str(tmp_path)
+        encoder, "tiny", corpus, head + RATES, 1, TRAINING, split, ways, "", 1, str(tmp_path)
     )
     line = json.loads(json.dumps(quality.train_and_score(run)))
     assert line["validation_f1"] > 0.9 and line[f"{split}_f1"] > 0.9
@@ -43,6 +44,11 @@ def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
     else:
         assert line["temperature"] != 1 and line["threshold"] == pytest.approx(0.5, abs=0.05)
         assert line["max_segment_length"] == 2
+        viterbi, _, same = (line["decodings"][way] for way in ways)
+        assert (viterbi["temperature"], viterbi["threshold"]) == (1, None)
+        names = ("temperature", "threshold", "calibration_error")
+        assert [same[name] for name in names] == [line[name] for name in names]
+        assert same["f1"] == line["test_f1"]
 
 
 def test_heads_are_read_from_their_names():
@@ -73,11 +79,13 @@ def test_finished_runs_are_left_out_and_the_table_has_means_and_deviations(tmp_p
                 {"corpus": corpus, "head": "crf", "seed": seed, "split": "test", "training": []}
                 | {"test_f1": f1, "lengths": {"5+": {"recall": 0.25}}}
                 | {"calibration_error": 0.1, "steps_per_second": 8.0}
+                | {"decodings": {"none/viterbi": {"f1": f1, "calibration_error": 0.3}}}
             )
     write_jsonl(out, rows)
     command = ["--encoder", "nowhere", "--corpora", "x/a", "x/b", "--heads", "crf"]
     command += ["--seeds", "1", "2", "--split", "test", "--out", str(out)]
     assert quality.main([*command, "--scratch", str(tmp_path / "scratch")]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
+    assert "| none/viterbi | 55.00 | 30.00 | 4 |" in quality.decoding_table(rows)
     cell = "55.00 ± 7.07 (2)"
     assert last == f"| crf | {cell} | {cell} | 55.00 | 25.00 | 10.00 | 8.00 |"
