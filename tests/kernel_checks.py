@@ -225,6 +225,25 @@ def draws_the_same(name: str, rows: int, device: str) -> None:
         assert len(expected[0].unique(dim=0)) > 1
 
 
+def knows_its_entropy(device: str) -> None:
+    """Entropy, divergence and their gradients are PyTorch's; also where a score is forbidden."""
+    p = to_device(potentials("usual", seed=4), device)
+    p.transition[0, 1] = p.emission[0, 3, 0] = -torch.inf
+    q = p.map(lambda x: torch.where(x.isfinite(), x / 2, x))
+    found, expected = [], []
+    for backend, values in (("triton", found), ("torch", expected)):
+        leaf, other = leaves(p), leaves(q)
+        for value in (
+            ops.entropy(leaf, backend=backend),
+            ops.kl_divergence(leaf, other, backend=backend),
+        ):
+            inputs = [*given(leaf).values(), *given(other).values()]
+            gradient = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+            values += [value.detach(), *(x for x in gradient if x is not None)]
+    for x, y in zip(found, expected, strict=True):
+        assert_close(x, y, **FLOAT64)
+
+
 CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
 CHECKS |= {
     f"agrees_in_float32: {name}": (agrees_in_float32, name)
@@ -244,6 +263,7 @@ CHECKS |= {
         repeats_itself,
         takes_any_dtype_and_layout,
         refuses_no_gold_in_silence,
+        knows_its_entropy,
     )
 }
 

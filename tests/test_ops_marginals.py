@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, as_tensors, given, leaves, random_potentials, to_device
+from cases import CASES, as_tensors, leaves, random_potentials, to_device
 from tolerances import FLOAT64, LOG_Z_FLOAT32, PROBABILITY_FLOAT32
 from torch.testing import assert_close
 
@@ -71,13 +71,6 @@ def test_entropy_in_float32_keeps_its_digits():
     found, exact = ops.entropy(p), ops.entropy(p.map(torch.Tensor.double))
     assert found.dtype == torch.float32
     assert_close(found.double(), exact, **LOG_Z_FLOAT32)
-
-
-@pytest.mark.parametrize("function", [lambda p: ops.marginals(p).token, ops.entropy])
-def test_posteriors_refuse_a_derivative(function):
-    p = leaves(CASES["usual"].potentials)
-    with pytest.raises(RuntimeError, match="not differentiable"):
-        torch.autograd.grad(function(p).sum(), list(given(p).values()))
 
 
 def test_at_segments_reads_the_value_of_the_covering_segment():

@@ -17,6 +17,7 @@ from hf_semicrf.ops.dense import (
     semi_crf_triton_forward,
 )
 from hf_semicrf.ops.edge import to_edge
+from hf_semicrf.ops.information import entropy, kl_divergence
 from hf_semicrf.ops.likelihood import (
     log_partition,
     log_partition_difference,
@@ -27,7 +28,6 @@ from hf_semicrf.ops.posteriors import (
     Marginals,
     MaxMarginals,
     at_segments,
-    entropy,
     marginals,
     max_marginals,
     segment_sums,
@@ -46,6 +46,7 @@ __all__ = [
     "edge_viterbi",
     "entropy",
     "k_best",
+    "kl_divergence",
     "linear_scan_streaming",
     "log_partition",
     "log_partition_difference",

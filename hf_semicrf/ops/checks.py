@@ -129,6 +129,28 @@ def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     return labels
 
 
+def check_same_sizes(p: Potentials, q: Potentials) -> None:
+    """Refuse two checked potentials that are not of the same sentences and sizes.
+
+    Raises:
+        ValueError: Sizes, devices or, on the CPU, lengths differ.
+    """
+    if p.sizes != q.sizes:
+        raise ValueError(
+            f"expected potentials of the same sizes, got [B, N, L, C] = {list(p.sizes)} "
+            f"and {list(q.sizes)}"
+        )
+    if p.lengths.device != q.lengths.device:
+        raise ValueError(
+            f"expected potentials on one device, got {p.lengths.device} and {q.lengths.device}"
+        )
+    if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not torch.equal(p.lengths, q.lengths):
+            raise ValueError(
+                f"expected the same lengths, got {p.lengths.tolist()} and {q.lengths.tolist()}"
+            )
+
+
 def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
     """Refuse a tensor that cannot fit, before anything is allocated."""
     if torch.compiler.is_compiling():

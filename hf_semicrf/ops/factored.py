@@ -34,21 +34,21 @@ def implementation(backend: str) -> ModuleType:
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
     """Log Z in nats, float64 [B]; differentiable once in every potential."""
-    if _wants_gradient(p):
+    if wants_gradient(p):
         return _differentiable(_scan, *p, backend)[0]
     return _call(_log_partition, *p, backend)
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """Log Z less the segmentation's score, in nats, float64 [B]; differentiable once."""
-    if _wants_gradient(p):
+    if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
     return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """The segmentation's score in nats, float64 [B]; differentiable."""
-    if _wants_gradient(p):
+    if wants_gradient(p):
         return reference.segmentation_score(p, labels, starts)[0]
     return _call(_segmentation_score, *p, labels, starts, backend)
 
@@ -69,7 +69,7 @@ def best(p: Potentials, backend: str) -> tuple[Tensor, Tensor]:
 
 def _call(function: Callable, *inputs: Any) -> Any:
     """An operation by itself, or as an op for torch.compile and where it refuses a gradient."""
-    if torch.compiler.is_compiling() or _wants_gradient(inputs):
+    if torch.compiler.is_compiling() or wants_gradient(inputs):
         return OPERATIONS[function.__name__](*inputs)
     return function(*inputs)
 
@@ -96,7 +96,7 @@ class _Direct(torch.autograd.Function):
         return _backward(ctx, *gradients)
 
 
-def _wants_gradient(inputs: Iterable[Any]) -> bool:
+def wants_gradient(inputs: Iterable[Any]) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )

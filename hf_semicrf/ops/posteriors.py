@@ -1,4 +1,4 @@
-"""What the distribution says of positions and segments, and how uncertain it is."""
+"""What the distribution says of positions and segments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored, ranking
+from hf_semicrf.ops import covariance, ranking
 from hf_semicrf.ops.checks import Backend, checked, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import bounds
@@ -32,7 +32,8 @@ class Marginals(NamedTuple):
 def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
     """Posterior probabilities of types, starts and ends at each position, and of segments.
 
-    O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``.
+    O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``. Differentiable once: the
+    gradient is the covariance of counts, computed in PyTorch and float64.
 
     Args:
         p: Potentials.
@@ -44,7 +45,7 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    _, counts = factored.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    _, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
     token, start, end, of_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
@@ -89,34 +90,6 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     resolve_backend(backend, p.lengths.device)
     token, start, end, of_segments = ranking.max_marginals(p)
     return MaxMarginals(token, start, end, of_segments if segment else None)
-
-
-def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
-    """Entropy of the distribution over segmentations, in nats [B]: log Z less the expected score.
-
-    Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
-
-    Args:
-        p: Potentials.
-        backend: Which implementation runs.
-
-    Raises:
-        ValueError: Shapes, dtypes, devices or lengths do not fit.
-        RuntimeError: The back end is not available.
-    """
-    p = checked(p)
-    dtype, p = p.duration.dtype, p.map(Tensor.double)
-    with_segment = p.segment is not None
-    log_z, counts = factored.expectations(
-        p, with_segment, resolve_backend(backend, p.lengths.device)
-    )
-    expected = torch.zeros_like(log_z)
-    every = (*counts[:4], *counts.split(p.duration.shape[0]))
-    for potential, count in zip(p[:-1], every, strict=True):
-        if potential is not None:
-            # an impossible event contributes nothing: 0 * -inf is 0 here
-            expected += torch.where(potential.isfinite(), count * potential, 0).flatten(1).sum(1)
-    return torch.where(log_z > -torch.inf, log_z - expected, torch.nan).to(dtype)
 
 
 def segment_sums(segment: Tensor) -> Marginals:

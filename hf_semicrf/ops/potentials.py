@@ -55,7 +55,7 @@ class Potentials(NamedTuple):
         for tensor in (self.emission, self.segment, self.start, self.end):
             if tensor is not None:
                 batch, positions = tensor.shape[:2]
-                longest, types = self.duration.shape
+                longest, types = self.duration.shape[0], self.duration.shape[-1]
                 return batch, positions, longest, types
         raise ValueError("expected at least one of emission, segment, start and end; all are None")
 
@@ -69,7 +69,7 @@ def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, 
     """The score of every segment whose last position lies in [first, last), length by length.
 
     Emissions are added one position at a time, so no difference of prefix sums loses digits and
-    ``-inf`` stays exact.
+    ``-inf`` stays exact. Durations may be each sentence's own [L, B, 1, C].
 
     Yields:
         For each length ``d = extra + 1`` from 1 to L: the first last-position
@@ -137,7 +137,7 @@ def reverse(p: Potentials) -> Potentials:
         start=flip(p.end),
         end=flip(p.start),
         duration=p.duration,
-        transition=p.transition.T,
+        transition=p.transition.mT,
         initial=p.final,
         final=p.initial,
         lengths=p.lengths,

@@ -1,0 +1,109 @@
+"""Entropy of the distribution over segmentations, and its divergence from another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops import covariance, factored
+from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend
+from hf_semicrf.ops.potentials import Potentials
+
+
+def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
+    """Entropy of the distribution over segmentations, in nats [B]: log Z less the expected score.
+
+    Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
+    O(N (L C + C^2)) time. Differentiable once in every potential: the gradient is minus the
+    covariance of the score and the counts, and costs a recurrence in PyTorch on either back end.
+
+    Args:
+        p: Potentials.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    exact = p.map(Tensor.double)
+    log_z, expected = _expected_score(exact, exact, resolve_backend(backend, p.lengths.device))
+    possible = log_z > -torch.inf
+    return torch.where(possible, log_z - expected, torch.nan).to(p.duration.dtype)
+
+
+def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
+    """Kullback-Leibler divergence of q from p, in nats [B]: the mean of log p - log q under p.
+
+    Computed in float64. ``inf`` where q forbids a segmentation that p allows, NaN where p allows
+    none. O(N (L C + C^2)) time. Differentiable once in every potential of both; with respect to q
+    the gradient is q's expected counts less those of p.
+
+    Args:
+        p: Potentials.
+        q: Potentials of the same sizes and lengths. Scores that one of the two leaves out are 0.
+        backend: Which implementation runs.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit, or differ between p and q.
+        RuntimeError: The back end is not available.
+    """
+    p, q = checked(p), checked(q)
+    check_same_sizes(p, q)
+    dtype = torch.promote_types(p.duration.dtype, q.duration.dtype)
+    back_end = resolve_backend(backend, p.lengths.device)
+    p, q = p.map(Tensor.double), q.map(Tensor.double)
+    p, q = _filled(p, like=q), _filled(q, like=p)
+    ratio = _pairwise(torch.sub, p, q)
+    log_z, expected = _expected_score(p, ratio, back_end)
+    divergence = expected - log_z + factored.log_partition(q, back_end)
+    divergence = torch.where(_leaves_support(p, q, back_end), torch.inf, divergence)
+    return torch.where(log_z > -torch.inf, divergence, torch.nan).to(dtype)
+
+
+def _expected_score(p: Potentials, scores: Potentials, backend: str) -> tuple[Tensor, Tensor]:
+    """Log Z of ``p`` and the mean of other scores under it, float64 [B] both.
+
+    Scores that are not finite count nothing: what they score is impossible, or of no interest.
+    """
+    log_z, counts = covariance.expectations(p, scores.segment is not None, backend)
+    expected = torch.zeros_like(log_z)
+    every = (*counts[:4], *counts.split(p.duration.shape[0]))
+    for score, count in zip(scores[:-1], every, strict=True):
+        if score is not None:
+            expected = expected + (count * torch.where(score.isfinite(), score, 0)).flatten(1).sum(
+                1
+            )
+    return log_z, expected
+
+
+def _filled(p: Potentials, like: Potentials) -> Potentials:
+    """Zeros for the scores that only the other one gives."""
+    pairs = zip(p, like, strict=True)
+    return Potentials._make(
+        torch.zeros_like(y) if x is None and y is not None else x for x, y in pairs
+    )
+
+
+def _pairwise(
+    function: Callable[[Tensor, Tensor], Tensor], p: Potentials, q: Potentials
+) -> Potentials:
+    """A function of each potential of p and that of q."""
+    scores = [
+        None if x is None or y is None else function(x, y)
+        for x, y in zip(p[:-1], q[:-1], strict=True)
+    ]
+    return Potentials._make([*scores, p.lengths])
+
+
+def _leaves_support(p: Potentials, q: Potentials, backend: str) -> Tensor:
+    """Whether p allows a segmentation with an event that q forbids [B] bool."""
+
+    def forbidden(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(x == -torch.inf, x, (y == -torch.inf).to(x.dtype))
+
+    worst = _pairwise(forbidden, p.map(Tensor.detach), q)
+    labels, starts = factored.best(worst, backend)
+    return factored.segmentation_score(worst, labels, starts, backend) > 0
