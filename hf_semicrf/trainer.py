@@ -6,7 +6,7 @@ Everything else is transformers' own Trainer, which trains the model as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
 
 from hf_semicrf.calibration import fit_temperature, fit_threshold
 from hf_semicrf.corpora import count_entities
-from hf_semicrf.model_card import render_card
+from hf_semicrf.hub import write_shim
+from hf_semicrf.model_card import CARD_NAME, PLOT_NAME, render_card
+from hf_semicrf.report import plot_scores
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -157,37 +163,67 @@ class SemiCRFTrainer(Trainer):
         self,
         language: str | None = None,
         license: str | None = None,
+        tags: str | list[str] | None = None,
         model_name: str | None = None,
         dataset: str | list[str] | None = None,
+        breakdown: Mapping[str, Any] | None = None,
+        sentences: Mapping[str, int] | None = None,
+        examples: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
-        """Write README.md into `output_dir`; `push_to_hub` calls this too.
+        """Write README.md into `output_dir`, and a plot beside it; `push_to_hub` calls this too.
 
-        Scores are those of the last evaluation, entities those of the training data.
+        Scores and speed are those of the last evaluation, entities those of the training data.
 
         Args:
             language: Code of the language.
             license: Identifier of the licence.
+            tags: Further tags.
             model_name: Name of the model on the Hub.
             dataset: Name of the data set.
+            breakdown: The scores' breakdown, as `evaluation.breakdown` returns it: by length, with
+                calibration and the plot (which needs matplotlib).
+            sentences: Sentences of each split; of the trainer's own data sets by default.
+            examples: Texts that the Hub's page offers to try, as `render_card` takes them.
             **kwargs: The stock card's other fields, which this card works out itself.
         """
         if not self.is_world_process_zero():
             return
-        config = self.accelerator.unwrap_model(self.model).config
+        model = self.accelerator.unwrap_model(self.model)
         split, metrics = last_evaluation(self.state.log_history)
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         card = render_card(
-            config,
+            model.config,
             model_id=self.hub_model_id or model_name,
             metrics=metrics,
             split=split,
-            entity_counts=self._entity_counts(config.scheme),
+            breakdown=breakdown,
+            plot=_plot(folder, breakdown, metrics) if breakdown else None,
+            entity_counts=self._entity_counts(model.config.scheme),
+            sentences=sentences or self._sentences(),
+            speed=describe_speed(self.args, self.state.log_history),
             training=describe_training(self.args),
+            examples=examples,
             dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
             language=language,
             license=license,
+            tags=[tags] if isinstance(tags, str) else tags or (),
+            adapter=getattr(model, "peft_config", None) is not None,
         )
-        Path(self.args.output_dir, "README.md").write_text(card, encoding="utf-8")
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """The stock push while training, which copies weights and config.json only."""
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            write_shim(self.args.output_dir)
+            self.create_model_card()
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _sentences(self) -> dict[str, int]:
+        """Sentences of the data sets that know their length."""
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset}
+        return {name: len(split) for name, split in splits.items() if isinstance(split, Sized)}
 
     def _entity_counts(self, scheme: LabelScheme) -> dict[str, int] | None:
         """Entities of each type in the training data, where it is a table with labels."""
@@ -215,10 +251,42 @@ def last_evaluation(history: list[Mapping[str, Any]]) -> tuple[str, dict[str, fl
     return "evaluation", None
 
 
+def describe_speed(
+    args: SemiCRFTrainingArguments, history: list[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Sentences a second in the last training and the last evaluation of a log, and on what."""
+    rates = {}
+    for entry in history:
+        for key, value in entry.items():
+            if key.endswith("_samples_per_second"):
+                what = "training" if key.startswith("train_") else "evaluation, with decoding"
+                rates[f"{what} (sentences a second)"] = f"{value:,.1f}"
+    if not rates:
+        return {}
+    if args.device.type == "cuda":
+        device = torch.cuda.get_device_name(args.device)
+    else:
+        device = f"{args.device.type}, {torch.get_num_threads()} threads"
+    return {**rates, "device": f"{device}, {args.world_size} processes"}
+
+
+def _plot(
+    folder: Path, breakdown: Mapping[str, Any], metrics: Mapping[str, float] | None
+) -> str | None:
+    """Draw the scores beside the card; the name of the picture, None without matplotlib."""
+    try:
+        plot_scores(folder / PLOT_NAME, breakdown, metrics)
+    except RuntimeError as error:
+        logger.warning("The model card has no plot: %s", error)
+        return None
+    return PLOT_NAME
+
+
 def describe_training(args: SemiCRFTrainingArguments) -> dict[str, Any]:
     """The settings of a run that its result depends on."""
     return {
         "epochs": args.num_train_epochs,
+        "optimizer": getattr(args.optim, "value", args.optim),
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "learning rate of the encoder": args.learning_rate,
         "learning rate of the head": args.head_learning_rate,

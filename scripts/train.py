@@ -12,10 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
 from hf_semicrf import (
     LabelScheme,
@@ -26,6 +28,7 @@ from hf_semicrf import (
     prepare_tokenizer,
 )
 from hf_semicrf.corpora import count_entities, entity_spans, label_names, named_tags, read_corpus
+from hf_semicrf.evaluation import breakdown
 from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
@@ -77,6 +80,13 @@ class DataArguments:
     tags_column: str = field(default="ner_tags", metadata={"help": "Column of the tags."})
     labels: list[str] | None = field(
         default=None, metadata={"help": "All tags; read off the training data by default."}
+    )
+    card_examples: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that the model card shows and the Hub's page offers to try; by default "
+            "from the data if it is a data set on the Hub, none from local files."
+        },
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Sub-words in a sentence; the tokenizer's by default."}
@@ -187,10 +197,36 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             metrics = trainer.evaluate(inputs[name], metric_key_prefix=name)
             trainer.log_metrics(name, metrics)
             trainer.save_metrics(name, metrics)
-    trainer.create_model_card(dataset=data_args.dataset_name)
+    card = {"dataset": data_args.dataset_name} | card_details(model, tokenizer, splits, data_args)
+    trainer.create_model_card(**card)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=data_args.dataset_name)
+        trainer.push_to_hub(**card)
     return metrics
+
+
+def card_details(
+    model: SemiCRFForTokenClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, Dataset],
+    args: DataArguments,
+) -> dict[str, Any]:
+    """What the model card says beyond the trainer's log: sizes, a breakdown and examples."""
+    details: dict[str, Any] = {"sentences": {name: len(split) for name, split in splits.items()}}
+    texts = args.card_examples or []
+    held_out = splits.get("test", splits.get("validation"))
+    if held_out is not None:
+        sentences = list(held_out[args.tokens_column])
+        gold = list(entity_spans(held_out, model.config.scheme, args.tags_column))
+        found = model.predict(sentences, tokenizer)
+        details["breakdown"] = breakdown(
+            gold, [[(e["start"], e["end"], e["label"], e["score"]) for e in row] for row in found]
+        )
+        if args.dataset_name and args.card_examples is None:  # public already
+            fitting = (i for i, spans in enumerate(gold) if spans and len(sentences[i]) < 40)
+            texts = [" ".join(sentences[i]) for i in islice(fitting, 3)]
+    examples = zip(texts, model.predict(texts, tokenizer), strict=True)
+    details["examples"] = [{"text": text, "entities": entities} for text, entities in examples]
+    return details
 
 
 if __name__ == "__main__":

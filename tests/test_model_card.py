@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
 from huggingface_hub import ModelCard
 
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.model_card import render_card
+from hf_semicrf.evaluation import breakdown
+from hf_semicrf.model_card import TEMPLATE, find_card, render_card
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER|X", "I-PER|X"]
 METRICS = {
@@ -27,6 +29,15 @@ METRICS = {
 }
 
 
+BREAKDOWN = breakdown(
+    [[(0, 1, "LOC"), (2, 5, "PER|X")]], [[(0, 1, "LOC", 0.9), (2, 4, "PER|X", 0.6)]]
+)
+EXAMPLES = [
+    {"text": "Ada\nsaw Oslo", "entities": [{"text": "Oslo", "label": "LOC", "score": 0.91}]},
+    {"text": "Nobody"},
+]
+
+
 def config(**changes):
     return SemiCRFConfig(labels=LABELS, max_segment_length=6, **changes)
 
@@ -38,6 +49,12 @@ def full_card(**changes):
         "split": "test",
         "entity_counts": {"LOC": 7, "PER|X": 3},
         "training": {"epochs": 8, "seed": 1},
+        "breakdown": BREAKDOWN,
+        "plot": "scores.png",
+        "sentences": {"train": 1200, "test": 30},
+        "speed": {"training (sentences a second)": "812.0"},
+        "examples": EXAMPLES,
+        "tags": ["clinical"],
         "dataset": "wnut_17",
         "language": "en",
         "license": "apache-2.0",
@@ -51,7 +68,7 @@ def test_front_matter():
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "token-classification"
     assert data.language == "en" and data.license == "apache-2.0"
-    assert "hf_semicrf" in data.tags
+    assert "hf_semicrf" in data.tags and "clinical" in data.tags
     scores = {result.metric_type: result.metric_value for result in data.eval_results}
     assert scores == {"precision": 0.5123, "recall": 0.26, "f1": 0.345}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
@@ -66,7 +83,78 @@ def test_tables():
     assert "| epochs | 8 |" in text and re.search(r"\| versions \| torch \d", text)
     assert "up to 6 words" in text and '"someone/tagger"' in text
     for line in re.findall(r"^\|.*\|$", text, re.M):
-        assert len(re.findall(r"(?<!\\)\|", line)) in (3, 6)
+        assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 6)
+
+
+def test_scores_by_length_calibration_and_speed():
+    text = full_card()
+    assert "| 1 word | 100.00 | 100.00 | 100.00 | 1 |" in text
+    assert "| 3-4 words | 0.00 | 0.00 | 0.00 | 1 |" in text
+    assert "off by\n35.00 % on average" in text  # half of 0.1 and 0.6
+    assert "| 0.60 to 0.70 | 60.00 | 0.00 | 1 |" in text
+    assert re.search(r"!\[.+\]\(scores\.png\)", text)
+    assert "| training (sentences a second) | 812.0 |" in text
+    assert "| train | 1,200 |" in text
+    assert "above 0.4 (`threshold`)" in text
+    assert "most probable segmentation as a whole" in render_card(config(threshold=None))
+
+
+def test_examples_are_shown_and_offered_to_try():
+    text = full_card()
+    assert "> Ada saw Oslo\n" in text and "| Oslo | LOC | 0.910 |" in text
+    assert "> Nobody\n\nNo entities." in text
+    assert ModelCard(text).data.widget == [{"text": "Ada\nsaw Oslo"}, {"text": "Nobody"}]
+
+
+def test_limits_and_citations():
+    text = render_card(config())
+    assert "flat: they do not overlap" in text
+    entries = re.findall(r"```bibtex\n@(\w+)\{(\w+),\n(.*?)\n\}\n```", text, re.S)
+    assert [(kind, key) for kind, key, _ in entries] == [
+        ("inproceedings", "sarawagi2004semimarkov"),
+        ("software", "hf_semicrf"),
+    ]
+    for _, _, fields in entries:
+        assert fields.count("{") == fields.count("}") and "author" in fields and "year" in fields
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_snippet_is_python_and_names_the_head(adapter):
+    card = render_card(
+        config(base_model="bert-base-cased", scorer="span", head_dropout=0.25), adapter=adapter
+    )
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    tree = ast.parse(snippet)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    settings = {k.arg: ast.literal_eval(k.value) for call in calls for k in call.keywords}
+    head = {"labels": LABELS, "scorer": "span", "head_dropout": 0.25, "max_segment_length": 6}
+    assert settings == (head if adapter else {})
+    assert ModelCard(card).data.library_name == ("peft" if adapter else "transformers")
+    assert ('"bert-base-cased"' in snippet) == adapter
+
+
+def test_there_is_one_template_and_no_gap_in_it():
+    link = TEMPLATE.parent.parent / "model_cards" / "template.md"
+    assert link.resolve() == TEMPLATE.resolve() and link.is_symlink()
+    for card in (full_card(), render_card(config())):
+        assert "{{" not in card and "{%" not in card
+        body = re.sub(r"```.*?```", "code", card.split("---\n", 2)[2], flags=re.S)
+        assert "None" not in body
+        assert "\n\n\n" not in body
+        for table in re.findall(r"(?:^\|.*\n)+", body, re.M):
+            assert f"\n\n{table}" in body  # Markdown wants an empty line before a table
+
+
+def test_only_a_card_of_this_library_is_found_in_a_folder(tmp_path):
+    assert find_card(None) is None and find_card("someone/tagger") is None
+    assert find_card(tmp_path) is None
+    path = tmp_path / "README.md"
+    path.write_text("---\ntags:\n- bert\n---\n# An encoder\n")
+    assert find_card(tmp_path) is None
+    path.write_text("# No front matter\n")
+    assert find_card(tmp_path) is None
+    path.write_text(full_card())
+    assert find_card(tmp_path) == full_card()
 
 
 def test_nothing_known_is_said_so():

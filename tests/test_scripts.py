@@ -43,6 +43,9 @@ def test_train_learns_and_writes_all_that_is_promised(trained, bert):
     card = (trained / "README.md").read_text()
     assert ModelCard(card).data.pipeline_tag == "token-classification"
     assert "Exact entity matches on the test data" in card and bert not in card
+    assert "| 2 words |" in card and "expected calibration error" in card
+    assert "(scores.png)" in card and (trained / "scores.png").stat().st_size > 5000
+    assert "| test | 12 |" in card and not ModelCard(card).data.get("widget")  # local data stays local
     model = AutoModelForTokenClassification.from_pretrained(trained)
     assert isinstance(model, SemiCRFForTokenClassification)
     assert model.config.max_segment_length == 2  # the longest name in the training data

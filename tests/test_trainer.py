@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
@@ -14,6 +17,7 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
+from hf_semicrf.evaluation import breakdown
 from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
@@ -85,7 +89,30 @@ def test_training_writes_a_card_with_its_scores(folder, tmp_path):
     assert f1.dataset_split == "test"
     assert "| LOC | 16 |" in text and "| PER | 16 |" in text  # counted in the training data
     assert "| learning rate of the head | 0.01 |" in text
+    assert "| train | 24 |" in text and "| validation | 24 |" in text
+    assert re.search(r"\| training \(sentences a second\) \| [\d,.]+ \|", text)
+    assert re.search(r"\| evaluation, with decoding .* \| [\d,.]+ \|\n\| device \| cpu, ", text)
     assert str(folder) not in text
+    assert "By the length" not in text and not (tmp_path / "scores.png").exists()
+
+
+def test_a_breakdown_adds_lengths_calibration_and_a_plot_where_it_can_be_drawn(
+    folder, tmp_path, monkeypatch, caplog
+):
+    subject = trainer(folder, tmp_path)
+    subject.evaluate()
+    scores = breakdown([[(0, 2, "PER")]], [[(0, 2, "PER", 0.75)]])
+    subject.create_model_card(breakdown=scores, examples=[{"text": "Ada"}], tags="tiny")
+    text = (tmp_path / "README.md").read_text()
+    assert "| 2 words | 100.00 |" in text and "25.00 % on average" in text
+    assert "(scores.png)" in text and (tmp_path / "scores.png").read_bytes()[1:4] == b"PNG"
+    data = ModelCard(text).data
+    assert data.widget == [{"text": "Ada"}] and "tiny" in data.tags
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with caplog.at_level("WARNING", "hf_semicrf.trainer"):
+        subject.create_model_card(breakdown=scores)
+    assert "no plot: plots need matplotlib" in caplog.text
+    assert "scores.png" not in (tmp_path / "README.md").read_text()
 
 
 def test_stock_arguments_are_refused(folder, tmp_path):
