@@ -97,6 +97,7 @@ class _Direct(torch.autograd.Function):
 
 
 def wants_gradient(inputs: Iterable[Any]) -> bool:
+    """Whether a derivative with respect to any of the inputs may be asked for."""
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
