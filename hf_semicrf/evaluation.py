@@ -1,19 +1,75 @@
-"""What a tagger is good at: entities by length, on neighbours of one type, and calibration.
-
-A reliability diagram and its error need a probability for each entity, which `predict` gives; the
-scores per type are in `metrics`.
-"""
+"""What a tagger is good at: entities by type, by length, on neighbours of a type; calibration."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hf_semicrf.corpora import entity_spans, label_names, named_tags
+from hf_semicrf.metrics import entity_scores
+from hf_semicrf.segments import LabelScheme
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Span = tuple[int, int, str]
 ScoredSpan = tuple[int, int, str, float]
 
 LENGTHS = ("1", "2", "3-4", "5+")
+
+
+def evaluate_tagger(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    tokens_column: str = "tokens",
+    tags_column: str = "ner_tags",
+    bins: int = 10,
+    **options: Any,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Tag a data set and compare with its tags, entity by entity.
+
+    Sentences are read whole, in windows where they are longer than the encoder takes. The tags of
+    the data may follow another scheme than the model's; entities of types that the model does not
+    know count as not found.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+        tokenizer: The encoder's fast tokenizer.
+        dataset: Sentences and tags, as `corpora` describes them.
+        tokens_column: Column of the words.
+        tags_column: Column of the tags.
+        bins: Of scores, as in `breakdown`.
+        **options: Of ``model.predict``, such as ``batch_size`` and ``threshold``.
+
+    Returns:
+        The scores of `entity_scores` over IOB2 tags, and the `breakdown`.
+
+    Raises:
+        ValueError: A tag follows no scheme, or an option is out of range.
+    """
+    known = model.config.scheme
+    tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
+    scheme = known
+    if not tags <= {*known.labels, *range(-100, len(known.labels))}:
+        scheme = LabelScheme.from_labels(label_names(dataset, tags_column))
+    gold = list(entity_spans(dataset, scheme, tags_column))
+    sentences = list(dataset[tokens_column])
+    found = [
+        [(e["start"], e["end"], e["label"], e["score"]) for e in row]
+        for row in model.predict(sentences, tokenizer, **options)
+    ]
+    types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
+    tagged = LabelScheme.from_labels(["O", *(f"{p}-{name}" for name in types for p in "BI")])
+    predictions, references = (
+        [
+            tagged.spans_to_tags([span[:3] for span in row], len(words))
+            for row, words in zip(rows, sentences, strict=True)
+        ]
+        for rows in (found, gold)
+    )
+    return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
 
 
 def breakdown(

@@ -21,10 +21,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import AutoTokenizer
+from transformers import pipeline
 
-from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.corpora import Text, read_texts, stream_texts
+from hf_semicrf.pipeline import TASK
 from hf_semicrf.shards import merge_shards, write_shards
 from hf_semicrf.visualize import to_ansi, to_html
 
@@ -129,14 +129,11 @@ def run(args: argparse.Namespace) -> None:
     if state.num_processes > 1 and not in_shards:
         raise ValueError("several processes expect --file, --output and the format jsonl")
     texts = None if in_shards else read(args)
-    model = SemiCRFForTokenClassification.from_pretrained(args.model)
-    model.to(args.device or state.device)
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
+    tagger = pipeline(TASK, model=args.model, device=args.device or state.device)
+    options = {"threshold": args.threshold, "overlap": args.overlap}
 
     def tag(texts: Sequence[Text]) -> list[list[dict]]:
-        return model.predict(
-            texts, tokenizer, args.batch_size, threshold=args.threshold, overlap=args.overlap
-        )
+        return tagger.model.predict(texts, tagger.tokenizer, args.batch_size, **options)
 
     if texts is None:
         write_in_shards(args, tag, state)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, List
+from seqeval.metrics import classification_report, f1_score
+from tiny import save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
+from transformers import AutoTokenizer
 
-from hf_semicrf.evaluation import LENGTHS, breakdown
+from hf_semicrf import SemiCRFForTokenClassification
+from hf_semicrf.evaluation import LENGTHS, breakdown, evaluate_tagger
 from hf_semicrf.metrics import entity_scores
 from hf_semicrf.segments import LabelScheme
 
@@ -103,3 +109,101 @@ def test_errors():
         breakdown([[]], [[(0, 1, "A", 1.5)]])
     with pytest.raises(ValueError, match="at least one bin, got 0"):
         breakdown([[]], [[]], bins=0)
+
+
+# a model on a data set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_tagger(tmp_path_factory.mktemp("evaluation"), steps=25)
+
+
+@pytest.fixture(scope="module")
+def tagger(folder):
+    model = SemiCRFForTokenClassification.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def rows_with_a_long_document():
+    """Sentences, neighbours among them, and a document that is longer than the encoder."""
+    rows = sentences(30)
+    rows += [{"tokens": ["Oslo", "Lima", "saw"], "ner_tags": ["B-LOC", "B-LOC", "O"]}] * 3
+    document = {name: [x for row in sentences(30) for x in row[name]] for name in rows[0]}
+    return [*rows, document]
+
+
+def predicted_tags(tagger, rows):
+    model, tokenizer = tagger
+    found = model.predict([row["tokens"] for row in rows], tokenizer)
+    tags = [["O"] * len(row["tokens"]) for row in rows]
+    for row, entities in zip(tags, found, strict=True):
+        for e in entities:
+            row[e["start"] : e["end"]] = [f"B-{e['label']}"] + [f"I-{e['label']}"] * (
+                e["end"] - e["start"] - 1
+            )
+    return tags
+
+
+def test_a_tagger_is_measured_on_what_it_predicts(tagger):
+    rows = rows_with_a_long_document()
+    metrics, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    gold, found = [row["ner_tags"] for row in rows], predicted_tags(tagger, rows)
+    report = classification_report(gold, found, output_dict=True, zero_division=0)
+    assert metrics["overall_f1"] == pytest.approx(f1_score(gold, found))
+    assert 0.3 < metrics["overall_f1"] < 1
+    for name in ("PER", "LOC"):
+        assert metrics[f"{name}_f1"] == pytest.approx(report[name]["f1-score"])
+        assert metrics[f"{name}_number"] == report[name]["support"]
+    assert details["lengths"]["2"]["number"] == metrics["PER_number"]
+    assert details["lengths"]["1"]["recall"] == pytest.approx(metrics["LOC_recall"])
+    assert details["neighbours"]["number"] >= 6
+    strict, _ = evaluate_tagger(*tagger, Dataset.from_list(rows), threshold=1.0)
+    assert strict["overall_recall"] == 0 < metrics["overall_recall"]
+
+
+def test_the_tags_of_the_data_may_follow_another_scheme(tagger):
+    rows = rows_with_a_long_document()
+    expected = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    known = tagger[0].config.scheme
+    other = LabelScheme.from_labels(["O", *(f"{p}-{t}" for t in ("LOC", "PER") for p in "ESBI")])
+    spans = [known.tags_to_spans(row["ner_tags"]) for row in rows]
+    ids = [other.spans_to_tags(s, len(row["tokens"])) for s, row in zip(spans, rows, strict=True)]
+    data = Dataset.from_dict({"words": [row["tokens"] for row in rows], "tags": ids})
+    data = data.cast_column("tags", List(ClassLabel(names=list(other.labels))))
+    assert evaluate_tagger(*tagger, data, "words", "tags") == expected
+
+
+def test_a_type_that_the_model_does_not_know_is_not_found(tagger):
+    rows = [*sentences(6), {"tokens": ["Enterprise"], "ner_tags": ["B-SHIP"]}]
+    metrics, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    assert metrics["SHIP_recall"] == 0 and metrics["SHIP_number"] == 1
+    assert details["lengths"]["1"]["number"] == metrics["LOC_number"] + 1
+
+
+def test_the_script_writes_tables_figures_and_a_picture(folder, tagger, tmp_path, capsys):
+    rows = rows_with_a_long_document()
+    file, out = write_jsonl(tmp_path / "test.jsonl", rows), tmp_path / "out"
+    arguments = [folder, "--file", file, "--output_dir", str(out), "--device", "cpu"]
+    metrics = script("evaluate").main(arguments)
+    expected, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    assert metrics == expected
+    assert json.loads((out / "evaluation.json").read_text()) == {**expected, **details}
+    page = (out / "evaluation.md").read_text()
+    assert page.startswith(capsys.readouterr().out.rstrip("\n"))
+    assert f"| PER | {100 * metrics['PER_precision']:.2f} |" in page and "(evaluation.png)" in page
+    assert f"entities' scores: {100 * details['calibration_error']:.2f} %" in page
+    assert (out / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_errors_of_the_script(folder, tmp_path, monkeypatch):
+    main, file = script("evaluate").main, write_jsonl(tmp_path / "a.jsonl", sentences(3))
+    with pytest.raises(SystemExit, match=r"evaluate.py: expected either --file or --dataset_name"):
+        main([folder])
+    with pytest.raises(SystemExit, match="found none at 'nowhere.jsonl'"):
+        main([folder, "--file", "nowhere.jsonl"])
+    with pytest.raises(SystemExit, match="expected a semi-CRF model"):
+        main([save_tiny_bert(tmp_path / "bert"), "--file", file])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match=r"pip install hf_semicrf\[plots\]"):
+        main([folder, "--file", file, "--output_dir", str(tmp_path / "out"), "--device", "cpu"])

@@ -9,6 +9,7 @@ import socket
 
 import pytest
 import torch
+from accelerate import PartialState
 from tiny import save_tiny_tagger, script, sentences, write_jsonl
 
 from hf_semicrf import SemiCRFForTokenClassification
@@ -97,6 +98,7 @@ def launch(arguments, environment, die_after=None):
     try:
         torch.set_num_threads(1)
         os.environ.update(environment)
+        PartialState._reset_state()  # other tests of this process have made one
         tagged = []
         predict = SemiCRFForTokenClassification.predict
 
