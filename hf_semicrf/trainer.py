@@ -290,6 +290,7 @@ def describe_training(args: SemiCRFTrainingArguments) -> dict[str, Any]:
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "learning rate of the encoder": args.learning_rate,
         "learning rate of the head": args.head_learning_rate,
+        "factor of the rate from layer to layer": args.layer_decay,
         "schedule": getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
         "warm-up (steps, or share below 1)": args.warmup_steps,
         "weight decay": args.weight_decay,

@@ -45,10 +45,13 @@ def test_train_learns_and_writes_all_that_is_promised(trained, bert):
     assert "Exact entity matches on the test data" in card and bert not in card
     assert "| 2 words |" in card and "expected calibration error" in card
     assert "(scores.png)" in card and (trained / "scores.png").stat().st_size > 5000
-    assert "| test | 12 |" in card and not ModelCard(card).data.get("widget")  # local data stays local
+    assert "| test | 12 |" in card
+    assert not ModelCard(card).data.get("widget")  # local data stays local
     model = AutoModelForTokenClassification.from_pretrained(trained)
     assert isinstance(model, SemiCRFForTokenClassification)
     assert model.config.max_segment_length == 2  # the longest name in the training data
+    assert model.config.head_temperature != 1.0  # both are fitted on the validation data
+    assert model.config.threshold == pytest.approx(results["validation_overall_f1"] / 2, abs=0.05)
     assert bert not in (trained / "config.json").read_text()
 
 
