@@ -226,10 +226,11 @@ def draws_the_same(name: str, rows: int, device: str) -> None:
 
 
 def knows_its_entropy(device: str) -> None:
-    """Entropy, divergence and their gradients are PyTorch's; also where a score is forbidden."""
+    """Entropy, divergence, their gradients and marginals of spans, where scores are forbidden."""
     p = to_device(potentials("usual", seed=4), device)
     p.transition[0, 1] = p.emission[0, 3, 0] = -torch.inf
     q = p.map(lambda x: torch.where(x.isfinite(), x / 2, x))
+    spans = torch.tensor([[[0, 2], [3, 5], [4, 5]], [[0, 1], [0, 3], [1, 4]]], device=device)
     found, expected = [], []
     for backend, values in (("triton", found), ("torch", expected)):
         leaf, other = leaves(p), leaves(q)
@@ -240,6 +241,7 @@ def knows_its_entropy(device: str) -> None:
             inputs = [*given(leaf).values(), *given(other).values()]
             gradient = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
             values += [value.detach(), *(x for x in gradient if x is not None)]
+        values.append(ops.segment_marginals(p, spans, backend=backend))
     for x, y in zip(found, expected, strict=True):
         assert_close(x, y, **FLOAT64)
 

@@ -1,9 +1,10 @@
-"""Decoding by expected correct segments, against enumeration of all tilings."""
+"""Decoding by expected correct segments and tokens, against enumeration of all tilings."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from cases import Case, random_potentials, to_device
 
 from hf_semicrf import ops
 
@@ -18,6 +19,15 @@ def tilings(length, longest, types):
             if label > 0 or size == 1:
                 for rest in tilings(length - size, longest, types):
                     yield [*rest, (length - size, length, label)]
+
+
+def segments_of(labels, starts, length):
+    """The tiling that a row of labels and starts stands for."""
+    assert (labels[length:] == -1).all() and not starts[length:].any()
+    begins = [*starts.nonzero()[:, 0].tolist(), length]
+    found = [(s, e, int(labels[s])) for s, e in zip(begins[:-1], begins[1:], strict=True)]
+    assert all(e - s == 1 for s, e, c in found if c == 0)
+    return found
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.8, 1.0])
@@ -36,11 +46,8 @@ def test_no_tiling_has_a_higher_gain(threshold, types, device):
             return float(sum(scores))
 
         best = max(map(gain, tilings(length, longest, types)))
-        begins = [*starts[row].nonzero()[:, 0].tolist(), length]
-        found = [(s, e, int(labels[row, s])) for s, e in zip(begins[:-1], begins[1:], strict=True)]
+        found = segments_of(labels[row], starts[row], length)
         assert gain(found) == pytest.approx(best, abs=1e-12)
-        assert all(e - s == 1 for s, e, c in found if c == 0)
-        assert (labels[row, length:] == -1).all() and not starts[row, length:].any()
 
 
 def test_a_lower_threshold_finds_no_fewer_segments(device):
@@ -52,6 +59,36 @@ def test_a_lower_threshold_finds_no_fewer_segments(device):
         labels, starts = ops.minimum_risk(segment, lengths, threshold)
         counts.append(int((starts & (labels > 0)).sum()))
     assert counts[0] < counts[-1] and counts == sorted(counts)
+
+
+@pytest.mark.parametrize("types", [1, 2, 3])
+def test_no_tiling_has_more_expected_correct_tokens(types, device):
+    """Of the tags B, I and O under the distribution itself, by enumeration of both."""
+    p = random_potentials([5, 3, 1], 3, types, seed=types, scale=1.0)
+    p.duration[1:, 0] = -torch.inf
+    marginals = ops.marginals(to_device(p, device))
+    labels, starts = ops.minimum_token_risk(marginals, p.lengths.to(device), 3)
+    for row, sentence in enumerate(Case(p).sentences):
+        length = sentence.positions
+        probability = {}
+        for weight, y in zip(sentence.probabilities, sentence.all, strict=True):
+            for s, e, c in y:
+                for n in range(s, e):
+                    probability[n, c, n == s] = probability.get((n, c, n == s), 0) + weight
+
+        def correct(tiling, probability=probability):
+            tags = ((n, c, n == s) for s, e, c in tiling for n in range(s, e))
+            return sum(probability.get(tag, 0) for tag in tags)
+
+        best = max(map(correct, tilings(length, 3, types)))
+        found = segments_of(labels[row], starts[row], length)
+        assert correct(found) == pytest.approx(best, abs=1e-12)
+
+
+def test_a_longest_segment_that_is_none_is_refused():
+    p = random_potentials([2], 2, 2)
+    with pytest.raises(ValueError, match="expected longest to be an integer of at least 1, got 0"):
+        ops.minimum_token_risk(ops.marginals(p), p.lengths, 0)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])

@@ -9,7 +9,7 @@ marginals 0.
 from __future__ import annotations
 
 from hf_semicrf.ops.checks import Backend, resolve_backend
-from hf_semicrf.ops.decoding import k_best, minimum_risk, sample, viterbi
+from hf_semicrf.ops.decoding import k_best, minimum_risk, minimum_token_risk, sample, viterbi
 from hf_semicrf.ops.dense import (
     edge_marginals,
     edge_viterbi,
@@ -30,6 +30,7 @@ from hf_semicrf.ops.posteriors import (
     at_segments,
     marginals,
     max_marginals,
+    segment_marginals,
     segment_sums,
 )
 from hf_semicrf.ops.potentials import Potentials
@@ -53,9 +54,11 @@ __all__ = [
     "marginals",
     "max_marginals",
     "minimum_risk",
+    "minimum_token_risk",
     "negative_log_likelihood",
     "resolve_backend",
     "sample",
+    "segment_marginals",
     "segment_sums",
     "segmentation_score",
     "semi_crf_triton_forward",

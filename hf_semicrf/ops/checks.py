@@ -168,6 +168,30 @@ def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
         )
 
 
+def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
+    """The spans as int64, once they are some; values are checked on the CPU only.
+
+    Raises:
+        ValueError: Shape, dtype or device do not fit, or a span leaves the positions.
+    """
+    batch, positions = p.sizes[:2]
+    if spans.ndim != 3 or spans.shape[0] != batch or spans.shape[2] != 2:
+        raise ValueError(f"expected spans of shape [{batch}, S, 2], got {list(spans.shape)}")
+    if not _is_integer(spans):
+        raise ValueError(f"expected integer spans, got {spans.dtype}")
+    if spans.device != p.lengths.device:
+        raise ValueError(f"expected spans on {p.lengths.device}, got {spans.device}")
+    spans = spans.long()
+    if spans.device.type == "cpu" and not torch.compiler.is_compiling():
+        begin, stop = spans.unbind(-1)
+        wrong = spans[(begin < 0) | (stop < begin) | (stop > positions)]
+        if len(wrong):
+            raise ValueError(
+                f"expected spans with 0 <= begin <= stop <= {positions}, got {wrong[0].tolist()}"
+            )
+    return spans
+
+
 def check_count(name: str, value: int) -> None:
     """Refuse a number of segmentations that is none.
 

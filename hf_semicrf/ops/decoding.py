@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_semicrf.ops import factored, ranking, sampling
 from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
+from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 
 
@@ -83,6 +84,48 @@ def minimum_risk(
     if legal is not None:
         p = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
     p = checked(p._replace(segment=gain if p.segment is None else gain + p.segment))
+    return factored.best(p, resolve_backend(backend, p.lengths.device))
+
+
+def minimum_token_risk(
+    marginals: Marginals, lengths: Tensor, longest: int, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The segmentation with the most expected correct tokens: :func:`minimum_risk` by tokens.
+
+    A token is correct when its type is, and whether it starts a segment: when its B, I or O tag
+    is. Type 0 is the outside, whose segments have length 1. O(N L C) time.
+
+    Args:
+        marginals: Posteriors of types and starts [B, N, C], from :func:`marginals`.
+        lengths: Positions of each sentence [B].
+        longest: Longest segment allowed, L, in positions.
+        backend: Which implementation runs.
+
+    Returns:
+        Labels [B, N] and starts [B, N].
+
+    Raises:
+        ValueError: The longest segment is below 1, or shapes do not fit.
+        RuntimeError: The back end is not available.
+
+    Source: Goodman (1996), "Parsing Algorithms and Metrics", for tokens instead of constituents.
+    """
+    check_count("longest", longest)
+    inner = marginals.token - marginals.start  # a token that starts nothing
+    types = inner.shape[-1]
+    duration = inner.new_zeros(longest, types)
+    duration[1:, 0] = -torch.inf
+    nothing = inner.new_zeros(types)
+    p = Potentials(
+        emission=inner,
+        start=marginals.start - inner,
+        duration=duration,
+        transition=inner.new_zeros(types, types),
+        initial=nothing,
+        final=nothing,
+        lengths=lengths,
+    )
+    p = checked(p)
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 

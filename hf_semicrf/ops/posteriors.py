@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops import covariance, ranking
-from hf_semicrf.ops.checks import Backend, checked, resolve_backend
+from hf_semicrf.ops import spans as of_spans
+from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import bounds
 
@@ -51,6 +52,32 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         for x in (counts.emission, counts.start, counts.end, counts.segment)
     )
     return Marginals(token, start, end, of_segments if segment else None)
+
+
+def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -> Tensor:
+    """The probability that each of the given spans is a segment, for every type.
+
+    As ``marginals(p, segment=True).segment``, without its [B, N, L, C] tensor: O(N (L C + C^2) +
+    S L C) time, O((N + S) C) memory. Not differentiable.
+
+    Args:
+        p: Potentials.
+        spans: First position and position after the last of each span [B, S, 2], half-open; empty
+            spans, such as (0, 0), fill up shorter rows.
+        backend: Which implementation runs.
+
+    Returns:
+        Probabilities [B, S, C]; 0 for spans that are empty, longer than L, or reach past a
+        sentence's length.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices or lengths do not fit; on the CPU also where a span does
+            not lie within the N positions.
+        RuntimeError: The back end is not available.
+    """
+    p = checked(p)
+    spans = checked_spans(p, spans)
+    return of_spans.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
 
 
 class MaxMarginals(NamedTuple):

@@ -1,0 +1,63 @@
+"""Marginals of given spans: a gather from the scan's state, with no tensor over all segments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops.boundaries import log_sums
+from hf_semicrf.ops.potentials import Potentials, segment_scores
+
+
+def segment_marginals(p: Potentials, spans: Tensor, backend: str) -> Tensor:
+    """Probabilities [B, S, C] that [begin, stop) is a segment of each type; spans [B, S, 2]."""
+    return _segment_marginals(*p, spans, backend)
+
+
+@torch.library.custom_op("hf_semicrf::segment_marginals", mutates_args=())
+def _segment_marginals(
+    emission: Tensor | None,
+    segment: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
+    duration: Tensor,
+    transition: Tensor,
+    initial: Tensor,
+    final: Tensor,
+    lengths: Tensor,
+    spans: Tensor,
+    backend: str,
+) -> Tensor:
+    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+    _, positions, longest, types = p.sizes
+    sums = log_sums(p, backend)
+    begin, stop = spans.unbind(-1)
+    length = stop - begin
+    legal = (begin >= 0) & (length >= 1) & (length <= longest) & (stop <= lengths[:, None])
+    legal &= sums.log_z[:, None] > -torch.inf
+
+    def at(x: Tensor, index: Tensor) -> Tensor:
+        return x.gather(1, index[..., None].expand(-1, -1, types)).double()
+
+    begin, stop = torch.where(legal, begin, 0), torch.where(legal, stop, 0)
+    log_p = at(sums.pre, begin) + at(sums.post, stop) - sums.log_z[:, None, None]
+    for extra, (_, score) in enumerate(segment_scores(p, 0, positions)):
+        here = legal & (length == extra + 1)
+        log_p += torch.where(here[..., None], at(score, torch.where(here, begin, 0)), 0)
+    probability = torch.where(legal[..., None], log_p.exp().clamp(max=1), 0)
+    return probability.to(duration.dtype)
+
+
+@_segment_marginals.register_fake
+def _(*args):
+    p, spans = Potentials(*args[:9]), args[9]
+    return p.duration.new_empty(*spans.shape[:2], p.sizes[3])
+
+
+def _refuse_backward(ctx, *_):
+    raise RuntimeError(
+        "expected no derivative of the marginals of given spans; those of ops.marginals have one"
+    )
+
+
+_segment_marginals.register_autograd(_refuse_backward)
