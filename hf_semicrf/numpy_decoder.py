@@ -150,10 +150,11 @@ def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> 
     if threshold is None:
         labels, starts = best(scores, transition, initial, final, lengths)
     else:
+        # what the scores forbid stays forbidden; the outside counts nothing and has length 1
         gain = posterior - threshold
         gain[:, :, 0, 0], gain[:, :, 1:, 0] = 0, -np.inf
-        nothing = np.zeros_like(initial)
-        labels, starts = best(gain, np.zeros_like(transition), nothing, nothing, lengths)
+        rest = (np.where(np.isneginf(x), x, 0) for x in (transition, initial, final))
+        labels, starts = best(np.where(np.isneginf(scores), scores, gain), *rest, lengths)
     return Segmentations(labels, starts, _at_segments(posterior, labels, starts))
 
 

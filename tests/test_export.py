@@ -46,15 +46,18 @@ def test_the_best_segmentation_is_that_of_enumeration(case):
     assert torch.equal(torch.from_numpy(found.starts), starts)
 
 
+@pytest.mark.parametrize("forbidden", [False, True])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 0.5, 1.0])
-def test_decoding_is_that_of_the_operations(threshold):
+def test_decoding_is_that_of_the_operations(threshold, forbidden):
     p = random_potentials([9, 4, 1, 7], 3, 4, positions=12, seed=5, scale=1.5)
+    if forbidden:
+        p.transition[0, 0] = p.initial[0] = p.duration[1, 2] = p.final[1] = -torch.inf
     found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), threshold)
     segment = ops.marginals(p, segment=True).segment
     if threshold is None:
         _, labels, starts = ops.viterbi(p)
     else:
-        labels, starts = ops.minimum_risk(segment, p.lengths, threshold)
+        labels, starts = ops.minimum_risk(segment, p.lengths, threshold, legal=p)
     assert torch.equal(torch.from_numpy(found.labels), labels)
     assert torch.equal(torch.from_numpy(found.starts), starts)
     posteriors = ops.at_segments(segment, labels, starts, p.lengths)
@@ -178,7 +181,10 @@ BATCHES = (TEXTS, TEXTS[:1], TEXTS[-1:], TEXTS[3:5])
     "settings",
     [
         {"scorer": "boundary", "mix_layers": 2, "context": "convolution"},
-        {"scorer": "span+biaffine+pointer+length"},
+        {
+            "scorer": "span+biaffine+pointer+length",
+            "constraints": {"lengths": {"LOC": [1, 2]}, "transitions": {"PER": ["O", "LOC"]}},
+        },
     ],
     ids=lambda settings: settings["scorer"],
 )
