@@ -189,7 +189,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.auto_map = dict(AUTO_MAP)  # one that was loaded from the Hub names its repository
         if not os.path.isfile(save_directory):  # which the base class refuses
             write_shim(save_directory)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
 
     def _upload_modified_files(self, working_dir: str, *args: Any, **kwargs: Any) -> Any:
         write_shim(working_dir)  # anew, so that it counts as modified

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from hf_semicrf.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.constraints import Known
 from hf_semicrf.distribution import Prediction
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
+from hf_semicrf.hub import card_files, card_for_push
 from hf_semicrf.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.loading import (
     Request,
@@ -191,6 +194,26 @@ class SemiCRFForTokenClassification(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing to remember: every save names the Auto classes; the stock way copies files."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Write weights, config.json and the shim through which the Auto classes find this package.
+
+        Args:
+            save_directory: The folder.
+            *args: What every model takes.
+            **kwargs: The same, such as ``push_to_hub`` and ``max_shard_size``.
+        """
+        # a push from this folder would overwrite the card that lies in it
+        self._card_files = card_files(save_directory) if kwargs.get("push_to_hub") else {}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _upload_modified_files(
+        self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        files = self._card_files or card_for_push(self, repo_id, kwargs.get("token"))
+        for name, content in files.items():  # over the stock card, which has just been written
+            Path(working_dir, name).write_bytes(content)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def use_tokenizer(self, tokenizer: Any) -> None:
         """Remember which tokens start a word, and which one stands for a dropped word.

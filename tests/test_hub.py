@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
-from tiny import save_tiny_bert
-from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+import transformers
+from datasets import Dataset
+from hub_stand_in import TOKEN, StandIn
+from huggingface_hub import ModelCard
+from tiny import save_tiny_bert, script, sentences
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
 import hf_semicrf
-from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
+from hf_semicrf import (
+    SemiCRFConfig,
+    SemiCRFDataCollator,
+    SemiCRFForTokenClassification,
+    SemiCRFTrainer,
+    SemiCRFTrainingArguments,
+    TokenizeAndAlign,
+    prepare_tokenizer,
+    seqeval_metrics,
+)
+from hf_semicrf.evaluation import breakdown
+from hf_semicrf.hub import SHIM
+from hf_semicrf.model_card import render_card
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -22,6 +40,11 @@ LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bert):
+    return prepare_tokenizer(AutoTokenizer.from_pretrained(bert))
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +142,193 @@ def test_in_a_fresh_process_the_flag_suffices_or_the_error_says_what_to_install(
     assert loaded == expected
     assert has_shim(tmp_path / "again")
     assert len(list((tmp_path / "again").glob("*.py"))) == 1
+
+
+# pushing (point 22)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in for the Hub, with a token that may write."""
+    server = StandIn()
+    constants, cache = huggingface_hub.constants, str(tmp_path / "cache")
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    url = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield server
+    server.close()
+
+
+def pushed(hub, repository="someone/tagger", branch="main"):
+    return hub.files[repository][branch]
+
+
+def card_of(hub, **where):
+    return ModelCard(pushed(hub, **where)["README.md"].decode())
+
+
+def test_a_model_is_pushed_with_shim_and_card(model, hub):
+    model.push_to_hub("someone/tagger", private=True, commit_message="Mine")
+    assert set(pushed(hub)) == {
+        "README.md", "config.json", "model.safetensors", "modeling_semicrf.py"
+    }  # fmt: skip
+    assert hub.private == {"someone/tagger"} and hub.commits[0][2] == "Mine"
+    assert pushed(hub)["modeling_semicrf.py"].decode() == SHIM
+    card = card_of(hub)
+    assert "| PER | unknown |" in card.text and '"someone/tagger"' in card.text
+    assert card.data.pipeline_tag == "token-classification" and "hf_semicrf" in card.data.tags
+
+
+def test_what_was_pushed_loads_by_its_name(model, tokenizer, hub, tmp_path):
+    for part in (model, tokenizer):
+        part.push_to_hub("someone/tagger")
+    again = AutoModelForTokenClassification.from_pretrained(
+        "someone/tagger", cache_dir=tmp_path / "downloads"
+    )
+    assert type(again) is SemiCRFForTokenClassification
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    again.save_pretrained(tmp_path / "again")  # and its auto_map names no repository
+    assert has_shim(tmp_path / "again")
+
+
+def test_the_card_beside_a_loaded_model_goes_with_it(saved, hub, tmp_path):
+    folder = tmp_path / "trained"
+    shutil.copytree(saved, folder)
+    text = render_card(AutoConfig.from_pretrained(saved), dataset="wnut_17", license="mit")
+    (folder / "README.md").write_text(text)
+    (folder / "scores.png").write_bytes(b"plot")
+    loaded = SemiCRFForTokenClassification.from_pretrained(folder)
+    loaded.push_to_hub("someone/tagger")
+    assert pushed(hub)["README.md"].decode() == text and pushed(hub)["scores.png"] == b"plot"
+    # one that is on the Hub stays: it may have been edited there
+    pushed(hub)["README.md"] = b"---\ntags:\n- mine\n---\n# Edited\n"
+    loaded.push_to_hub("someone/tagger")
+    assert "# Edited" in card_of(hub).content
+    # but a folder that is saved and pushed at once keeps its own
+    loaded.save_pretrained(folder, push_to_hub=True, repo_id="someone/tagger")
+    assert (folder / "README.md").read_text() == text == pushed(hub)["README.md"].decode()
+    assert pushed(hub)["scores.png"] == b"plot"
+
+
+def test_an_encoders_card_is_not_taken_for_the_models(bert, hub, tmp_path):
+    shutil.copytree(bert, tmp_path / "encoder")
+    (tmp_path / "encoder" / "README.md").write_text("---\ntags:\n- bert\n---\n# An encoder\n")
+    new = SemiCRFForTokenClassification.from_pretrained(tmp_path / "encoder", labels=LABELS)
+    new.push_to_hub("someone/tagger")
+    assert "An encoder" not in card_of(hub).content
+    assert str(tmp_path) not in card_of(hub).content
+
+
+def test_a_configuration_is_pushed_with_its_shim(model, hub, tmp_path):
+    model.config.push_to_hub("someone/config")
+    assert pushed(hub, "someone/config")["modeling_semicrf.py"].decode() == SHIM
+    model.config.save_pretrained(tmp_path, push_to_hub=True, repo_id="someone/other")
+    model.config.save_pretrained(tmp_path, push_to_hub=True, repo_id="someone/again")
+    for repository in ("someone/other", "someone/again"):
+        assert {"config.json", "modeling_semicrf.py"} <= set(pushed(hub, repository))
+
+
+def tiny_trainer(bert, tokenizer, folder, **arguments):
+    model = SemiCRFForTokenClassification.from_pretrained(bert, labels=LABELS)
+    data = Dataset.from_list(sentences(16)).map(
+        TokenizeAndAlign(tokenizer, model.config.label2id), batched=True
+    )
+    settings = {"use_cpu": True, "disable_tqdm": True, "report_to": [], "max_steps": 2}
+    return SemiCRFTrainer(
+        model,
+        SemiCRFTrainingArguments(str(folder), **settings, **arguments),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+        data_collator=SemiCRFDataCollator(tokenizer),
+        compute_metrics=seqeval_metrics(model.config),
+    )
+
+
+def test_the_trainer_pushes_its_card_with_the_scores(bert, tokenizer, hub, tmp_path):
+    trainer = tiny_trainer(bert, tokenizer, tmp_path / "tagger", hub_model_id="someone/tagger")
+    trainer.train()
+    scores = trainer.evaluate()
+    found = breakdown([[(0, 2, "PER")]], [[(0, 2, "PER", 0.75)]])
+    trainer.push_to_hub(dataset="wnut_17", breakdown=found)
+    assert {"README.md", "scores.png", "modeling_semicrf.py", "tokenizer.json"} <= set(pushed(hub))
+    card = card_of(hub)
+    f1 = next(r.metric_value for r in card.data.eval_results if r.metric_type == "f1")
+    assert f1 == pytest.approx(scores["eval_overall_f1"], abs=1e-4)
+    assert "wnut_17" in card.text and "| 2 words |" in card.text
+
+
+def test_pushes_while_training_carry_shim_and_card_too(bert, tokenizer, hub, tmp_path):
+    trainer = tiny_trainer(
+        bert, tokenizer, tmp_path / "tagger", hub_model_id="someone/tagger", push_to_hub=True,
+        hub_strategy="every_save", save_strategy="steps", save_steps=1, hub_always_push=True,
+    )  # fmt: skip
+    trainer.train()
+    trainer.push_in_progress.wait_until_done()
+    commits = [paths for _, _, message, paths in hub.commits if "in progress" in message]
+    assert commits
+    for paths in commits:
+        assert {"README.md", "config.json", "modeling_semicrf.py"} <= set(paths)
+    assert "hf_semicrf" in card_of(hub).data.tags
+
+
+def run_push(*arguments):
+    script("push").main([str(argument) for argument in arguments])
+
+
+def test_the_script_pushes_a_folder(saved, hub, tmp_path, capsys):
+    folder = tmp_path / "out"
+    shutil.copytree(saved, folder)
+    (folder / "modeling_semicrf.py").unlink()  # as an older version of the library saved it
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
+    (folder / "checkpoint-5").mkdir()
+    for name in ("training_args.bin", "checkpoint-5/model.safetensors", "optimizer.pt"):
+        (folder / name).write_bytes(b"left behind")
+    run_push(folder, "someone/tagger", "--private", "--revision", "v1", "--message", "First")
+    assert f"pushed to {hub.address}/someone/tagger" in capsys.readouterr().out
+    assert hub.private == {"someone/tagger"} and pushed(hub) == {}
+    assert hub.commits == [("someone/tagger", "v1", "First", [
+        "README.md", "config.json", "model.safetensors", "modeling_semicrf.py"])]  # fmt: skip
+    assert "| PER | unknown |" in card_of(hub, branch="v1").text
+    assert has_shim(folder)
+    again = json.loads(pushed(hub, branch="v1")["config.json"])
+    assert again | {"auto_map": 0} == config | {"auto_map": 0}
+    # a second push goes to the same repository, and keeps the card that is there
+    (folder / "README.md").write_text("---\ntags: [hf_semicrf]\n---\nMine")
+    run_push(folder, "someone/tagger")
+    assert pushed(hub)["README.md"].decode().endswith("Mine")
+
+
+def test_the_script_says_what_is_wrong(saved, bert, hub, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="push.py: .*found no weights in '.*nowhere'"):
+        run_push(tmp_path / "nowhere", "someone/tagger")
+    with pytest.raises(SystemExit, match="expected a semi-CRF model .* model type 'bert'"):
+        run_push(bert, "someone/tagger")
+    with pytest.raises(SystemExit, match="push.py: .*not a name at all"):
+        run_push(saved, "not a name at all")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(SystemExit, match="beside an adapter, README.md"):
+        run_push(tmp_path, "someone/tagger")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(SystemExit, match="push.py: .*401 Unauthorized"):
+        run_push(saved, "someone/tagger")
+    monkeypatch.setattr("hf_semicrf.hub.get_token", lambda: None)
+    with pytest.raises(SystemExit, match="no token: run `hf auth login`, or set HF_TOKEN"):
+        run_push(saved, "someone/tagger")
+    assert hub.files == {}
+
+
+def test_without_a_network_the_script_says_so(saved, hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit, match="push.py: can't reach http://127.0.0.1:9: "):
+        run_push(saved, "someone/tagger")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit, match="push.py: .*HF_HUB_OFFLINE"):
+        run_push(saved, "someone/tagger")
