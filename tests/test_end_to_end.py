@@ -5,6 +5,7 @@ from __future__ import annotations
 import evaluate
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from seqeval.metrics import f1_score
 from tiny import save_tiny_bert, sentences
@@ -85,3 +86,32 @@ def test_from_a_plain_encoder_to_a_reloaded_tagger(tmp_path, monkeypatch, tags_a
     assert [(e["start"], e["end"]) for e in entities] == [(10, 22), (27, 32)]
     assert [(e["start"], e["end"]) for e in of_words] == [(1, 3), (4, 5)]
     assert all(0.5 < e["score"] <= 1 for e in entities)
+
+
+@pytest.mark.parametrize("accumulation", [None, 1])
+def test_predictions_of_batches_of_all_lengths_line_up_with_their_sentences(tmp_path, accumulation):
+    """The Trainer pads and joins tensors of batches along one dimension, and nothing else."""
+    bert = save_tiny_bert(tmp_path / "bert")
+    model = SemiCRFForTokenClassification.from_pretrained(bert, labels=LABELS)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(bert))
+    rows = [{name: row[name] * (1 + n % 4) for name in row} for n, row in enumerate(sentences(9))]
+    align = TokenizeAndAlign(tokenizer, model.config.label2id)
+    data = Dataset.from_list(rows).map(align, batched=True, remove_columns=list(rows[0]))
+    arguments = TrainingArguments(
+        str(tmp_path / "out"),
+        per_device_eval_batch_size=2,
+        eval_accumulation_steps=accumulation,
+        report_to="none",
+    )
+    collator = SemiCRFDataCollator(tokenizer)
+    output = Trainer(model, arguments, data_collator=collator).predict(data)
+    longest = max(len(row["input_ids"]) for row in data)
+    assert output.predictions.shape == (9, longest, len(LABELS))
+    assert output.label_ids.shape == (9, longest)
+    model.to("cpu").eval()
+    for row, predictions, labels in zip(data, output.predictions, output.label_ids, strict=True):
+        length = len(row["input_ids"])
+        assert labels[:length].tolist() == row["labels"] and (labels[length:] == -100).all()
+        with torch.no_grad():
+            alone = model(**collator([row])).logits[0].numpy()
+        np.testing.assert_allclose(predictions[:length], alone, atol=1e-4)
