@@ -24,6 +24,8 @@ _VISIBLE |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\uf
 # Light backgrounds of the 256-colour palette under black text, for dark and light terminals.
 _ANSI_BACKGROUNDS = (159, 222, 157, 218, 189, 229, 216, 152, 183, 194)
 
+HUES = [round(index * 137.5) % 360 for index in range(360)]  # of types, in the order of their names
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -42,7 +44,7 @@ mark {{ background: hsl(var(--hue) 75% 85%); color: inherit; border-radius: .3em
   box-decoration-break: clone; }}
 mark small {{ font-size: .62em; font-weight: 700; letter-spacing: .03em;
   margin-left: .5em; opacity: .8; }}
-ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
+{style}ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --page: #17181a; --ink: #ececea; --line: #3a3b3e; }}
   mark {{ background: hsl(var(--hue) 45% 30%); }}
@@ -76,16 +78,28 @@ def to_html(
             their text.
     """
     documents = [_pieces(text, found) for text, found in _pairs(texts, entities)]
-    hues = _per_label(entities, [round(index * 137.5) % 360 for index in range(360)])
+    hues = _per_label(entities, HUES)
     legend = "".join(
-        f'<li><mark style="--hue:{hue}">{_escape(label)}</mark> {_count(entities, label)}</li>'
+        f'<li><mark style="--hue:{hue}">{escape(label)}</mark> {_count(entities, label)}</li>'
         for label, hue in hues.items()
     )
     articles = "\n".join(
         f'<article dir="auto">{"".join(_html_piece(*piece, hues) for piece in pieces)}</article>'
         for pieces in documents
     )
-    return _PAGE.format(title=_escape(title), legend=legend, articles=articles)
+    return page(title, legend, articles)
+
+
+def page(title: str, legend: str, articles: str, style: str = "") -> str:
+    """A page that needs no other file.
+
+    Args:
+        title: Its heading.
+        legend: Items of a list, in HTML.
+        articles: What it shows, in HTML.
+        style: Further rules of its style sheet, in CSS.
+    """
+    return _PAGE.format(title=escape(title), legend=legend, articles=articles, style=style)
 
 
 def to_ansi(texts: Sequence[Text], entities: Sequence[Sequence[Entity]]) -> str:
@@ -156,14 +170,15 @@ def _count(entities: Sequence[Sequence[Entity]], label: str) -> int:
 
 def _html_piece(text: str, entity: Entity | None, hues: Mapping[str, int]) -> str:
     if entity is None:
-        return _escape(text)
+        return escape(text)
     label = str(entity["label"])
     tip = (
-        f' title="{_escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
+        f' title="{escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
     )
-    small = f"<small>{_escape(label)}</small>"
-    return f'<mark style="--hue:{hues[label]}"{tip}>{_escape(text)}{small}</mark>'
+    small = f"<small>{escape(label)}</small>"
+    return f'<mark style="--hue:{hues[label]}"{tip}>{escape(text)}{small}</mark>'
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text as HTML in which nothing acts and every character is visible."""
     return html.escape(text.translate(_VISIBLE), quote=True)
