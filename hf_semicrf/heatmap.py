@@ -1,8 +1,9 @@
 """How sure a model is, word by word: a stand-alone HTML page, or a PNG.
 
 Under each word stands a cell for each entity type, the darker the more probable it is that the word
-lies in a segment of the type; types that are nowhere likely are left out. The last row is of boundaries: its left half that an entity starts at
-the word, its right half that one ends there. What was predicted is marked in the text above.
+lies in a segment of the type; types that are nowhere likely are left out. The last row is of
+boundaries: its left half that an entity starts at the word, its right half that one ends there.
+What was predicted is marked in the text above.
 
 Pure functions of what ``predict(..., return_posteriors=True)`` returns.
 """
