@@ -178,31 +178,35 @@ class SpanScorer(nn.Module):
         scores = self.boundary(hidden)
         first, last, inside = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
         positions, longest = hidden.shape[1], len(self.width.weight)
+        last, inside = _windows(last, longest), _windows(inside, longest)
         if torch.compiler.is_exporting():  # the number of pieces may not depend on the size
-            n = torch.arange(positions, device=hidden.device)
-            return scores._replace(segment=self._segments(first, last, inside, n))
+            return scores._replace(segment=self._segments(first, last, inside))
         size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):
-            n = torch.arange(begin, min(begin + size, positions), device=hidden.device)
+            here = slice(begin, begin + size)
+            f, e, i = first[:, here], last[:, here], inside[:, here]
             if size < positions and torch.is_grad_enabled():
-                chunk = checkpoint(self._segments, first, last, inside, n, use_reentrant=False)
+                chunks.append(checkpoint(self._segments, f, e, i, use_reentrant=False))
             else:
-                chunk = self._segments(first, last, inside, n)
-            chunks.append(chunk)
+                chunks.append(self._segments(f, e, i))
         return scores._replace(segment=torch.cat(chunks, 1))
 
-    def _segments(self, first: Tensor, last: Tensor, inside: Tensor, begins: Tensor) -> Tensor:
-        """Scores [B, n, L, C] of the segments of all lengths that begin at ``begins`` [n]."""
-        extra = torch.arange(len(self.width.weight), device=begins.device)
-        lasts = (begins[:, None] + extra).clamp(max=first.shape[1] - 1)  # [n, L]
-        content = inside[:, lasts]
+    def _segments(self, first: Tensor, last: Tensor, inside: Tensor) -> Tensor:
+        """Scores [B, n, L, C] of the segments of all lengths that begin at n positions.
+
+        Args:
+            first: States where they begin [B, n, width].
+            last: States where they end [B, n, L, width].
+            inside: States from their begin on [B, n, L, width].
+        """
         if self.content == "max":
-            content = content.cummax(2).values
+            content = inside.cummax(2).values
         else:
-            content = (content.float().cumsum(2) / (extra + 1)[:, None]).to(first.dtype)
-        features = first[:, begins, None] + last[:, lasts] + content
-        return self.output(self.inner_dropout(gelu(features + self.width.weight)))
+            lengths = torch.arange(1, inside.shape[2] + 1, device=inside.device)
+            content = (inside.float().cumsum(2) / lengths[:, None]).to(first.dtype)
+        features = first[:, :, None] + last + content + self.width.weight
+        return self.output(self.inner_dropout(gelu(features)))
 
 
 class MaxSpanScorer(SpanScorer):
@@ -285,18 +289,24 @@ def banded_products(first: Tensor, last: Tensor, longest: int) -> Tensor:
     """
     positions = first.shape[1]
     if torch.compiler.is_exporting():  # blocks would tie the graph to the size that it was made at
-        reach = torch.arange(positions, device=first.device)[:, None]
-        reach = reach + torch.arange(longest, device=first.device)
-        ends = pad(last, (0, 0, 0, 0, 0, longest - 1))[:, reach]  # [B, N, L, P, R]
-        return torch.einsum("bnpr,bnlpr->bnlp", first, ends)
+        return torch.einsum("bnpr,bnlpr->bnlp", first, _windows(last, longest))
     size = min(BLOCK, positions)
     extra = -positions % size
     first = pad(first, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, size))
     ends = pad(last, (0, 0, 0, 0, 0, extra + longest - 1)).unfold(1, size + longest - 1, size)
-    scores = torch.einsum("bknpr,bkprm->bknmp", first, ends)
-    n = torch.arange(size, device=first.device)
-    reach = n[:, None] + torch.arange(longest, device=first.device)  # [size, L]
-    return scores[:, :, n[:, None], reach].flatten(1, 2)[:, :positions]
+    scores = torch.einsum("bknpr,bkprm->bkpnm", first, ends).flatten(-2)
+    # in rows longer by one, what start n and end n + l had in column n + l stands in column l
+    band = pad(scores, (0, size)).unflatten(-1, (size, -1))[..., :longest]
+    return band.permute(0, 1, 3, 4, 2).flatten(1, 2)[:, :positions]
+
+
+def _windows(states: Tensor, longest: int) -> Tensor:
+    """From states [B, N, ...] those of the positions from each on [B, N, L, ...], as a view."""
+    padded = pad(states, (0, 0) * (states.ndim - 2) + (0, longest - 1))
+    if torch.compiler.is_exporting():  # a view would tie the graph to more than a few positions
+        n = torch.arange(states.shape[1], device=states.device)[:, None]
+        return padded[:, n + torch.arange(longest, device=states.device)]
+    return padded.unfold(1, longest, 1).movedim(-1, 2)
 
 
 def _rotate(states: Tensor) -> Tensor:
