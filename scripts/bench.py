@@ -354,6 +354,26 @@ def installed(package: str) -> bool:
     return True
 
 
+def record(sections: dict[str, Iterator[dict]], commit: str, out: Path | None) -> list[dict]:
+    """Take all measurements, say where they were taken, and append them to a file."""
+    where = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "commit": commit,
+    }
+    where |= {name: importlib.metadata.version(name) for name in PEERS if installed(name)}
+    records = []
+    for name, section in sections.items():
+        for measured in section:
+            records.append({"section": name} | measured | where)
+            print(name, measured, flush=True)
+            if out:
+                with out.open("a") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+    return records
+
+
 def table(records: list[dict]) -> str:
     """One line a shape and mode, one column a back end."""
     backends = list(dict.fromkeys(r["backend"] for r in records if "axis" not in r))
@@ -429,24 +449,10 @@ def main() -> None:
         return
 
     check(SHAPES[: 3 if arguments.quick else None])
-    where = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "commit": arguments.commit,
-    }
-    where |= {name: importlib.metadata.version(name) for name in PEERS if installed(name)}
     sections = {"latency": latency, "shapes": shapes, "peers": peers, "growth": growth,
                 "compile": compile_, "model": model}  # fmt: skip
-    records = []
-    for name in arguments.sections:
-        for measured in sections[name](arguments.quick):
-            records.append({"section": name} | measured | where)
-            print(name, measured, flush=True)
-            if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
-    print(table(records))
+    chosen = {name: sections[name](arguments.quick) for name in arguments.sections}
+    print(table(record(chosen, arguments.commit, arguments.out)))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,17 @@ def test_the_compiled_gradient_is_traced_too():
         assert_close(x, y, **FLOAT64)
 
 
-@pytest.mark.parametrize("function", [ops.viterbi, ops.marginals, ops.entropy])
+def decode_by_tokens(p):
+    return ops.minimum_token_risk(ops.marginals(p), p.lengths, 3)
+
+
+def divergence(p):
+    return ops.kl_divergence(p, p.map(torch.sin))
+
+
+@pytest.mark.parametrize(
+    "function", [ops.viterbi, ops.marginals, ops.entropy, decode_by_tokens, divergence]
+)
 def test_decoding_compiles_without_a_graph_break(function):
     p = random_potentials([9, 4], 3, 3, seed=80)
     backend, graphs = counting_backend()
