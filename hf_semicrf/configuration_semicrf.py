@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+)
 
 from hf_semicrf.constraints import Rules
 from hf_semicrf.head import check_settings
@@ -124,8 +129,12 @@ class SemiCRFConfig(PretrainedConfig):
             values = dict(encoder_config)
             encoder_config = CONFIG_MAPPING[values.pop("model_type", "bert")](**values)
         encoder_config._name_or_path = ""  # a local path would end up in config.json
-        # the base class sets the attention of both configurations to this, None included
+        if type(encoder_config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+            encoder_config.is_encoder_decoder = False  # the text encoder alone is built
+        # the base class sets the encoder's to these, None included
         kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
+        experts = {"encoder_config": encoder_config._experts_implementation}
+        kwargs.setdefault("experts_implementation", experts)
         if labels is not None:
             LabelScheme.from_labels(labels, label_scheme)  # refuse what follows no scheme
             kwargs["id2label"] = dict(enumerate(labels))

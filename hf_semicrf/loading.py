@@ -122,6 +122,10 @@ class Request(NamedTuple):
                 f"from_pretrained got unknown arguments {unknown}: no settings of the head "
                 f"({', '.join(HEAD_ARGUMENTS)}), of {type(encoder).__name__} or of loading"
             )
+        if saved and isinstance(arguments.get("experts_implementation"), str):
+            arguments["experts_implementation"] = {  # the head has no experts
+                "encoder_config": arguments["experts_implementation"]
+            }
         return cls(config if saved else checked, saved, arguments)
 
 

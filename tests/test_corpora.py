@@ -6,7 +6,7 @@ import gzip
 import json
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from hf_semicrf.corpora import (
     count_entities,
@@ -63,7 +63,9 @@ def test_conll_columns(tmp_path, name, text):
 
 def test_parquet_keeps_class_names(tmp_path):
     names = ["O", "B-LOC", "B-PER", "I-PER"]
-    features = Features({"words": List(Value("string")), "tags": List(ClassLabel(names=names))})
+    features = Features(
+        {"words": Sequence(Value("string")), "tags": Sequence(ClassLabel(names=names))}
+    )
     ids = [[names.index(tag) for tag in row["ner_tags"]] for row in SENTENCES]
     words = [row["tokens"] for row in SENTENCES]
     data = Dataset.from_dict({"words": words, "tags": ids}, features=features)

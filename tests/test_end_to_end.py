@@ -5,8 +5,12 @@ from __future__ import annotations
 import evaluate
 import numpy as np
 import pytest
+<<<<<<< HEAD
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, List
+=======
+from datasets import ClassLabel, Dataset, DatasetDict, Sequence
+>>>>>>> dda17d5 (A sweep over transformers' token-classification mapping; encoder-only T5Gemma, character encoders, experts kept as loaded)
 from seqeval.metrics import f1_score
 from tiny import save_tiny_bert, sentences
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, TrainingArguments
@@ -29,7 +33,7 @@ def corpus(tags_are_ids: bool) -> DatasetDict:
     if tags_are_ids:  # in another order than the model's labels, as data sets have it
         classes = ClassLabel(names=["B-LOC", "I-LOC", "O", "I-PER", "B-PER"])
         data = data.map(lambda row: {"ner_tags": classes.str2int(row["ner_tags"])})
-        data = data.cast_column("ner_tags", List(classes))
+        data = data.cast_column("ner_tags", Sequence(classes))
     return data
 
 
