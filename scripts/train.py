@@ -28,7 +28,7 @@ from hf_semicrf import (
     prepare_tokenizer,
 )
 from hf_semicrf.corpora import count_entities, entity_spans, label_names, named_tags, read_corpus
-from hf_semicrf.evaluation import breakdown
+from hf_semicrf.evaluation import evaluate_tagger
 from hf_semicrf.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
@@ -215,15 +215,13 @@ def card_details(
     texts = args.card_examples or []
     held_out = splits.get("test", splits.get("validation"))
     if held_out is not None:
-        sentences = list(held_out[args.tokens_column])
-        gold = list(entity_spans(held_out, model.config.scheme, args.tags_column))
-        found = model.predict(sentences, tokenizer)
-        details["breakdown"] = breakdown(
-            gold, [[(e["start"], e["end"], e["label"], e["score"]) for e in row] for row in found]
-        )
+        columns = (args.tokens_column, args.tags_column)
+        _, details["breakdown"] = evaluate_tagger(model, tokenizer, held_out, *columns)
         if args.dataset_name and args.card_examples is None:  # public already
-            fitting = (i for i, spans in enumerate(gold) if spans and len(sentences[i]) < 40)
-            texts = [" ".join(sentences[i]) for i in islice(fitting, 3)]
+            spans = entity_spans(held_out, model.config.scheme, args.tags_column)
+            rows = zip(held_out[args.tokens_column], spans, strict=True)
+            fitting = (" ".join(words) for words, found in rows if found and len(words) < 40)
+            texts = list(islice(fitting, 3))
     examples = zip(texts, model.predict(texts, tokenizer), strict=True)
     details["examples"] = [{"text": text, "entities": entities} for text, entities in examples]
     return details

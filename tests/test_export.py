@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +252,23 @@ def test_the_folder_holds_all_that_tagging_without_torch_needs(exported):
     _, folder = exported
     names = {path.name for path in folder.iterdir()}
     assert {"model.onnx", "decoder.json", "numpy_decoder.py", "tokenizer.json"} <= names
+
+
+def test_the_lines_in_the_docs_run_where_the_export_lies(exported, tokenizer, monkeypatch, capsys):
+    model, folder = exported
+    page = Path(__file__).parent.parent / "docs" / "hugging_face.md"
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "numpy_decoder", raising=False)
+    model.set_threshold(0.4)  # as it was exported
+    model.set_temperature(1.0)
+    exec(compile(snippet, page.name, "exec"), {"__name__": "docs"})
+    found = ast.literal_eval(capsys.readouterr().out)
+    (expected,) = model.predict([["Yesterday", "Ada", "Lovelace", "saw", "Oslo"]], tokenizer)
+    keys = ("label", "start", "end")
+    assert [[e[k] for k in keys] for e in found[0]] == [[e[k] for k in keys] for e in expected]
+    assert expected
 
 
 def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):

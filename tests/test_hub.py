@@ -60,6 +60,16 @@ def saved(model, tmp_path_factory):
     return folder
 
 
+def test_names_that_other_code_relies_on(model):
+    """Point 5: prefixes of weights, what PEFT trains, what takes no weight decay."""
+    assert model.base_model_prefix == "text_encoder" and model.base_model is model.text_encoder
+    prefixes = {name.split(".")[0] for name in model.state_dict()}
+    assert prefixes == {"text_encoder", "classifier", "word_starts"}
+    assert not hasattr(model, "encoder")
+    own = dict(model.classifier.named_parameters(recurse=False))
+    assert own and all(name.endswith("_bias") for name in own)
+
+
 def has_shim(folder: Path) -> bool:
     """Whether the Auto classes of config.json lead to a two-line module that lies beside it."""
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
@@ -142,6 +152,14 @@ def test_in_a_fresh_process_the_flag_suffices_or_the_error_says_what_to_install(
     assert loaded == expected
     assert has_shim(tmp_path / "again")
     assert len(list((tmp_path / "again").glob("*.py"))) == 1
+
+
+def test_the_stock_pipeline_asks_for_no_flag(saved, tokenizer):
+    """Point 21: a name in custom_pipelines would make it ask for trust_remote_code."""
+    assert "custom_pipelines" not in json.loads((saved / "config.json").read_text())
+    tagger = transformers.pipeline("token-classification", model=str(saved), tokenizer=tokenizer)
+    assert type(tagger) is transformers.TokenClassificationPipeline
+    assert isinstance(tagger("Ada saw Oslo"), list)
 
 
 # pushing (point 22)
