@@ -194,9 +194,8 @@ def _walk(
         # the first segment of length 1 counts as one of the rest: `initial` is not a product
         rest_top, rest_sum = pre + enter + em + unit + leave, none + 1.0
         entered = none
-        level = shift + minus_inf
         gain = highest + enter + em + unit + leave
-        best_gain = tl.max(tl.where(real, gain, minus_inf), 0)
+        reach = none + minus_inf  # log2 w of the boundary before, and the highest gain
     if segment is not None:
         scores = window_segments(
             segment, first, 1, length, reverse, longest, types, LOG2E, WINDOW, TYPES, LONG
@@ -228,14 +227,13 @@ def _walk(
             following = tl.where(reverse == 1, at - types, at + types)
             if FAST:
                 # what waits for the step before: the newest segment joins the rest, types change
-                delta = finite(tl.maximum(level + best_gain, tl.max(rest_top, 0)))
+                delta = finite(tl.max(tl.maximum(reach, rest_top), 0))
                 rest = rest_sum * tl.exp2(rest_top - delta)
                 weight = entered * tl.exp2(tl.minimum(gain - delta, 100.0)) + rest
-                level = log2(tl.max(weight, 0))
                 pre = tl.where(t > 0, log2(entered) + highest, pre)
                 entered = tl.sum(weight[:, None] * steps, 0)
                 gain = highest + enter1 + em1 + unit1 + leave1
-                best_gain = tl.max(tl.where(real, gain, minus_inf), 0)
+                reach = log2(weight) + tl.max(tl.where(real, gain, minus_inf), 0)
             if KEEP:
                 tl.store(pre_out + at + c, pre, mask=real)
 
