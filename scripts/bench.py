@@ -1,11 +1,11 @@
 """Time the operations on a GPU, beside other libraries where they are installed.
 
-    python scripts/bench.py --out benchmarks/results/h100.jsonl --commit "$(git describe --always)"
-    python scripts/bench.py --plot benchmarks/results/h100.jsonl --figures benchmarks/results
+    python scripts/bench.py --out factored.jsonl --commit "$(git rev-parse HEAD)"
 
 Every run first checks the kernels against float64 PyTorch and stops where they are wrong. A line of
 the output is one measurement: the median of device-event times in ms, their 20th and 80th
 percentiles, the peak memory above the inputs, and where, on what and of which commit it was taken.
+scripts/tables.py makes the README's tables and figures from the file.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import triton
 import triton.language as tl
+from bench_peers import PEERS, flash_semicrf, installed, pytorch_crf, torch_struct
 from torch import Tensor
+from transformers import BertConfig, BertForTokenClassification
 
-from hf_semicrf import ops
+from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification, ops
 from hf_semicrf.ops import Potentials
 
 # batch, positions, longest segment, types
@@ -35,7 +38,6 @@ SHAPES = [
 ]
 LINEAR_CHAIN = (32, 512, 1, 9)
 MODES = ("loss", "loss + gradient", "decode", "marginals")
-PEERS = ("flash-semicrf", "pytorch-crf", "torch-struct")
 SECTIONS = ("latency", "shapes", "peers", "growth", "compile", "model")
 SLOW = 5e8  # segments times types above which a peer is timed by a single call
 
@@ -93,60 +95,6 @@ def ours(p: Potentials, backend: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def flash_semicrf(p: Potentials) -> dict[str, Callable[[], object]]:
-    """Its log-partition, that with its gradient, and its Viterbi score (no walk back)."""
-    from flash_semicrf import semi_crf_streaming_forward
-
-    longest = p.duration.shape[0]
-    sums = torch.nn.functional.pad(p.emission.double().cumsum(1), (0, 0, 1, 0))
-    inputs = [sums, p.transition, p.duration, p.start, p.end]
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-
-    def forward(tensors, semiring) -> Tensor:
-        sums, transition, duration, start, end = tensors
-        return semi_crf_streaming_forward(
-            sums, transition, duration, p.lengths, longest, semiring=semiring,
-            proj_start=start, proj_end=end,
-        )  # fmt: skip
-
-    return {
-        "loss": lambda: forward(inputs, "log"),
-        "loss + gradient": lambda: torch.autograd.grad(forward(leaves, "log").sum(), leaves),
-        "decode": lambda: forward(inputs, "max"),
-    }
-
-
-def pytorch_crf(p: Potentials) -> dict[str, Callable[[], object]]:
-    """The linear chain; its decoding returns lists."""
-    from torchcrf import CRF
-
-    crf = CRF(p.transition.shape[0], batch_first=True).to(p.emission.device)
-    tags = torch.zeros(p.emission.shape[:2], dtype=torch.long, device=p.emission.device)
-    leaf = p.emission.detach().clone().requires_grad_()
-    wanted = [leaf, *crf.parameters()]
-    return {
-        "loss": lambda: crf(p.emission, tags),
-        "loss + gradient": lambda: torch.autograd.grad(crf(leaf, tags), wanted),
-        "decode": lambda: crf.decode(p.emission),
-    }
-
-
-def torch_struct(p: Potentials) -> dict[str, Callable[[], object]]:
-    """The dense semi-Markov model; memory keeps it to the small shapes."""
-    from torch_struct import SemiMarkovCRF
-
-    edge = torch.nn.functional.pad(ops.to_edge(p), (0, 0, 0, 0, 0, 0)).clamp(min=-1e9)
-    leaf = edge.detach().clone().requires_grad_()
-
-    def loss(x: Tensor) -> Tensor:
-        return SemiMarkovCRF(x, lengths=p.lengths + 1).partition
-
-    return {
-        "loss": lambda: loss(edge),
-        "loss + gradient": lambda: torch.autograd.grad(loss(leaf).sum(), leaf),
-    }
-
-
 def time_ms(function: Callable[[], object], once: bool = False) -> dict[str, float]:
     """Median, 20th and 80th percentile in ms by device events, and peak memory in MB."""
     function()
@@ -177,11 +125,11 @@ def graph_ms(function: Callable[[], object]) -> dict[str, float]:
     return {"median_ms": median, "p20_ms": low, "p80_ms": high}
 
 
-def check(shapes) -> None:
-    """Stop unless the kernels agree with float64 PyTorch and with themselves, bit by bit.
+def check(shapes) -> Iterator[dict]:
+    """Errors of the kernels against float64 PyTorch, and whether two runs give the same bits.
 
     Raises:
-        RuntimeError: They do not.
+        RuntimeError: They are wrong.
     """
     for shape in shapes:
         batch, positions, longest, types = shape
@@ -194,7 +142,6 @@ def check(shapes) -> None:
         loss = ops.negative_log_likelihood(exact, labels, starts, backend="torch")
         expected = gradient(exact, loss.sum())
         log_z = ops.log_partition(exact, backend="torch")
-        error = ((ops.log_partition(p, backend="triton") - log_z) / log_z).abs().max().item()
         found = [
             gradient(x, ops.negative_log_likelihood(x, labels, starts, backend="triton").sum())
             for x in (wide, narrow)
@@ -203,14 +150,33 @@ def check(shapes) -> None:
             k: ((found[0][k] - expected[k]).abs().max() / expected[k].abs().max()).item()
             for k in expected
         }
-        same = all(torch.equal(found[0][k], found[1][k]) for k in expected)
         best = ops.segmentation_score(exact, *ops.viterbi(p, backend="triton")[1:])
-        gap = (ops.segmentation_score(exact, labels, starts) - best).abs().max().item()
-        print(f"check {shape}: log Z {error:.1e}, gradient {max(worst.values()):.1e} "
-              f"({max(worst, key=worst.get)}), path {gap:.1e} nats, repeatable {same}",
-              flush=True)  # fmt: skip
-        if not (error < 1e-6 and max(worst.values()) < 1e-4 and gap < 1e-2 and same):
-            raise RuntimeError(f"the kernels are wrong at {shape}: nothing was timed")
+        errors = {
+            "log_z_error": relative_error(ops.log_partition(p, backend="triton"), log_z),
+            "gradient_error": max(worst.values()),
+            "path_gap_nats": (ops.segmentation_score(exact, labels, starts) - best).max().item(),
+            "same_bits_twice": all(torch.equal(found[0][k], found[1][k]) for k in expected),
+        }
+        yield {"backend": "triton", "mode": "check", "shape": tuple(p.sizes)} | errors
+        if not (
+            errors["log_z_error"] < 1e-6
+            and errors["gradient_error"] < 1e-5
+            and errors["path_gap_nats"] < 1e-2
+            and errors["same_bits_twice"]
+        ):
+            raise RuntimeError(f"the kernels are wrong at {shape}: nothing was timed: {errors}")
+    p = potentials((2, 100_000, 16, 9), seed=2)
+    found, exact = (
+        ops.log_partition(p.map(convert), backend=backend)
+        for convert, backend in ((Tensor.float, "triton"), (Tensor.double, "torch"))
+    )
+    error = {"log_z_error": relative_error(found, exact)}
+    yield {"backend": "triton", "mode": "check", "shape": tuple(p.sizes)} | error
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """The largest relative difference."""
+    return ((found - exact) / exact).abs().max().item()
 
 
 @triton.jit
@@ -228,7 +194,7 @@ def bare_scan_kernel(rows, out, positions, TYPES: tl.constexpr):
 
 def latency(quick: bool) -> Iterator[dict]:
     """The bare scan, in one warp."""
-    for types in (16, 32):
+    for types in (16, 32, 128):
         for positions in (512, 20000):
             rows = torch.randn(positions, types, device="cuda")
             out = torch.empty(types, device="cuda")
@@ -243,8 +209,10 @@ def shapes(quick: bool) -> Iterator[dict]:
     for shape in [*SHAPES, LINEAR_CHAIN]:
         batch, positions, longest, types = shape
         p = potentials(shape)
+        # alpha and beta in float32, both directions
+        state = {"state_mb": 2 * 2 * batch * (positions + 1) * types * 4 / 1e6}
         for mode, function in ours(p, "triton").items():
-            entry = {"backend": "triton", "mode": mode, "shape": shape}
+            entry = {"backend": "triton", "mode": mode, "shape": shape} | state
             yield entry | time_ms(function)
             yield entry | {"backend": "triton, CUDA graph"} | graph_ms(function)
         if not quick and positions <= 512:
@@ -265,7 +233,7 @@ def peers(quick: bool) -> Iterator[dict]:
         for name, build in builders.items():
             if not installed(name) or (name == "torch-struct" and work > 3e8):
                 continue
-            if quick and work > 2e9:
+            if quick and work > 4e9:
                 continue
             for mode, function in build(potentials(shape)).items():
                 entry = {"backend": name, "mode": mode, "shape": shape}
@@ -292,66 +260,70 @@ def growth(quick: bool) -> Iterator[dict]:
 
 
 def compile_(quick: bool) -> Iterator[dict]:
-    """Seconds of the first call under torch.compile, and time of later ones."""
-    import time
+    """Seconds until a compiled training step has run once, of a small encoder with either head."""
+    for positions in (64, 512):
+        for name, net, batch in models(positions, layers=2):
+            torch._dynamo.reset()
+            compiled = torch.compile(net)
 
-    for shape in [(32, 64, 16, 9), (32, 512, 16, 9)]:
-        torch._dynamo.reset()
-        p = potentials(shape)
-        compiled = torch.compile(ours(p, "triton")["loss + gradient"])
-        begin = time.perf_counter()
-        compiled()
+            def step(compiled=compiled, batch=batch):
+                compiled(**batch).loss.backward()
+
+            begin = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            seconds = {"first_call_s": time.perf_counter() - begin}
+            entry = {"backend": f"{name}, torch.compile", "mode": "first step"}
+            yield entry | {"shape": (32, positions, 16, 5)} | seconds | time_ms(step)
+
+
+def models(positions: int, layers: int) -> Iterator[tuple[str, torch.nn.Module, dict[str, Tensor]]]:
+    """BERT with random weights under a softmax head and under ours, and a batch of 32."""
+    labels = ["O", *(f"{tag}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for tag in "BI")]
+    encoder = BertConfig(num_hidden_layers=layers, num_labels=len(labels))
+    ids = torch.randint(1000, 20000, (32, positions), device="cuda")
+    tags = torch.zeros_like(ids)
+    tags[:, 7::10], tags[:, 8::10] = 1, 2
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": tags}
+    yield "softmax", BertForTokenClassification(encoder).cuda(), batch
+    config = SemiCRFConfig(encoder_config=encoder, labels=labels, max_segment_length=16)
+    mask = torch.ones_like(ids)
+    yield "semi-CRF", SemiCRFForTokenClassification(config).cuda(), batch | {"word_mask": mask}
+
+
+def kernel_ms(function: Callable[[], object], calls: int = 3) -> dict[str, float]:
+    """Time of the kernels alone a call, whatever the host takes to launch them."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(calls):
+            function()
         torch.cuda.synchronize()
-        entry = {"backend": "triton, torch.compile", "mode": "loss + gradient", "shape": shape}
-        yield entry | {"first_call_s": time.perf_counter() - begin} | time_ms(compiled)
+    events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return {"kernel_ms": sum(e.self_device_time_total for e in events) / calls / 1e3}
 
 
 def model(quick: bool) -> Iterator[dict]:
-    """A bert-base training step and inference beside the softmax head; random weights."""
-    from transformers import BertConfig, BertForTokenClassification
-
-    from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
-
-    labels = ["O", *(f"{tag}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for tag in "BI")]
-    config = SemiCRFConfig(encoder_config=BertConfig(), labels=labels, max_segment_length=16)
-    softmax = BertForTokenClassification(BertConfig(num_labels=len(labels)))
-    ours = SemiCRFForTokenClassification(config)
-    batch, positions = 32, 512
-    ids = torch.randint(1000, 20000, (batch, positions), device="cuda")
-    mask = torch.ones_like(ids)
-    tags = torch.zeros_like(ids)
-    tags[:, 7::10], tags[:, 8::10] = 1, 2
-    for name, net in (("softmax", softmax), ("semi-CRF", ours)):
-        net = net.to("cuda")
+    """A bert-base training step and inference beside the softmax head."""
+    for name, net, batch in models(512, layers=12):
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)
+        inputs = {k: x for k, x in batch.items() if k != "labels"}
 
-        def step(net=net, optimizer=optimizer):
+        def step(net=net, optimizer=optimizer, batch=batch):
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = net(input_ids=ids, attention_mask=mask, labels=tags).loss
+                loss = net(**batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        words = {} if name == "softmax" else {"word_mask": mask}
-
-        def infer(net=net, words=words):
+        def infer(net=net, inputs=inputs):
             with torch.no_grad():
-                return net(input_ids=ids, attention_mask=mask, **words)
+                return net(**inputs)
 
-        entry = {"backend": name, "shape": (batch, positions, 16, 5)}
-        yield entry | {"mode": "training step"} | time_ms(step)
+        entry = {"backend": name, "shape": (32, 512, 16, 5)}
+        yield entry | {"mode": "training step"} | time_ms(step) | kernel_ms(step)
         net.eval().to(torch.bfloat16)
-        yield entry | {"mode": "inference"} | time_ms(infer)
+        yield entry | {"mode": "inference"} | time_ms(infer) | kernel_ms(infer)
         del net, optimizer
-
-
-def installed(package: str) -> bool:
-    """Whether a distribution is there."""
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def record(sections: dict[str, Iterator[dict]], commit: str, out: Path | None) -> list[dict]:
@@ -376,11 +348,11 @@ def record(sections: dict[str, Iterator[dict]], commit: str, out: Path | None) -
 
 def table(records: list[dict]) -> str:
     """One line a shape and mode, one column a back end."""
-    backends = list(dict.fromkeys(r["backend"] for r in records if "axis" not in r))
+    records = [r for r in records if "median_ms" in r and "axis" not in r]
+    backends = list(dict.fromkeys(r["backend"] for r in records))
     rows: dict[tuple, dict[str, float]] = {}
     for r in records:
-        if "axis" not in r:
-            rows.setdefault((*r["shape"], r["mode"]), {})[r["backend"]] = r["median_ms"]
+        rows.setdefault((*r["shape"], r["mode"]), {})[r["backend"]] = r["median_ms"]
     lines = ["| B, N, L, C | mode | " + " | ".join(f"{b}, ms" for b in backends) + " |"]
     lines.append("| --- " * (len(backends) + 2) + "|")
     for (*shape, mode), times in rows.items():
@@ -389,69 +361,16 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def plot(records: list[dict], folder: Path) -> None:
-    """Growth of time and memory, and the shapes beside the peers, as PNG files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    growing = [r for r in records if "axis" in r]
-    names = {"positions": (1, "positions N"), "longest": (2, "longest segment L"),
-             "types": (3, "types C")}  # fmt: skip
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey="row", layout="constrained")
-    for column, (axis, (index, name)) in enumerate(names.items()):
-        for mode in ("loss + gradient", "decode"):
-            line = [r for r in growing if r["axis"] == axis and r["mode"] == mode]
-            x = [r["shape"][index] for r in line]
-            axes[0, column].loglog(x, [r["median_ms"] for r in line], "o-", label=mode)
-            axes[1, column].loglog(x, [r["memory_mb"] for r in line], "o-", label=mode)
-        axes[1, column].set_xlabel(name)
-    axes[0, 0].set_ylabel("ms")
-    axes[1, 0].set_ylabel("MB above the inputs")
-    axes[0, 0].legend()
-    figure.savefig(folder / "growth.png", dpi=150)
-
-    wanted = ["triton", *PEERS]
-    for mode in ("loss + gradient", "decode"):
-        chosen = [r for r in records if r["mode"] == mode and "axis" not in r]
-        labels = list(dict.fromkeys(tuple(r["shape"]) for r in chosen if r["backend"] == "triton"))
-        figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
-        for i, backend in enumerate(wanted):
-            times = {tuple(r["shape"]): r["median_ms"] for r in chosen if r["backend"] == backend}
-            x = [j + i / (len(wanted) + 1) for j, shape in enumerate(labels) if shape in times]
-            y = [times[shape] for shape in labels if shape in times]
-            axis.bar(x, y, 1 / (len(wanted) + 1), align="edge", label=backend)
-        axis.set_yscale("log")
-        axis.set_ylabel("ms")
-        axis.set_xticks([j + 0.4 for j in range(len(labels))],
-                        ["\n".join((", ".join(map(str, s[:2])), ", ".join(map(str, s[2:]))))
-                         for s in labels])  # fmt: skip
-        axis.set_xlabel("B, N\nL, C")
-        axis.set_title(mode)
-        axis.legend()
-        figure.savefig(folder / f"{mode.replace(' + ', '_and_')}.png", dpi=150)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     parser.add_argument("--commit", default="unknown", help="what was measured")
     parser.add_argument("--sections", nargs="*", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--quick", action="store_true", help="leave out what takes long")
-    parser.add_argument("--plot", type=Path, help="only draw the figures of a file of JSON lines")
-    parser.add_argument("--figures", type=Path, default=Path(), help="folder for the figures")
     arguments = parser.parse_args()
-    if arguments.plot:
-        records = [json.loads(line) for line in arguments.plot.read_text().splitlines()]
-        plot(records, arguments.figures)
-        print(table(records))
-        return
-
-    check(SHAPES[: 3 if arguments.quick else None])
-    sections = {"latency": latency, "shapes": shapes, "peers": peers, "growth": growth,
-                "compile": compile_, "model": model}  # fmt: skip
-    chosen = {name: sections[name](arguments.quick) for name in arguments.sections}
+    sections = {"check": lambda quick: check(SHAPES), "latency": latency, "shapes": shapes,
+                "peers": peers, "growth": growth, "compile": compile_, "model": model}  # fmt: skip
+    chosen = {name: sections[name](arguments.quick) for name in ("check", *arguments.sections)}
     print(table(record(chosen, arguments.commit, arguments.out)))
 
 

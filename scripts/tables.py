@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md from the files of benchmarks/results.
+"""Write the measured tables of README.md, and figures, from the files of benchmarks/results.
 
 python scripts/tables.py
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = ROOT / "docs" / "pictures"
 
 
 def read(name: str) -> list[dict]:
@@ -112,6 +113,51 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def figures() -> None:
+    """Draw how time and memory grow, and the shapes beside other libraries, as PNG files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = read("factored_h100.jsonl")
+    growing = [r for r in records if "axis" in r]
+    names = {"positions": (1, "positions N"), "longest": (2, "longest segment L"),
+             "types": (3, "types C")}  # fmt: skip
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey="row", layout="constrained")
+    for column, (axis, (index, name)) in enumerate(names.items()):
+        for mode in ("loss + gradient", "decode"):
+            line = [r for r in growing if r["axis"] == axis and r["mode"] == mode]
+            x = [r["shape"][index] for r in line]
+            axes[0, column].loglog(x, [r["median_ms"] for r in line], "o-", label=mode)
+            axes[1, column].loglog(x, [r["memory_mb"] for r in line], "o-", label=mode)
+        axes[1, column].set_xlabel(name)
+    axes[0, 0].set_ylabel("ms")
+    axes[1, 0].set_ylabel("MB above the inputs")
+    axes[0, 0].legend()
+    figure.savefig(PICTURES / "growth.png", dpi=90)
+
+    wanted = ["triton, CUDA graph", "triton", "flash-semicrf", "torch-struct", "pytorch-crf"]
+    for mode in ("loss + gradient", "decode"):
+        chosen = [r for r in records if r["mode"] == mode and "axis" not in r]
+        labels = list(dict.fromkeys(tuple(r["shape"]) for r in chosen if r["backend"] == "triton"))
+        figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
+        for i, backend in enumerate(wanted):
+            times = {tuple(r["shape"]): r["median_ms"] for r in chosen if r["backend"] == backend}
+            x = [j + i / (len(wanted) + 1) for j, shape in enumerate(labels) if shape in times]
+            y = [times[shape] for shape in labels if shape in times]
+            axis.bar(x, y, 1 / (len(wanted) + 1), align="edge", label=backend)
+        axis.set_yscale("log")
+        axis.set_ylabel("ms")
+        axis.set_xticks([j + 0.4 for j in range(len(labels))],
+                        ["\n".join((", ".join(map(str, s[:2])), ", ".join(map(str, s[2:]))))
+                         for s in labels])  # fmt: skip
+        axis.set_xlabel("B, N\nL, C")
+        axis.set_title(mode)
+        axis.legend()
+        figure.savefig(PICTURES / f"{mode.replace(' + ', '_and_')}.png", dpi=90)
+
+
 def fill(text: str) -> str:
     """The text with its tables made anew."""
     return re.sub(
@@ -123,5 +169,6 @@ def fill(text: str) -> str:
 
 
 if __name__ == "__main__":
+    figures()
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text()))
