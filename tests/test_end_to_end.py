@@ -5,12 +5,8 @@ from __future__ import annotations
 import evaluate
 import numpy as np
 import pytest
-<<<<<<< HEAD
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, List
-=======
 from datasets import ClassLabel, Dataset, DatasetDict, Sequence
->>>>>>> dda17d5 (A sweep over transformers' token-classification mapping; encoder-only T5Gemma, character encoders, experts kept as loaded)
 from seqeval.metrics import f1_score
 from tiny import save_tiny_bert, sentences
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, TrainingArguments
