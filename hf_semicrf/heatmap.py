@@ -86,9 +86,12 @@ def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> Non
     lines = [(p, first, end) for p in predictions for first, end in _lines(p)]
     if not lines:
         raise ValueError("expected at least one text with words, got none")
-    figure = Figure((9.2, len(lines) * (0.75 + 0.17 * len(hues))), layout="constrained")
+    width = max(_edges(p, first, end)[-1] for p, first, end in lines)
+    size = (1.2 + 8 * width / LINE, len(lines) * (0.75 + 0.17 * len(hues)))
+    figure = Figure(size, layout="constrained")
     for axes, line in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
         _draw(axes, *line, hues)
+        axes.set_xlim(0, width)
     figure.savefig(path, dpi=110)
 
 
@@ -163,13 +166,19 @@ def _lines(prediction: Prediction) -> Iterator[tuple[int, int]]:
         yield first, len(sizes)
 
 
+def _edges(prediction: Prediction, first: int, end: int) -> list[int]:
+    """Where each of the words [first, end) begins in a picture's line, and where the last ends."""
+    sizes = (len(word) + 2 for word in _words(prediction)[first:end])
+    return list(accumulate(sizes, initial=0))
+
+
 def _draw(axes: Axes, prediction: Prediction, first: int, end: int, hues: dict[str, int]) -> None:
     """One line of a text: its words on top, a row of cells a type, and the boundaries."""
     from matplotlib.colors import hsv_to_rgb
 
     colours = {label: hsv_to_rgb((hue / 360, 0.75, 0.75)) for label, hue in hues.items()}
     words = _words(prediction)[first:end]
-    edges = list(accumulate((len(word) + 2 for word in words), initial=0))
+    edges = _edges(prediction, first, end)
     starts, ends = (x[:, 1:].sum(1).tolist() for x in (prediction.start, prediction.end))
     token = prediction.token.tolist()
     for n, word in enumerate(words):
@@ -191,6 +200,6 @@ def _draw(axes: Axes, prediction: Prediction, first: int, end: int, hues: dict[s
             note = f"{entity['label']} {entity['score']:.2f}"
             axes.text(left + 0.2, -1.95, note, fontsize=6.5, color=colour, va="center")
     axes.set_yticks(range(len(hues) + 1), [*hues, BOUNDARY], fontsize=7)
-    axes.set(xticks=[], xlim=(0, LINE), ylim=(len(hues) + 0.6, -2.4))
+    axes.set(xticks=[], ylim=(len(hues) + 0.6, -2.4))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
