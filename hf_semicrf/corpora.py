@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset
 
-from hf_semicrf.segments import OUTSIDE, LabelScheme
+from hf_semicrf.segments import OUTSIDE, UNKNOWN, LabelScheme
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 CONLL_SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio")
@@ -111,7 +111,7 @@ def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:
     """The labels of a data set: its class names, else the tags that occur, "O" first.
 
     Where the tags that occur are B-/I- tags, each type gets both, so that a tag that only another
-    split has is still known.
+    split has is still known. None and "?" are unknown tags, no labels.
 
     Raises:
         ValueError: The data set is empty, or its tags are numbers without names.
@@ -121,7 +121,7 @@ def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:
     names = _class_names(dataset, tags_column)
     if names:
         return names
-    tags = {tag for sentence in dataset[tags_column] for tag in sentence}
+    tags = {tag for sentence in dataset[tags_column] for tag in sentence} - {None, UNKNOWN}
     if not all(isinstance(tag, str) for tag in tags):
         raise ValueError(
             f"the tags in {tags_column!r} are numbers without names: name the labels, "
@@ -133,11 +133,11 @@ def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:
     return [OUTSIDE, *entity_tags] if OUTSIDE in tags else entity_tags
 
 
-def named_tags(dataset: Dataset, tags_column: str = "ner_tags") -> Iterator[list[str | int]]:
-    """The tags of each sentence, class ids replaced by the names of the classes."""
+def named_tags(dataset: Dataset, tags_column: str = "ner_tags") -> Iterator[list[str | int | None]]:
+    """The tags of each sentence, class ids replaced by the names of the classes or by None."""
     names = _class_names(dataset, tags_column)
     for tags in dataset[tags_column]:
-        yield [names[tag] for tag in tags] if names else list(tags)
+        yield [_name(tag, names) for tag in tags] if names else list(tags)
 
 
 def entity_spans(
@@ -158,6 +158,11 @@ def entity_spans(
 def count_entities(spans: Iterable[list[tuple[int, int, str]]]) -> dict[str, int]:
     """Type to number of entities, most frequent first."""
     return dict(Counter(span[2] for sentence in spans for span in sentence).most_common())
+
+
+def _name(tag: int | None, names: list[str]) -> str | None:
+    """The name of a class id; None where there is none."""
+    return None if tag is None or tag < 0 else names[tag]
 
 
 def _class_names(dataset: Dataset, tags_column: str) -> list[str] | None:

@@ -369,7 +369,8 @@ def _named(tags: Sequence[int | str], names: list[str] | None) -> list[int | str
     if names is None:
         return list(tags)
     return [
-        names[tag] if not isinstance(tag, str) and 0 <= tag < len(names) else tag for tag in tags
+        tag if tag is None or isinstance(tag, str) or not 0 <= tag < len(names) else names[tag]
+        for tag in tags
     ]
 
 

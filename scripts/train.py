@@ -9,6 +9,7 @@ Every argument of transformers' TrainingArguments is accepted too; --help lists 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,16 @@ class ModelArguments:
         metadata={
             "help": "What scores are divided by in decoding; fitted on the validation data by "
             "default (--temperature_loss)."
+        },
+    )
+    constraints: str | None = field(
+        default=None,
+        metadata={"help": 'What is allowed, as JSON: {"lengths": {"PER": [1, 4]}}; SemiCRFConfig.'},
+    )
+    unknown: str | None = field(
+        default=None,
+        metadata={
+            "help": 'With "marginalize", training sums over the tags of words whose tag is "?".'
         },
     )
     base_model: str | None = field(
@@ -140,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             "base_model": model_args.base_model,
             "threshold": model_args.threshold,
             "head_temperature": model_args.head_temperature,
+            "constraints": model_args.constraints and json.loads(model_args.constraints),
+            "unknown": model_args.unknown,
         }
         if head["max_segment_length"] is None:
             tags = named_tags(splits["train"], data_args.tags_column)
@@ -176,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         train_dataset=inputs["train"],
         eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
-        data_collator=SemiCRFDataCollator(tokenizer),
+        data_collator=SemiCRFDataCollator(
+            tokenizer, allow_unknown=model.config.unknown == "marginalize"
+        ),
         compute_metrics=seqeval_metrics(model.config),
     )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

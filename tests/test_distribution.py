@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,3 +186,18 @@ def test_an_empty_text(model, tokenizer):
     assert prediction.alternatives == []
     with pytest.raises(ValueError, match="expected an n_best of at least 0"):
         model.predict(["Oslo"], tokenizer, n_best=-1)
+
+
+def test_the_examples_of_the_page_run(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("matplotlib")
+    text = (Path(__file__).parent.parent / "docs" / "distribution.md").read_text()
+    page = text[text.index("## Constraints") :]
+    space = {"model": model, "tokenizer": tokenizer}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(compile(block, "distribution.md", "exec"), space)
+    model.config.unknown = "error"
+    found = triples(space["entities"])
+    assert ("PER", 0, 12) in found and found[1][1:] == (17, 22)
+    assert space["loss"] > 0 and len(space["prediction"].alternatives) == 3
+    assert (tmp_path / "uncertainty.png").exists() and "<article" in space["page"]
