@@ -346,5 +346,16 @@ def _tag(
 def _max_length(model: Any, tokenizer: Any) -> int | None:
     """Sub-words that the encoder takes at once; None for no limit."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from behind the padding's
+    reserved = [
+        module.padding_idx + 1
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        and module.num_embeddings == positions
+        and module.padding_idx is not None
+        and module is not model.get_input_embeddings()
+    ]
+    if positions:
+        positions -= max(reserved, default=0)
     limits = [n for n in (tokenizer.model_max_length, positions) if n and n < 10**6]
     return min(limits, default=None)

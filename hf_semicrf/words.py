@@ -74,8 +74,11 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 def is_prepared(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer is a fast one that reads split words as it reads running text."""
-    return getattr(tokenizer, "is_fast", False) and _keeps_spaces(tokenizer.backend_tokenizer)
+    """Whether there is nothing left for `prepare_tokenizer` to do."""
+    pads = tokenizer.pad_token is not None or tokenizer.eos_token is None
+    return (
+        getattr(tokenizer, "is_fast", False) and pads and _keeps_spaces(tokenizer.backend_tokenizer)
+    )
 
 
 def _pieces(backend: Tokenizer, text: str) -> list[str]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_data import KINDS, SELECTOR, gpt2_like, qwen_like, wordpiece
+from test_data import KINDS, SELECTOR, gpt2_like, metaspace, qwen_like, wordpiece
 from transformers import AutoTokenizer
 
 from hf_semicrf.lattice import INSIDE_WORD, SPECIAL, STARTS_WORD, word_start_table, word_starts
@@ -37,6 +37,9 @@ class EveryWord:
     def train(self, mode):
         return self
 
+    def modules(self):
+        return ()
+
     def __call__(self, input_ids, word_mask, **_):
         self.input_ids, self.word_mask = input_ids, word_mask
         logits = torch.eye(3)[torch.ones_like(input_ids)]
@@ -64,6 +67,14 @@ def test_predict_prepares_a_copy_of_a_byte_level_tokenizer(make):
     pieces = raw(PLAIN.split(), is_split_into_words=True).input_ids
     assert pieces == make()(PLAIN.split(), is_split_into_words=True).input_ids  # still unprepared
     assert pieces != model.input_ids[0].tolist()
+
+
+def test_predict_pads_with_a_tokenizer_that_has_no_padding_token():
+    tokenizer = metaspace()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[UNK]"
+    long, short = predict(EveryWord(), [PLAIN, "Paris"], tokenizer)
+    assert (len(long), len(short)) == (len(split_words(PLAIN)), 1)
+    assert tokenizer.pad_token is None
 
 
 # The table of word starts, for inputs without a mask

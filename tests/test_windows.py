@@ -16,7 +16,9 @@ import pytest
 import torch
 from test_data import KINDS, fast
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import RobertaConfig
 
+from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
 from hf_semicrf.corpora import entity_spans, read_corpus
 from hf_semicrf.prediction import Document, Entity, Window, cut_into_windows, predict, sections
 from hf_semicrf.segments import LabelScheme
@@ -71,6 +73,9 @@ class KnownTagger:
 
     def train(self, mode):
         return self
+
+    def modules(self):
+        return ()
 
     def __call__(self, input_ids, word_mask, **_):
         logits = torch.zeros(*input_ids.shape, len(SCHEME.labels))
@@ -247,6 +252,28 @@ def test_errors():
     for text in (3, None, ["a", 3], {"text": "a"}):
         with pytest.raises(ValueError, match="expected a string or a list of words"):
             predict(KnownTagger(tokenizer), [text], tokenizer)
+
+
+def test_the_positions_of_an_encoder_that_counts_them_from_behind_the_padding():
+    """RoBERTa's config promises more positions than it has for text; its tokenizer may not know."""
+    tokenizer = marker_tokenizer()
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=0, **settings
+    )
+    model = SemiCRFForTokenClassification(SemiCRFConfig(config, labels=SCHEME.labels))
+    model.set_threshold(0.0)
+    words = ["o"] * 60
+    (found,) = model.predict([words], tokenizer)
+    assert {n for e in found for n in range(e["start"], e["end"])} == set(range(60))
+    document = Document.of(words)
+    cut_into_windows([document], tokenizer, 19, None, model.config.max_segment_length)
+    seen = []
+    model.text_encoder.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    model.predict([words], tokenizer)
+    assert seen == [(len(document.windows), 19)]
 
 
 @pytest.mark.skipif(not LINNAEUS.exists(), reason="needs the corpus of whole papers")
