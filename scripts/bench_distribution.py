@@ -63,9 +63,7 @@ def measured(backend: str) -> Iterator[dict]:
     for shape in SHAPES:
         p = potentials(shape)
         for mode, function in calls(p, backend).items():
-            # the gradient of entropy takes a step a position in PyTorch
-            slow = mode == "entropy + gradient"
-            yield {"backend": backend, "mode": mode, "shape": shape} | time_ms(function, once=slow)
+            yield {"backend": backend, "mode": mode, "shape": shape} | time_ms(function)
     p = potentials(SHAPES[0])
     for name, modes in (("torch", calls(p, "torch")), ("host", host_calls(p))):
         for mode, function in modes.items():

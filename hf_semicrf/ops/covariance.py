@@ -13,7 +13,7 @@ its sums as weights:
     mean_pre[s, c]   = sum_{c'} p(c' | s, c) (mean_alpha[s, c'] + value(c', c))
     mean_alpha[e, c] = sum_d p(d | e, c) (mean_pre[e-d, c] + value(e-d, e, c))
 
-The derivative runs in PyTorch and float64 on either back end: O(N (L C + C^2)) time.
+The derivative is computed in float64, in PyTorch but for the recurrence: O(N (L C + C^2)) time.
 
 Source: Li and Eisner (2009), "First- and Second-Order Expectation Semirings with Applications to
 Minimum-Risk Training on Translation Forests", section 4, with the sums taken from the scan.
@@ -21,13 +21,14 @@ Minimum-Risk Training on Translation Forests", section 4, with the sums taken fr
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from hf_semicrf.ops import factored
-from hf_semicrf.ops.boundaries import LogSums, log_sums
+from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS, Expectations
 
@@ -114,7 +115,7 @@ def _covariances(
     counts = Expectations(of_emission, of_segment, of_start, of_end, of_shared)
     values = _values(counts, lengths, len(duration))
     p, dtype = p.map(Tensor.double), duration.dtype
-    gradient = _gradient(p, values, of_log_z, log_sums(p, backend))
+    gradient = _gradient(p, values, of_log_z, backend)
     return tuple(x.to(dtype) for x in gradient)  # type: ignore[return-value]  # of eight
 
 
@@ -153,20 +154,17 @@ def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
 
 
 def _gradient(
-    p: Potentials, values: Potentials, of_log_z: Tensor, sums: LogSums
+    p: Potentials, values: Potentials, of_log_z: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
+    sums = log_sums(p, backend)
     batch, positions, _, types = p.sizes
     n = torch.arange(positions + 1, device=p.lengths.device)
     mirrored = (p.lengths[:, None] - n).clamp(min=0)[..., None].expand_as(sums.pre)
-    mean_pre, mean_alpha = _means(p, values, sums.pre, sums.alpha)
-    mean_post, mean_beta = (
-        x.gather(1, mirrored)
-        for x in _means(
-            reverse(p),
-            reverse(values),
-            sums.post.gather(1, mirrored),
-            sums.beta.gather(1, mirrored),
-        )
+    post, beta = (x.gather(1, mirrored) for x in (sums.post, sums.beta))
+    pre, alpha = torch.cat([sums.pre, post]), torch.cat([sums.alpha, beta])
+    pre, alpha = _means([p, reverse(p)], [values, reverse(values)], pre, alpha, backend)
+    (mean_pre, mean_post), (mean_alpha, mean_beta) = (
+        (x[:batch], x[batch:].gather(1, mirrored)) for x in (pre, alpha)
     )
     possible = sums.log_z > -torch.inf
     log_z = torch.where(possible, sums.log_z, 0)
@@ -209,31 +207,67 @@ def _gradient(
     return emission, segment, start, end, duration, transition, first, last
 
 
-def _means(p: Potentials, values: Potentials, pre: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean value of the prefixes that the scan sums up in ``pre`` and ``alpha`` [B, N+1, C]."""
-    batch, positions, longest, types = p.sizes
+def _means(
+    directions: list[Potentials],
+    values: list[Potentials],
+    pre: Tensor,
+    alpha: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The mean values of the prefixes that the scan sums up in ``pre`` and ``alpha`` [R, N+1, C].
+
+    R counts the sentences of every direction, side by side.
+    """
+    _, positions, longest, types = directions[0].sizes
     pre, alpha = pre.transpose(0, 1), alpha.transpose(0, 1)
-    mean_alpha = alpha.new_zeros(positions + 1, batch, types)
+    rows = pre.shape[1]
+    mean_alpha = alpha.new_zeros(positions + 1, rows, types)
     # both start with what lies before boundary 0
-    mean_pre = alpha.new_zeros(longest + positions, batch, types)
-    mean_pre[longest - 1] = values.initial
+    mean_pre = alpha.new_zeros(longest + positions, rows, types)
+    mean_pre[longest - 1] = torch.cat([x.initial for x in values])
     entered = torch.nn.functional.pad(pre, (0, 0, 0, 0, longest - 1, 0), value=-torch.inf)
-    for block in _blocks(0, positions, batch * types * max(longest, types)):
-        first, beyond = block.start, block.stop
-        ends = slice(first + 1, beyond + 1)
-        # [T, L, B, C], the longest segment first, as in the window
-        score, value = (
-            scores_by_end(x, first, beyond).permute(1, 2, 0, 3).flip(1) for x in (p, values)
-        )
-        window = entered[first : beyond + longest - 1].unfold(0, longest, 1).movedim(-1, 1)
-        chance = (window + score - _finite(alpha[ends])[:, None]).exp()
-        gain = torch.where(chance > 0, chance * value, 0).sum(1)
-        step = (alpha[ends, ..., None] + p.transition - _finite(pre[ends])[:, :, None]).exp()
-        step_gain = (step * values.transition).sum(2)
-        for i, n in enumerate(range(first, beyond)):
-            mean_alpha[n + 1] = (chance[i] * mean_pre[n : n + longest]).sum(0) + gain[i]
-            mean_pre[longest + n] = (mean_alpha[n + 1, :, None] @ step[i])[:, 0] + step_gain[i]
+    transition, step_value = (
+        torch.cat([x.transition.expand(len(x.lengths), types, types) for x in sides])
+        for sides in (directions, values)
+    )
+    follow = recurrence
+    if backend == "triton":
+        follow = importlib.import_module("hf_semicrf.ops.kernels.means").recurrence
+    for block in _blocks(0, positions, rows * types * max(longest, types)):
+        ends = slice(block.start + 1, block.stop + 1)
+        window = entered[block.start : block.stop + longest - 1].unfold(0, longest, 1)
+        chance = window.movedim(-1, 1) + _ending(directions, block) - _finite(alpha[ends])[:, None]
+        chance = chance.exp()
+        gain = torch.where(chance > 0, chance * _ending(values, block), 0).sum(1)
+        step = (alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]).exp()
+        step_gain = (step * step_value).sum(2)
+        follow(chance, gain, step, step_gain, mean_pre[block.start :], mean_alpha[ends])
     return mean_pre[longest - 1 :].transpose(0, 1), mean_alpha.transpose(0, 1)
+
+
+def _ending(directions: list[Potentials], block: slice) -> Tensor:
+    """Scores of the segments that end in a block [T, L, R, C], the longest first, as in windows."""
+    by_end = torch.cat([scores_by_end(x, block.start, block.stop) for x in directions])
+    return by_end.permute(1, 2, 0, 3).flip(1)
+
+
+def recurrence(
+    chance: Tensor, gain: Tensor, step: Tensor, step_gain: Tensor, pre: Tensor, alpha: Tensor
+) -> None:
+    """Write the means of a block's T boundaries.
+
+    Args:
+        chance: Probability of a segment given its end and type [T, L, R, C], the longest first.
+        gain: Its mean own value [T, R, C].
+        step: Probability of the type before, given the type entered [T, R, C, C].
+        step_gain: The mean value of that transition [T, R, C].
+        pre: Means on entering a type [L + T, R, C], the first L of them known.
+        alpha: Means on leaving one [T, R, C].
+    """
+    longest = chance.shape[1]
+    for t in range(len(chance)):
+        alpha[t] = (chance[t] * pre[t : t + longest]).sum(0) + gain[t]
+        pre[t + longest] = (alpha[t, :, None] @ step[t])[:, 0] + step_gain[t]
 
 
 def _blocks(first: int, last: int, elements: int) -> Iterator[slice]:

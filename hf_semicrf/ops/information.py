@@ -17,7 +17,7 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
 
     Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
     O(N (L C + C^2)) time. Differentiable once in every potential: the gradient is minus the
-    covariance of the score and the counts, and costs a recurrence in PyTorch on either back end.
+    covariance of the score and the counts, and costs one more recurrence.
 
     Args:
         p: Potentials.

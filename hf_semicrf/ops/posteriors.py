@@ -34,7 +34,7 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     """Posterior probabilities of types, starts and ends at each position, and of segments.
 
     O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``. Differentiable once: the
-    gradient is the covariance of counts, computed in PyTorch and float64.
+    gradient is the covariance of counts, computed in float64.
 
     Args:
         p: Potentials.

@@ -18,18 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import contiguous, finite, power_of_two
+from hf_semicrf.ops.kernels.score import _at
 from hf_semicrf.ops.potentials import Potentials
 
 MAX_ROWS = 256  # lengths that are weighed at a time
-
-
-@triton.jit
-def _at(pointer, index, mask):
-    """Scores in float64; 0 where the tensor is absent or the mask is unset."""
-    if pointer is None:
-        return tl.zeros(index.shape, tl.float64)
-    else:
-        return tl.load(pointer + index, mask=mask, other=0.0).to(tl.float64)
 
 
 @triton.jit
@@ -78,14 +70,14 @@ def sample_kernel(
         for extra0 in range(0, tl.minimum(longest, stop), ROWS):
             extra = extra0 + r
             inside = (extra < longest) & (extra < stop)
-            begin = stop - 1 - extra
-            at = (row + begin) * types + label
+            s = stop - 1 - extra
+            at = (row + s) * types + label
             inner = _at(emission, at, inside)
-            score = tl.load(pre + (kept + begin) * types + label, mask=inside, other=minus_inf)
+            score = tl.load(pre + (kept + s) * types + label, mask=inside, other=minus_inf)
             score += content + tl.cumsum(inner, 0)
             score += _at(start, at, inside) + _at(end, closing, inside)
             score += _at(duration, extra * types + label, inside)
-            score += _at(segment, ((row + begin) * longest + extra) * types + label, inside)
+            score += _at(segment, ((row + s) * longest + extra) * types + label, inside)
             weight = tl.exp(score - whole)
             hit = (weight > 0.0) & (passed + tl.cumsum(weight, 0) > u)
             chosen = tl.minimum(chosen, tl.min(tl.where(hit, extra, 1 << 30), 0))
