@@ -16,7 +16,8 @@ import torch
 from bench import gradient, potentials, record, table, time_ms, with_gradient
 from torch import Tensor
 
-from hf_semicrf import ops
+from hf_semicrf import LabelScheme, ops
+from hf_semicrf.constraints import Known
 from hf_semicrf.ops import Potentials
 
 SHAPES = [(32, 512, 16, 9), (64, 1000, 100, 24)]
@@ -32,10 +33,25 @@ def spans_of(p: Potentials) -> Tensor:
     return torch.stack([begin, begin + length], -1).expand(batch, -1, 2)
 
 
+def partly_known(p: Potentials) -> Known:
+    """IOB2 tags of a drawn segmentation, three in ten of them hidden."""
+    types = [f"T{index}" for index in range(1, p.sizes[3])]
+    scheme = LabelScheme.from_labels(["O", *(f"{x}-{name}" for name in types for x in "BI")])
+    labels, starts = ops.sample(p, 1, torch.Generator().manual_seed(0))
+    tags = scheme.decode(labels[0], starts[0])
+    hidden = torch.rand(tags.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    return Known.of_tags(scheme, tags.masked_fill(hidden.to(tags.device), -100), p.sizes[2])
+
+
+def partial_loss(p: Potentials, known: Known, backend: str) -> Tensor:
+    """The loss of partly known labels [B], nats."""
+    return ops.log_partition_difference(p, known.apply(p), backend=backend)
+
+
 def calls(p: Potentials, backend: str) -> dict[str, Callable[[], object]]:
     """What is timed, by mode."""
     leaves, spans = with_gradient(p), spans_of(p)
-    other = p.map(torch.sin)
+    other, known = p.map(torch.sin), partly_known(p)
 
     def entropy_and_gradient() -> object:
         return gradient(leaves, ops.entropy(leaves, backend=backend).sum())
@@ -44,6 +60,9 @@ def calls(p: Potentials, backend: str) -> dict[str, Callable[[], object]]:
         f"sample, n={SAMPLES}": lambda: ops.sample(p, SAMPLES, backend=backend),
         "entropy": lambda: ops.entropy(p, backend=backend),
         "entropy + gradient": entropy_and_gradient,
+        "partly known labels + gradient": lambda: gradient(
+            leaves, partial_loss(leaves, known, backend).sum()
+        ),
         "KL divergence": lambda: ops.kl_divergence(p, other, backend=backend),
         f"marginals of {SPANS} spans": lambda: ops.segment_marginals(p, spans, backend=backend),
         "marginals": lambda: ops.marginals(p, backend=backend),
@@ -89,9 +108,13 @@ def check(p: Potentials, backend: str) -> None:
     entropy, slopes = with_entropy(p, backend)
     exact_entropy, exact_slopes = with_entropy(exact, "torch")
     spans = spans_of(p)
+    known = partly_known(exact)
     of_spans = ops.segment_marginals(exact, spans, backend="torch")
     errors = {
         "entropy": worst(entropy, exact_entropy),
+        "partly known labels": worst(
+            partial_loss(p, known, backend), partial_loss(exact, known, "torch")
+        ),
         "gradient of entropy": max(worst(slopes[k], exact_slopes[k]) for k in slopes),
         "KL divergence": worst(
             ops.kl_divergence(p, p.map(torch.sin), backend=backend),
