@@ -205,7 +205,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """
         # a push from this folder would overwrite the card that lies in it
         self._card_files = card_files(save_directory) if kwargs.get("push_to_hub") else {}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
 
     def _upload_modified_files(
         self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any

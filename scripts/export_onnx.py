@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import torch
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", help="where to write; docs/hugging_face.md shows its use")
     args = parser.parse_args(arguments)
     try:
-        model = SemiCRFForTokenClassification.from_pretrained(args.model)
+        # in float32: few operations of CPU runtimes know half precision
+        model = SemiCRFForTokenClassification.from_pretrained(args.model, dtype=torch.float32)
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
         path = export_onnx(model, tokenizer, args.folder)
     except (OSError, RuntimeError, ValueError) as error:

@@ -230,6 +230,7 @@ def test_onnx_and_numpy_find_what_the_model_finds(exported, tokenizer, threshold
     entities = 0
     for texts in BATCHES:
         inputs, lengths = inputs_of(tokenizer, texts)
+        inputs = {given.name: inputs[given.name] for given in session.get_inputs()}
         outputs = dict(zip(names, session.run(names, inputs), strict=True))
         found = decoder.entities(outputs, lengths)
         for row, expected in zip(found, model.predict(texts, tokenizer), strict=True):

@@ -296,6 +296,23 @@ def test_pushes_while_training_carry_shim_and_card_too(bert, tokenizer, hub, tmp
     assert "hf_semicrf" in card_of(hub).data.tags
 
 
+def test_an_adapter_is_pushed_with_a_card_that_says_how_to_load_it(bert, tokenizer, hub, tmp_path):
+    peft = pytest.importorskip("peft")
+    trainer = tiny_trainer(bert, tokenizer, tmp_path / "out", hub_model_id="someone/adapter")
+    lora = peft.LoraConfig(task_type="TOKEN_CLS", target_modules=["query", "value"])
+    trainer.model = peft.get_peft_model(trainer.model, lora)
+    trainer.push_to_hub()
+    files = pushed(hub, "someone/adapter")
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
+    assert not {"config.json", "model.safetensors"} & set(files)
+    card = card_of(hub, repository="someone/adapter")
+    assert card.data.library_name == "peft" and "PeftModel.from_pretrained(base" in card.text
+    run_push(tmp_path / "out", "someone/again")
+    again = pushed(hub, "someone/again")
+    assert set(files) - set(again) == {"training_args.bin"}
+    assert again["README.md"] == files["README.md"]
+
+
 def run_push(*arguments):
     script("push").main([str(argument) for argument in arguments])
 
