@@ -62,12 +62,17 @@ def test_a_lower_threshold_finds_no_fewer_segments(device):
 
 
 @pytest.mark.parametrize("types", [1, 2, 3])
-def test_no_tiling_has_more_expected_correct_tokens(types, device):
+@pytest.mark.parametrize("lawful", [False, True])
+def test_no_tiling_has_more_expected_correct_tokens(types, lawful, device):
     """Of the tags B, I and O under the distribution itself, by enumeration of both."""
     p = random_potentials([5, 3, 1], 3, types, seed=types, scale=1.0)
     p.duration[1:, 0] = -torch.inf
-    marginals = ops.marginals(to_device(p, device))
-    labels, starts = ops.minimum_token_risk(marginals, p.lengths.to(device), 3)
+    if types > 1:
+        p.transition[-1, -1] = p.emission[0, 1, 0] = -torch.inf
+    there = to_device(p, device)
+    labels, starts = ops.minimum_token_risk(
+        ops.marginals(there), there.lengths, 3, legal=there if lawful else None
+    )
     for row, sentence in enumerate(Case(p).sentences):
         length = sentence.positions
         probability = {}
@@ -80,8 +85,12 @@ def test_no_tiling_has_more_expected_correct_tokens(types, device):
             tags = ((n, c, n == s) for s, e, c in tiling for n in range(s, e))
             return sum(probability.get(tag, 0) for tag in tags)
 
-        best = max(map(correct, tilings(length, 3, types)))
+        choice = tilings(length, 3, types)
+        if lawful:
+            choice = [y for y in sentence.all if sentence.score(y) > -torch.inf]
+        best = max(map(correct, choice))
         found = segments_of(labels[row], starts[row], length)
+        assert not lawful or sentence.score(found) > -torch.inf
         assert correct(found) == pytest.approx(best, abs=1e-12)
 
 

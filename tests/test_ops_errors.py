@@ -17,6 +17,11 @@ FUNCTIONS = {
     "marginals": ops.marginals,
     "entropy": ops.entropy,
     "to_edge": ops.to_edge,
+    "kl_divergence": lambda p: ops.kl_divergence(p, p),
+    "k_best": lambda p: ops.k_best(p, 2),
+    "sample": lambda p: ops.sample(p, 2),
+    "max_marginals": ops.max_marginals,
+    "segment_marginals": lambda p: ops.segment_marginals(p, torch.zeros(3, 1, 2).long()),
     "segmentation_score": lambda p: ops.segmentation_score(p, LABELS, STARTS),
     "negative_log_likelihood": lambda p: ops.negative_log_likelihood(p, LABELS, STARTS),
 }
@@ -111,7 +116,7 @@ def test_lengths_out_of_range(function, p, lengths):
 
 
 def test_an_unknown_back_end(p):
-    for function in (ops.log_partition, ops.viterbi, ops.marginals, ops.entropy):
+    for function in (ops.log_partition, ops.viterbi, ops.marginals, ops.entropy, ops.max_marginals):
         with pytest.raises(ValueError, match="'cuda'"):
             function(p, backend="cuda")
     with pytest.raises(ValueError, match="'Torch'"):

@@ -73,22 +73,16 @@ def minimum_risk(
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
-    nothing = segment.new_zeros(types)
-    p = Potentials(
-        duration=segment.new_zeros(longest, types),
-        transition=segment.new_zeros(types, types),
-        initial=nothing,
-        final=nothing,
-        lengths=lengths,
-    )
-    if legal is not None:
-        p = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
-    p = checked(p._replace(segment=gain if p.segment is None else gain + p.segment))
-    return factored.best(p, resolve_backend(backend, p.lengths.device))
+    return _most(Potentials(segment=gain, duration=segment.new_zeros(longest, types)), lengths,
+                 legal, backend)  # fmt: skip
 
 
 def minimum_token_risk(
-    marginals: Marginals, lengths: Tensor, longest: int, backend: Backend = "auto"
+    marginals: Marginals,
+    lengths: Tensor,
+    longest: int,
+    backend: Backend = "auto",
+    legal: Potentials | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The segmentation with the most expected correct tokens: :func:`minimum_risk` by tokens.
 
@@ -100,6 +94,7 @@ def minimum_token_risk(
         lengths: Positions of each sentence [B].
         longest: Longest segment allowed, L, in positions.
         backend: Which implementation runs.
+        legal: Potentials whose ``-inf`` forbids, with segments of at most ``longest``.
 
     Returns:
         Labels [B, N] and starts [B, N].
@@ -115,16 +110,29 @@ def minimum_token_risk(
     types = inner.shape[-1]
     duration = inner.new_zeros(longest, types)
     duration[1:, 0] = -torch.inf
-    nothing = inner.new_zeros(types)
-    p = Potentials(
-        emission=inner,
-        start=marginals.start - inner,
-        duration=duration,
-        transition=inner.new_zeros(types, types),
+    gains = Potentials(emission=inner, start=marginals.start - inner, duration=duration)
+    return _most(gains, lengths, legal, backend)
+
+
+def _most(
+    gains: Potentials, lengths: Tensor, legal: Potentials | None, backend: Backend
+) -> tuple[Tensor, Tensor]:
+    """Labels and starts [B, N] of the tiling that gains the most, within what is legal."""
+    types = gains.duration.shape[1]
+    nothing = gains.duration.new_zeros(types)
+    p = gains._replace(
+        transition=gains.duration.new_zeros(types, types),
         initial=nothing,
         final=nothing,
         lengths=lengths,
     )
+    if legal is not None:
+        rules = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
+        scores = (
+            y if x is None else x if y is None else x + y
+            for x, y in zip(p[:-1], rules[:-1], strict=True)
+        )
+        p = Potentials._make([*scores, lengths])
     p = checked(p)
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
