@@ -262,10 +262,7 @@ def test_the_positions_of_an_encoder_that_counts_them_from_behind_the_padding():
         vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=0, **settings
     )
     model = SemiCRFForTokenClassification(SemiCRFConfig(config, labels=SCHEME.labels))
-    model.set_threshold(0.0)
     words = ["o"] * 60
-    (found,) = model.predict([words], tokenizer)
-    assert {n for e in found for n in range(e["start"], e["end"])} == set(range(60))
     document = Document.of(words)
     cut_into_windows([document], tokenizer, 19, None, model.config.max_segment_length)
     seen = []
