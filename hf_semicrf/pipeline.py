@@ -19,7 +19,7 @@ TASK = "semicrf-ner"
 OPTIONS = frozenset(
     name
     for name, parameter in inspect.signature(predict).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
+    if parameter.kind is parameter.KEYWORD_ONLY and name != "constraints"  # these are of one text
 )
 
 
@@ -66,7 +66,8 @@ class SemiCRFPipeline(Pipeline):
 
         Args:
             inputs: A text, or a list, data set, generator or other iterable of texts. A text is a
-                string, a list of words, or a row that has one of these as "text" or "tokens".
+                string, a list of words, or a row that has one of these as "text" or "tokens", and
+                what is known of it (see ``predict``) as "constraints" if anything is.
             *args: None that means anything.
             is_split_into_words: Whether a list of strings is one text's words, not several texts.
             **arguments: ``batch_size`` (texts read, and windows encoded, together) and the options.
@@ -106,16 +107,20 @@ class SemiCRFPipeline(Pipeline):
 
     def preprocess(self, input_: Any) -> dict[str, Any]:
         """The text of a row; words become a tuple, which tells them from a batch of texts."""
-        text = input_
-        if isinstance(text, Mapping):
-            text = text.get("text", text.get("tokens"))
-        return {"text": tuple(text) if isinstance(text, list) else text}
+        row = input_ if isinstance(input_, Mapping) else {"text": input_}
+        text = row.get("text", row.get("tokens"))
+        return {
+            "text": tuple(text) if isinstance(text, list) else text,
+            "constraints": row.get("constraints"),
+        }
 
     def _forward(self, input_tensors: dict[str, Any], **options: Any) -> dict[str, Any]:
-        texts = input_tensors["text"]
-        if isinstance(texts, list):
-            return {"entities": predict(self.model, texts, self.tokenizer, **options)}
-        return {"entities": predict(self.model, [texts], self.tokenizer, **options)[0]}
+        texts, constraints = input_tensors["text"], input_tensors["constraints"]
+        batched = isinstance(texts, list)
+        if not batched:
+            texts, constraints = [texts], [constraints]
+        found = predict(self.model, texts, self.tokenizer, constraints=constraints, **options)
+        return {"entities": found if batched else found[0]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """The entities of a text."""

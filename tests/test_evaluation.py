@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, Sequence
 from seqeval.metrics import classification_report, f1_score
 from tiny import save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
 from transformers import AutoTokenizer
@@ -170,7 +170,7 @@ def test_the_tags_of_the_data_may_follow_another_scheme(tagger):
     spans = [known.tags_to_spans(row["ner_tags"]) for row in rows]
     ids = [other.spans_to_tags(s, len(row["tokens"])) for s, row in zip(spans, rows, strict=True)]
     data = Dataset.from_dict({"words": [row["tokens"] for row in rows], "tags": ids})
-    data = data.cast_column("tags", List(ClassLabel(names=list(other.labels))))
+    data = data.cast_column("tags", Sequence(ClassLabel(names=list(other.labels))))
     assert evaluate_tagger(*tagger, data, "words", "tags") == expected
 
 

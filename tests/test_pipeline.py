@@ -96,10 +96,11 @@ def test_split_words(pipe, model, tokenizer, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_data_sets(pipe, expected, batch_size):
     data = Dataset.from_dict({"text": TEXTS, "id": range(len(TEXTS))})
-    for inputs in (data, KeyDataset(data, "text"), data["text"], data.to_iterable_dataset()):
+    for inputs in (data, KeyDataset(data, "text"), data.to_iterable_dataset()):
         found = pipe(inputs, batch_size=batch_size)
         assert not isinstance(found, list)  # a stream
         assert same(found, expected)
+    assert same(pipe(data["text"], batch_size=batch_size), expected)
     assert same([pipe({"text": TEXTS[0]})], expected[:1])
 
 
@@ -165,6 +166,28 @@ def test_options_for_all_calls_and_for_one(folder, model, tokenizer):
         pipe(text, treshold=0.5)
     with pytest.raises(TypeError, match="no option"):
         pipeline("semicrf-ner", model=folder, top_k=3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_what_is_known_of_a_text_stands_in_its_row(pipe, model, tokenizer, batch_size):
+    known = [[{"start": 4, "end": 8, "label": "PER"}], None, [{"start": 0, "end": 1, "label": "O"}]]
+    texts = ["saw Oslo", "saw Oslo", ["Ada", "saw"]]
+    rows = [{"text": t, "constraints": k} for t, k in zip(texts, known, strict=True)]
+    expected = model.predict(texts, tokenizer, constraints=known)
+    assert same(pipe(rows, batch_size=batch_size), expected)
+    assert same([pipe(rows[0])], expected[:1])
+    assert [row[0]["label"] for row in expected[:2]] == ["PER", "LOC"]
+    with pytest.raises(TypeError, match="no option"):
+        pipe(texts, constraints=known)
+
+
+def test_posteriors_come_through(pipe, model, tokenizer):
+    texts = [TEXTS[0], TEXTS[2]]
+    expected = model.predict(texts, tokenizer, return_posteriors=True)
+    found = pipe(texts, return_posteriors=True, batch_size=2)
+    assert [one.entropy for one in found] == pytest.approx([one.entropy for one in expected])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.token, other.token)
 
 
 def test_saved_and_made_again_without_remote_code(pipe, expected, tmp_path):
