@@ -57,7 +57,8 @@ def test_a_sentence_without_a_legal_segmentation(device):
     check(Case(p), 3, device)
     found = ops.max_marginals(to_device(p, device), segment=True)
     assert all((x[0] == INFINITE).all() for x in found)
-    assert found.token[1].max() == ops.viterbi(to_device(p, device))[0][1]
+    best = ops.viterbi(to_device(p, device))[0][1]
+    assert_close(found.token[1].max(), best, **FLOAT64)
 
 
 def tie_key(y):
