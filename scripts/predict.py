@@ -24,6 +24,7 @@ from accelerate import PartialState
 from transformers import pipeline
 
 from hf_semicrf.corpora import Text, read_texts, stream_texts
+from hf_semicrf.heatmap import uncertainty_page
 from hf_semicrf.pipeline import TASK
 from hf_semicrf.shards import merge_shards, write_shards
 from hf_semicrf.visualize import to_ansi, to_html
@@ -46,8 +47,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--format",
-        choices=["jsonl", "ansi", "html"],
-        help="entities with offsets, terminal colours or a page; "
+        choices=["jsonl", "ansi", "html", "uncertainty"],
+        help="entities with offsets, terminal colours, a page, or a page of how sure the model is; "
         "by default colours on a terminal and jsonl elsewhere",
     )
     parser.add_argument("--output", help="file to write instead of standard output")
@@ -89,6 +90,11 @@ def write(args: argparse.Namespace, texts: list[Text], entities: list[list[dict]
         written = "\n".join(to_jsonl(texts, entities))
     else:
         written = {"ansi": to_ansi, "html": to_html}[chosen](texts, entities)
+    emit(args, written)
+
+
+def emit(args: argparse.Namespace, written: str) -> None:
+    """Write to the output, or print."""
     if args.output:
         Path(args.output).write_text(written + "\n", encoding="utf-8")
     else:
@@ -132,11 +138,13 @@ def run(args: argparse.Namespace) -> None:
     tagger = pipeline(TASK, model=args.model, device=args.device or state.device)
     options = {"threshold": args.threshold, "overlap": args.overlap}
 
-    def tag(texts: Sequence[Text]) -> list[list[dict]]:
-        return tagger.model.predict(texts, tagger.tokenizer, args.batch_size, **options)
+    def tag(texts: Sequence[Text], **more: bool) -> list:
+        return tagger.model.predict(texts, tagger.tokenizer, args.batch_size, **options, **more)
 
     if texts is None:
         write_in_shards(args, tag, state)
+    elif args.format == "uncertainty":
+        emit(args, uncertainty_page(tag(texts, return_posteriors=True)))
     else:
         write(args, texts, tag(texts))
     state.destroy_process_group()

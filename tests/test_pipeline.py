@@ -164,6 +164,8 @@ def test_options_for_all_calls_and_for_one(folder, model, tokenizer):
     assert len(strict) < len(lenient)
     with pytest.raises(TypeError, match=r"no option \['treshold'\], expected .*'threshold'"):
         pipe(text, treshold=0.5)
+    with pytest.raises(TypeError, match=r"no option \['constraints'\]"):
+        pipe(text, constraints=[])  # of which text, in a stream?
     with pytest.raises(TypeError, match="no option"):
         pipeline("semicrf-ner", model=folder, top_k=3)
 

@@ -92,15 +92,16 @@ def test_predict_reads_standard_input_and_writes_colours(trained, capsys, monkey
     assert "\x1b[" in lines[0] and "PER" in lines[0] and "LOC" in lines[2]
 
 
-def test_predict_writes_a_page(trained, tmp_path):
+@pytest.mark.parametrize(("kind", "mark"), [("html", "mark"), ("uncertainty", "i")])
+def test_predict_writes_a_page(kind, mark, trained, tmp_path):
     page = tmp_path / "page.html"
-    arguments = ["Ada Lovelace saw <script> Oslo", "--format", "html", "--output", str(page)]
+    arguments = ["Ada Lovelace saw <script> Oslo", "--format", kind, "--output", str(page)]
     script("predict").main([str(trained), *arguments])
     tags = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append(tag)
     parser.feed(page.read_text())
-    assert "mark" in tags and "script" not in tags
+    assert mark in tags and "script" not in tags
 
 
 @pytest.mark.parametrize(
