@@ -121,6 +121,13 @@ def _entity_words(prediction: Prediction) -> Iterator[tuple[int, int, dict[str, 
         yield firsts[entity["start"]], ends[entity["end"]], entity
 
 
+def _boundaries(prediction: Prediction) -> tuple[list[float], list[float]]:
+    """The probabilities that an entity of any type starts, and ends, at each word."""
+    # rounding leaves a certain event a little beside 1
+    starts, ends = (x[:, 1:].sum(1).clamp(max=1) for x in (prediction.start, prediction.end))
+    return starts.tolist(), ends.tolist()
+
+
 def _article(prediction: Prediction, hues: dict[str, int]) -> str:
     marks = {n: (n == first, n == end - 1, entity["label"])
              for first, end, entity in _entity_words(prediction)
@@ -128,7 +135,7 @@ def _article(prediction: Prediction, hues: dict[str, int]) -> str:
     rows = {label: prediction.types.index(label) for label in hues if label in prediction.types}
     names = "".join(f"<i>{escape(name)}</i>" for name in (*rows, BOUNDARY))
     columns = [f'<span class="rows"><b></b>{names}</span>']
-    starts, ends = (x[:, 1:].sum(1).tolist() for x in (prediction.start, prediction.end))
+    starts, ends = _boundaries(prediction)
     token = prediction.token.tolist()
     for n, word in enumerate(_words(prediction)):
         tip = [f"{label} {token[n][k]:.3f}" for label, k in rows.items()]
@@ -179,7 +186,7 @@ def _draw(axes: Axes, prediction: Prediction, first: int, end: int, hues: dict[s
     colours = {label: hsv_to_rgb((hue / 360, 0.75, 0.75)) for label, hue in hues.items()}
     words = _words(prediction)[first:end]
     edges = _edges(prediction, first, end)
-    starts, ends = (x[:, 1:].sum(1).tolist() for x in (prediction.start, prediction.end))
+    starts, ends = _boundaries(prediction)
     token = prediction.token.tolist()
     for n, word in enumerate(words):
         left, width = edges[n], edges[n + 1] - edges[n]

@@ -93,6 +93,9 @@ def test_the_picture_grows_with_the_text(tmp_path):
         assert data.startswith(b"\x89PNG")
         heights.append(struct.unpack(">I", data[20:24])[0])
     assert heights[1] > 3 * heights[0]
+    rounded = prediction(["Oslo"])
+    rounded.start[0] = torch.tensor([0.0, 0.6, 0.4000002])  # more than 1 in all
+    plot_uncertainty([rounded], tmp_path / "rounded.png")
     with pytest.raises(ValueError, match="at least one text with words"):
         plot_uncertainty([], tmp_path / "none.png")
 
@@ -100,8 +103,8 @@ def test_the_picture_grows_with_the_text(tmp_path):
 @pytest.mark.parametrize("by", ["total", "word"])
 def test_suggestions_come_in_the_order_of_their_entropy(by, tmp_path):
     tokens = [row["tokens"] for row in sentences(12)]
-    bert = save_tiny_bert(tmp_path / "bert")
     torch.manual_seed(0)
+    bert = save_tiny_bert(tmp_path / "bert")
     model = SemiCRFForTokenClassification.from_pretrained(
         bert, labels=["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     )

@@ -33,6 +33,7 @@ RULES = {"lengths": {"LOC": [1, 1]}, "transitions": {"PER": ["O"]}}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    torch.manual_seed(0)
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
 
 
