@@ -178,7 +178,8 @@ def sample(
     Args:
         p: Potentials.
         n: Samples of each sentence.
-        generator: Source of the random numbers, on any device; None for PyTorch's default.
+        generator: Source of the random numbers, on any device; None for PyTorch's default, which
+            torch.compile asks for.
         backend: Which implementation runs.
 
     Returns:
