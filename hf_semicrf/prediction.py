@@ -1,58 +1,25 @@
-"""From texts to entities: overlapping windows over the words of each text, tagged in batches."""
+"""From texts to entities: the windows of all texts tagged in batches, and put together again."""
 
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from hf_semicrf.constraints import allowed_segments, spans_in_window, spans_of_words
-from hf_semicrf.distribution import Distribution, Prediction, distributions, joined
+from hf_semicrf.distribution import Prediction, distributions, joined
+from hf_semicrf.windows import Entity, Window, sections, windows_of
 from hf_semicrf.words import (
     first_subwords,
     is_prepared,
     prepare_tokenizer,
     split_words,
-    tokenize_words,
 )
 
 IMPOSSIBLE = -50.0  # nats; the most probable of K tags has -log K at least
-
-
-class Entity(NamedTuple):
-    """Words [first, end) of a document, their type and the probability of exactly this segment."""
-
-    first: int
-    end: int
-    label: str
-    score: float
-
-
-@dataclass
-class Window:
-    """A run of a document's words that fits the encoder.
-
-    Attributes:
-        first: Its first word.
-        end: The word after its last.
-        inputs: The tokenizer's columns.
-        words: The word of each sub-word, counted from the document's first; None at special tokens.
-        entities: What the model found in it.
-        distribution: What else the model knows of it, where asked for.
-        constraints: What is known of spans of its words, counted from its first.
-    """
-
-    first: int
-    end: int
-    inputs: dict[str, list[int]]
-    words: list[int | None]
-    entities: list[Entity] = field(default_factory=list)
-    distribution: Distribution | None = None
-    constraints: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -161,12 +128,14 @@ def predict(
         tokenizer = prepare_tokenizer(copy.deepcopy(tokenizer))
     documents = [Document.of(text) for text in texts]
     longest = model.config.max_segment_length
-    cut_into_windows(documents, tokenizer, _max_length(model, tokenizer), overlap, longest)
-    for number, document in enumerate(documents):
-        if n_best and len(document.windows) > 1:
+    words = [document.words for document in documents]
+    cut = windows_of(words, tokenizer, _max_length(model, tokenizer), overlap, longest)
+    for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
+        document.windows = windows
+        if n_best and len(windows) > 1:
             raise ValueError(
                 "expected texts that fit the encoder whole for n_best, got "
-                f"{len(document.windows)} windows in text {number}"
+                f"{len(windows)} windows in text {number}"
             )
         try:
             _constrain(document, constraints and constraints[number], model.config)
@@ -177,9 +146,11 @@ def predict(
     details = return_posteriors or n_best > 0
     was_training = model.training
     model.eval()
-    for at in range(0, len(windows), batch_size):
-        _tag(model, windows[at : at + batch_size], tokenizer, threshold, details, n_best)
-    model.train(was_training)
+    try:
+        for at in range(0, len(windows), batch_size):
+            _tag(model, windows[at : at + batch_size], tokenizer, threshold, details, n_best)
+    finally:
+        model.train(was_training)
     if details:
         types = model.config.scheme.types
         return [document.prediction(types) for document in documents]
@@ -193,100 +164,6 @@ def _constrain(document: Document, spans: Sequence[Mapping[str, Any]] | None, co
     for window in document.windows:
         bounds = [(w.first, w.end) for w in document.windows]
         window.constraints = spans_in_window(words, (window.first, window.end), bounds)
-
-
-def cut_into_windows(
-    documents: Sequence[Document],
-    tokenizer: Any,
-    max_length: int | None,
-    overlap: int | None,
-    longest: int,
-) -> None:
-    """Give each document its windows, each as many words as fit the encoder.
-
-    Args:
-        documents: Documents without windows.
-        tokenizer: As `prepare_tokenizer` returns it.
-        max_length: Sub-words in a window, special tokens included; None for no limit.
-        overlap: Words that neighbouring windows share, at most half of a window's; by default a
-            quarter of a window, and at least a whole segment.
-        longest: Words in the longest segment.
-
-    Raises:
-        ValueError: `max_length` has no room beside the special tokens.
-    """
-    documents = [document for document in documents if document.words]
-    tokenized = tokenize_words(tokenizer, [document.words for document in documents])
-    for document, (inputs, words) in zip(documents, tokenized, strict=True):
-        inside = [n for n, word in enumerate(words) if word is not None]
-        before, after = inside[0], inside[-1] + 1  # the special tokens are around these
-        bounds = [n for n, word in enumerate(first_subwords(words)) if word is not None] + [after]
-        special = len(words) - len(inside)
-        room = len(words) if max_length is None else max_length - special
-        if room < 1:
-            raise ValueError(
-                f"expected a max_length above the {special} special tokens, got {max_length}"
-            )
-        for first, end in _plan(bounds, room, overlap, longest):
-            kept = [
-                *range(before),
-                *range(bounds[first], min(bounds[end], bounds[first] + room)),
-                *range(after, len(words)),
-            ]
-            columns = {name: [values[n] for n in kept] for name, values in inputs.items()}
-            document.windows.append(Window(first, end, columns, [words[n] for n in kept]))
-
-
-def _plan(
-    bounds: Sequence[int], room: int, overlap: int | None, longest: int
-) -> Iterator[tuple[int, int]]:
-    """The words [first, end) of each window.
-
-    Args:
-        bounds: First sub-word of each word, and the sub-word after the last word's.
-        room: Sub-words in a window; a word of more is cut and has a window of its own.
-        overlap: As in `cut_into_windows`.
-        longest: Words in the longest segment.
-    """
-    words = len(bounds) - 1
-    first = end = 0
-    while end < words:
-        end = max(bisect_right(bounds, bounds[first] + room) - 1, first + 1)
-        if end < words:
-            yield first, end
-            size = end - first
-            shared = max(size // 4, longest) if overlap is None else overlap
-            # as much of it as leaves room for the next word
-            fitting = bisect_left(bounds, bounds[end + 1] - room)
-            first = min(max(end - min(shared, size // 2), fitting), end)
-    # the last window has room to the left
-    yield min(first, bisect_left(bounds, bounds[words] - room)), words
-
-
-def sections(windows: Sequence[Window]) -> list[tuple[int, int]]:
-    """The words [first, end) that each window of a document answers for; they tile the document.
-
-    A seam lies where both windows see as much context, in the middle of their overlap, or at the
-    nearest cut between words that goes through no entity of either. Where every cut goes through
-    one (the windows contradict each other throughout), the least probable entities are given up.
-    """
-    cuts = [0]
-    for left, right in zip(windows, windows[1:], strict=False):
-        cuts.append(_seam(left, right, max(right.first, cuts[-1])))
-    ends = cuts[1:] + [window.end for window in windows[-1:]]
-    return list(zip(cuts, ends, strict=False))
-
-
-def _seam(left: Window, right: Window, low: int) -> int:
-    """Where one window hands over to the next, in [low, left.end]."""
-    shared = [entity for entity in left.entities + right.entities
-              if low < entity.end and entity.first < left.end]  # fmt: skip
-
-    def cost(cut: int) -> tuple[float, int]:
-        lost = sum(entity.score for entity in shared if entity.first < cut < entity.end)
-        return lost, abs(2 * cut - right.first - left.end)
-
-    return min(range(low, left.end + 1), key=cost)
 
 
 def _tag(

@@ -20,8 +20,9 @@ from transformers import RobertaConfig
 
 from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
 from hf_semicrf.corpora import entity_spans, read_corpus
-from hf_semicrf.prediction import Document, Entity, Window, cut_into_windows, predict, sections
+from hf_semicrf.prediction import Document, predict
 from hf_semicrf.segments import LabelScheme
+from hf_semicrf.windows import Entity, Window, sections, windows_of
 from hf_semicrf.words import prepare_tokenizer, tokenize_words
 
 SCHEME = LabelScheme.from_labels(["O", "B-A", "I-A", "B-B", "I-B"])
@@ -166,16 +167,15 @@ def test_windows_hold_what_their_words_alone_are_tokenised_to(kind, overlap):
     tokenizer = prepare_tokenizer(KINDS[kind]())
     text = "Amelia Earhart flew to Paris. It's not to be's, is it? (Paris) planes — flew! \ufe0f to"
     document = Document.of(text * 3)
-    cut_into_windows([document], tokenizer, 24, overlap, longest=2)
-    assert len(document.windows) > 3
-    for window in document.windows:
+    (windows,) = windows_of([document.words], tokenizer, 24, overlap, longest=2)
+    assert len(windows) > 3
+    for window in windows:
         assert len(window.words) <= 24
         [(inputs, words)] = tokenize_words(tokenizer, [document.words[window.first : window.end]])
         assert window.inputs == inputs
         assert window.words == [None if n is None else n + window.first for n in words]
-    assert document.windows[0].first == 0
-    assert document.windows[-1].end == len(document.words)
-    for left, right in pairwise(document.windows[:-1]):
+    assert windows[0].first == 0 and windows[-1].end == len(document.words)
+    for left, right in pairwise(windows[:-1]):
         shared, half = left.end - right.first, (left.end - left.first) // 2
         assert left.first < right.first and left.end < right.end
         asked = max((left.end - left.first) // 4, 2) if overlap is None else overlap
@@ -194,7 +194,7 @@ def test_words_longer_than_a_window_are_read_at_their_beginning():
         assert max(tagger.seen) <= 10 and len(tagger.seen) <= 30
 
 
-def windows(*found, step=6, size=10):
+def made_windows(*found, step=6, size=10):
     """Windows of words, each with its entities (first, end, score)."""
     return [
         Window(n * step, n * step + size, {}, [], [Entity(s, e, "A", p) for s, e, p in row])
@@ -216,7 +216,7 @@ def windows(*found, step=6, size=10):
     ],
 )
 def test_where_the_seam_lies(found, cut):
-    assert sections(windows(*found)) == [(0, cut), (cut, 16)]
+    assert sections(made_windows(*found)) == [(0, cut), (cut, 16)]
 
 
 def test_sections_tile_the_document_whatever_the_windows_say():
@@ -231,7 +231,7 @@ def test_sections_tile_the_document_whatever_the_windows_say():
                 row.append((at, end, generator.random()))
                 at = end
             rows.append(row)
-        made = windows(*rows, step=step)
+        made = made_windows(*rows, step=step)
         tiles = sections(made)
         assert tiles[0][0] == 0 and tiles[-1][1] == made[-1].end
         assert all(left[1] == right[0] for left, right in pairwise(tiles))
@@ -263,14 +263,13 @@ def test_the_positions_of_an_encoder_that_counts_them_from_behind_the_padding():
     )
     model = SemiCRFForTokenClassification(SemiCRFConfig(config, labels=SCHEME.labels))
     words = ["o"] * 60
-    document = Document.of(words)
-    cut_into_windows([document], tokenizer, 19, None, model.config.max_segment_length)
+    (windows,) = windows_of([words], tokenizer, 19, None, model.config.max_segment_length)
     seen = []
     model.text_encoder.register_forward_pre_hook(
         lambda module, args, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
     )
     model.predict([words], tokenizer)
-    assert seen == [(len(document.windows), 19)]
+    assert seen == [(len(windows), 19)]
 
 
 @pytest.mark.skipif(not LINNAEUS.exists(), reason="needs the corpus of whole papers")
