@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from cases import CASES, as_tensors, given, random_potentials
 from oracle import Sentence
 from tiny import save_tiny_bert, script, sentences
@@ -18,7 +19,13 @@ from tolerances import EXPORTED_FLOAT32, FLOAT64
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
-from hf_semicrf import SemiCRFForTokenClassification, numpy_decoder, ops, prepare_tokenizer
+from hf_semicrf import (
+    SemiCRFConfig,
+    SemiCRFForTokenClassification,
+    numpy_decoder,
+    ops,
+    prepare_tokenizer,
+)
 from hf_semicrf.export import EncoderAndScorer, decoder_of, export_program
 from hf_semicrf.words import first_subwords
 
@@ -201,6 +208,43 @@ def test_the_exported_program_gives_the_models_potentials(bert, tokenizer, setti
             expected, found = EncoderAndScorer(model)(**inputs), program.module()(**inputs)
         assert found.keys() == expected.keys()
         assert ("segment" in found) == ("span" in settings["scorer"])
+        for name, score in expected.items():
+            assert_close(found[name], score, **EXPORTED_FLOAT32)
+
+
+SIZES = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 70,
+}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        transformers.RobertaConfig(**SIZES),  # positions counted from the padding
+        transformers.ModernBertConfig(**SIZES, pad_token_id=0, local_attention=8),
+    ],
+    ids=lambda encoder: encoder.model_type,
+)
+def test_other_encoders_are_exported_too(encoder):
+    config = SemiCRFConfig(encoder, labels=LABELS, max_segment_length=3)
+    model = SemiCRFForTokenClassification(config).eval()
+    program, _ = export_program(model)
+    for rows, sub_words, words in ((3, 40, 30), (1, 5, 2)):
+        mask = torch.ones(rows, sub_words, dtype=torch.long)
+        mask[1:, sub_words // 2 :] = 0
+        inputs = {
+            "input_ids": torch.randint(3, 100, mask.shape) * mask + (1 - mask),
+            "attention_mask": mask,
+            "word_index": torch.arange(1, words + 1).repeat(rows, 1),
+        }
+        inputs["word_index"][1:, sub_words // 2 - 1 :] = -1
+        with torch.no_grad():
+            expected, found = EncoderAndScorer(model)(**inputs), program.module()(**inputs)
         for name, score in expected.items():
             assert_close(found[name], score, **EXPORTED_FLOAT32)
 
