@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,10 @@ def _data(dataset: str | None, sentences: Mapping[str, int]) -> str:
 
 
 def _training(training: Mapping[str, Any]) -> str:
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    installed = {"torch": torch.__version__, "transformers": transformers.__version__}
+    with suppress(PackageNotFoundError):  # it may be imported from its source folder
+        installed["hf_semicrf"] = version("hf_semicrf")
+    versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     settings = {**training, "versions": versions}
     return markdown_table(("setting", "value"), list(settings.items()))
 

@@ -267,7 +267,9 @@ def describe_speed(
         device = torch.cuda.get_device_name(args.device)
     else:
         device = f"{args.device.type}, {torch.get_num_threads()} threads"
-    return {**rates, "device": f"{device}, {args.world_size} processes"}
+    if args.world_size > 1:
+        device = f"{args.world_size} x {device}"
+    return {**rates, "device": device}
 
 
 def _plot(

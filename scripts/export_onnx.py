@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = export_onnx(model, tokenizer, args.folder)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"export_onnx.py: {error}")
-    print(f"{path} ({path.stat().st_size:,} bytes), and beside it all that decoding needs")
+    files = sorted(path.parent.iterdir())
+    size = sum(file.stat().st_size for file in files)
+    print(f"{path.parent}: {', '.join(file.name for file in files)} ({size:,} bytes)")
 
 
 if __name__ == "__main__":

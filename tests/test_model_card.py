@@ -96,6 +96,8 @@ def test_scores_by_length_calibration_and_speed():
     assert "| training (sentences a second) | 812.0 |" in text
     assert "| train | 1,200 |" in text
     assert "above 0.4 (`threshold`)" in text
+    assert "head_temperature" not in text
+    assert "divided by 1.25 (`head_temp" in render_card(config(head_temperature=1.25))
     assert "most probable segmentation as a whole" in render_card(config(threshold=None))
 
 
