@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
+from torch.nn.utils.rnn import pad_sequence
 
-from hf_semicrf.ops import Potentials
+from hf_semicrf.ops import Potentials, log_partition
 from hf_semicrf.segments import OUTSIDE, LabelScheme, split_long_segments
 
 RULES = ("types", "lengths", "transitions", "initial", "final")
@@ -100,6 +101,31 @@ class Rules(NamedTuple):
             for name, flags in self._asdict().items()
         }
         return p._replace(**masked)
+
+    def allow(self, scheme: LabelScheme, sentences: Sequence[Sequence[int]]) -> list[bool]:
+        """Whether sentences' tags, known in part or whole, agree with some segmentation allowed.
+
+        A scan over all sentences at once, on the CPU.
+
+        Args:
+            scheme: The tags' scheme.
+            sentences: Tag ids of each sentence, negative where unknown.
+        """
+        longest, types = len(self.duration), len(self.initial)
+        lengths = torch.tensor([len(tags) for tags in sentences])
+        tags = pad_sequence(
+            [torch.tensor(tags) for tags in sentences], batch_first=True, padding_value=-1
+        )
+        p = Potentials(
+            emission=torch.zeros(*tags.shape, types),
+            duration=torch.zeros(longest, types),
+            transition=torch.zeros(types, types),
+            initial=torch.zeros(types),
+            final=torch.zeros(types),
+            lengths=lengths,
+        )
+        known = Known.of_tags(scheme, tags, longest)
+        return (log_partition(known.apply(self.apply(p))) > -torch.inf).tolist()
 
     def _satisfiable(self) -> bool:
         """Whether some sentence has a segmentation, of all up to a bound that reaches every type.

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from hf_semicrf.constraints import types_as_bits
+from hf_semicrf.constraints import Rules, types_as_bits
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.words import (
     first_subwords,
@@ -78,6 +78,7 @@ class TokenizeAndAlign:
         max_segment_length: The model's, to count the entities that are longer.
         types_column: Column of the types that each word may have, where its tag is unknown: a list
             of type names a word, an empty one for any; may be missing.
+        constraints: The model's, to refuse tags that break them; with `max_segment_length`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class TokenizeAndAlign:
         tags_column: str = "ner_tags",
         max_segment_length: int | None = None,
         types_column: str = "allowed_types",
+        constraints: Mapping[str, Any] | None = None,
     ) -> None:
         """See the class."""
         if not is_prepared(tokenizer):
@@ -102,6 +104,11 @@ class TokenizeAndAlign:
         self.tags_column = tags_column
         self.max_segment_length = max_segment_length
         self.types_column = types_column
+        self.rules = None
+        if constraints:
+            if max_segment_length is None:
+                raise ValueError("expected max_segment_length together with constraints, got None")
+            self.rules = Rules.read(constraints, self.scheme.types, max_segment_length)
         self.counts = AlignmentCounts()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,8 +126,8 @@ class TokenizeAndAlign:
             are tags and types.
 
         Raises:
-            ValueError: A column is missing, a sentence has no words or not one tag a word, or a
-                tag is not in `label2id`; the message names the row.
+            ValueError: A column is missing, a sentence has no words or not one tag a word, a tag is
+                not in `label2id`, or tags break the constraints; the message names the row.
         """
         sentences = self._sentences(batch)
         tags = self._tags(batch, sentences)
@@ -185,6 +192,14 @@ class TokenizeAndAlign:
                 tags.append(self.scheme.tag_ids(_named(values, names)))
             except ValueError as error:
                 raise ValueError(f"{error}; found in {_row(batch, row)}") from None
+        if self.rules is not None:
+            for row, allowed in enumerate(self.rules.allow(self.scheme, tags)):
+                if not allowed:
+                    broken = batch[self.tags_column][row]
+                    raise ValueError(
+                        f"expected tags that the constraints allow, got {broken} in "
+                        f"{_row(batch, row)}"
+                    )
         return tags
 
     def _allowed_types(self, batch: Mapping[str, Sequence], sentences: list[list[str]]):

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.constraints import Known
+from hf_semicrf.constraints import Known, Rules
 from hf_semicrf.distribution import Prediction
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.hub import card_files, card_for_push
@@ -365,6 +365,20 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.config.threshold = threshold
         self._set_on_heads("threshold", threshold)
 
+    def set_constraints(self, constraints: Mapping[str, Any] | None) -> None:
+        """Change what is allowed in every sentence, here and in the configuration.
+
+        Args:
+            constraints: As `SemiCRFConfig` takes them; None for none.
+
+        Raises:
+            ValueError: They cannot be met, or name what there is not; nothing has changed then.
+        """
+        types, longest = self.config.scheme.types, self.config.max_segment_length
+        rules = Rules.read(constraints, types, longest) if constraints else None
+        self.config.constraints = dict(constraints) if constraints else None
+        self._set_on_heads("rules", rules)
+
     def set_temperature(self, temperature: float) -> None:
         """Change how sure decoding and posteriors are, here and in the configuration.
 
@@ -383,7 +397,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.config.head_temperature = temperature
         self._set_on_heads("temperature", temperature)
 
-    def _set_on_heads(self, name: str, value: float | None) -> None:
+    def _set_on_heads(self, name: str, value: Any) -> None:
         """Change a setting of the head; PEFT keeps two of them, the frozen and the trained one."""
         for module in self.modules():
             if isinstance(module, SemiCRF):

@@ -171,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             tokens_column=data_args.tokens_column,
             tags_column=data_args.tags_column,
             max_segment_length=model.config.max_segment_length,
+            constraints=model.config.constraints,
         )
         inputs = {
             name: split.map(

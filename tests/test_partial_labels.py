@@ -157,6 +157,38 @@ def test_labels_and_rules_that_contradict_are_refused(folder, tokenizer):
         SemiCRFConfig(labels=LABELS, constraints={"transitions": {"ORG": []}})
 
 
+@pytest.mark.parametrize("tags", [KNOWN, [["?", "I-PER", "O", None, "O"], ["?", "?"]]])
+def test_the_data_step_refuses_tags_that_break_rules(tokenizer, tags):
+    batch = {"tokens": WORDS, "ner_tags": tags}
+    for rules, wrong in (
+        (RULES, None),
+        ({"lengths": {"PER": [1, 1]}}, 0),
+        ({"initial": ["PER"]}, 1),
+    ):
+        align = TokenizeAndAlign(tokenizer, LABEL2ID, max_segment_length=3, constraints=rules)
+        if wrong is None or (wrong == 1 and tags is not KNOWN):
+            align(batch)
+        else:
+            with pytest.raises(ValueError, match=f"constraints allow, got .* in row {wrong} of"):
+                align(batch)
+    with pytest.raises(ValueError, match="expected max_segment_length together"):
+        TokenizeAndAlign(tokenizer, LABEL2ID, constraints=RULES)
+
+
+def test_rules_change_for_a_trained_model(folder, tokenizer):
+    model = tiny_model(folder, threshold=0.0)
+    texts = ["Ada saw Paris", "Oslo Lima"]
+    assert {"PER"} < {e["label"] for row in model.predict(texts, tokenizer) for e in row}
+    model.set_constraints({"types": ["PER"]})
+    found = model.predict(texts, tokenizer)
+    assert any(found) and {e["label"] for row in found for e in row} == {"PER"}
+    with pytest.raises(ValueError, match="expected types among"):
+        model.set_constraints({"types": ["ORG"]})
+    assert model.config.constraints == {"types": ["PER"]}
+    model.set_constraints(None)
+    assert model.classifier.rules is None and model.config.rules is None
+
+
 def test_what_rules_forbid_trains_nothing():
     scheme = LabelScheme.from_labels(LABELS)
     config = SemiCRFConfig(labels=LABELS, constraints=RULES, max_segment_length=3)
