@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from hf_semicrf.constraints import Rules, types_as_bits
+from hf_semicrf.constraints import Rules
+from hf_semicrf.partial_labels import types_as_bits
 from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.words import (
     first_subwords,

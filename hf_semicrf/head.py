@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hf_semicrf import ops
-from hf_semicrf.constraints import Known, Rules
+from hf_semicrf.constraints import Rules
 from hf_semicrf.context import CONTEXTS
+from hf_semicrf.partial_labels import Known
 from hf_semicrf.scorers import ScorerSettings, build_scorer, check_scorer
 
 INIT_STD = 0.02

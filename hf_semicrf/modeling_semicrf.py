@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.calibration import Scored
 from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.constraints import Known, Rules
+from hf_semicrf.constraints import Rules
 from hf_semicrf.distribution import Prediction
 from hf_semicrf.head import SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.hub import card_files, card_for_push
@@ -29,6 +29,7 @@ from hf_semicrf.loading import (
     tokenizer_of,
     vocabulary_size,
 )
+from hf_semicrf.partial_labels import Known
 from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
 

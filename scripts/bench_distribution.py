@@ -17,8 +17,8 @@ from bench import gradient, potentials, record, table, time_ms, with_gradient
 from torch import Tensor
 
 from hf_semicrf import LabelScheme, ops
-from hf_semicrf.constraints import Known
 from hf_semicrf.ops import Potentials
+from hf_semicrf.partial_labels import Known
 
 SHAPES = [(32, 512, 16, 9), (64, 1000, 100, 24)]
 SAMPLES, SPANS, K = 16, 64, 8
