@@ -275,14 +275,20 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` without labels, or ``word_dropout`` in a model that
-                does not know its tokenizer. There is no way to tell the words; on the CPU also a
-                word's label is -100 (unless ``unknown="marginalize"``) or out of range, or labels
-                break constraints.
+            ValueError: ``output_potentials`` or training mode without labels, or ``word_dropout``
+                in a model that does not know its tokenizer. There is no way to tell the words; on
+                the CPU also a word's label is -100 (unless ``unknown="marginalize"``) or out of
+                range, or labels break constraints.
         """
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
+        if self.training and labels is None:
+            raise ValueError(
+                "expected labels in training mode, got none: call model.eval() to predict; a "
+                "Trainer's label_smoothing_factor takes the labels away, which the configuration's "
+                "label_smoothing does not"
+            )
         inputs = {
             "input_ids": self._drop_words(input_ids, lattice),
             "attention_mask": attention_mask,
