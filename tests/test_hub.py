@@ -169,12 +169,12 @@ def test_the_stock_pipeline_asks_for_no_flag(saved, tokenizer):
 def hub(monkeypatch, tmp_path):
     """A stand-in for the Hub, with a token that may write."""
     server = StandIn()
-    constants, cache = huggingface_hub.constants, str(tmp_path / "cache")
+    constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     url = server.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -280,6 +280,16 @@ def test_the_trainer_pushes_its_card_with_the_scores(bert, tokenizer, hub, tmp_p
     f1 = next(r.metric_value for r in card.data.eval_results if r.metric_type == "f1")
     assert f1 == pytest.approx(scores["eval_overall_f1"], abs=1e-4)
     assert "wnut_17" in card.text and "| 2 words |" in card.text
+
+
+def test_the_stock_trainer_pushes_a_model_that_loads(model, hub, tmp_path):
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), hub_model_id="someone/tagger", use_cpu=True, report_to=[]
+    )
+    transformers.Trainer(model, arguments).push_to_hub()
+    assert {"README.md", "modeling_semicrf.py", "model.safetensors"} <= set(pushed(hub))
+    again = AutoModel.from_pretrained("someone/tagger")
+    assert type(again) is SemiCRFForTokenClassification
 
 
 def test_pushes_while_training_carry_shim_and_card_too(bert, tokenizer, hub, tmp_path):
