@@ -417,6 +417,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         batch_size: int = 32,
         *,
         threshold: float | None = None,
+        max_length: int | None = None,
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
         return_posteriors: bool = False,
@@ -425,7 +426,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         """Find the entities of texts, in their order.
 
         A text of more sub-words than the encoder takes is read in overlapping windows, each word in
-        the one where it has most context; no entity that a window sees whole is cut at a seam.
+        the one where it has most context. The seams go through no entity of either window, unless
+        the two contradict each other throughout; then the less probable entities are given up.
 
         Args:
             texts: Raw strings, split into words here, or lists of words.
@@ -433,6 +435,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             batch_size: Windows that are encoded together.
             threshold: Posterior that an entity has to exceed, instead of the model's own: lower
                 means more recall and less precision.
+            max_length: Sub-words in a window, special tokens included; by default as many as the
+                encoder takes, which may be more than it has been fine-tuned on.
             overlap: Words that neighbouring windows share, at most half of a window's; by default a
                 quarter of a window, and at least ``max_segment_length``.
             constraints: For each text None or a list of what is known of its spans: mappings with
@@ -463,6 +467,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             tokenizer,
             batch_size,
             threshold=threshold,
+            max_length=max_length,
             overlap=overlap,
             constraints=constraints,
             return_posteriors=return_posteriors,

@@ -107,6 +107,7 @@ def predict(
     batch_size: int = 32,
     *,
     threshold: float | None = None,
+    max_length: int | None = None,
     overlap: int | None = None,
     constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
     return_posteriors: bool = False,
@@ -129,7 +130,8 @@ def predict(
     documents = [Document.of(text) for text in texts]
     longest = model.config.max_segment_length
     words = [document.words for document in documents]
-    cut = windows_of(words, tokenizer, _max_length(model, tokenizer), overlap, longest)
+    limits = [n for n in (max_length, _max_length(model, tokenizer)) if n is not None]
+    cut = windows_of(words, tokenizer, min(limits, default=None), overlap, longest)
     for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
         document.windows = windows
         if n_best and len(windows) > 1:

@@ -39,6 +39,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--threshold", type=float, help="posterior that an entity has to exceed; the model's own"
     )
     parser.add_argument(
+        "--max_length", type=int, help="sub-words in a window of a long text; the encoder's limit"
+    )
+    parser.add_argument(
         "--overlap", type=int, help="words shared by the windows of a long text; a quarter"
     )
     parser.add_argument("--bins", type=int, default=10, help="of scores, for the calibration")
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         args.bins,
         batch_size=args.batch_size,
         threshold=args.threshold,
+        max_length=args.max_length,
         overlap=args.overlap,
     )
     name = Path(args.file).name if args.file else f"{args.dataset_name}, {args.split}"

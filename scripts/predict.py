@@ -57,6 +57,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--threshold", type=float, help="posterior that an entity has to exceed; the model's own"
     )
     parser.add_argument(
+        "--max_length", type=int, help="sub-words in a window of a long text; the encoder's limit"
+    )
+    parser.add_argument(
         "--overlap", type=int, help="words shared by the windows of a long text; a quarter"
     )
     parser.add_argument(
@@ -64,6 +67,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="where the model runs; each process's GPU if there is one")
     return parser.parse_args(arguments)
+
+
+def options(args: argparse.Namespace) -> dict[str, float | int | None]:
+    """What the command line asks of ``model.predict``, apart from the batch size."""
+    return {name: getattr(args, name) for name in ("threshold", "max_length", "overlap")}
 
 
 def to_jsonl(texts: Sequence[Text], entities: Sequence[list[dict]]) -> list[str]:
@@ -109,8 +117,7 @@ def write_in_shards(args: argparse.Namespace, tag: Tag, state: PartialState) -> 
         "model": args.model,
         "file": str(file.resolve()),
         "modified": file.stat().st_mtime_ns,
-        "threshold": args.threshold,
-        "overlap": args.overlap,
+        **options(args),
     }
     count = write_shards(
         folder,
@@ -136,10 +143,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("several processes expect --file, --output and the format jsonl")
     texts = None if in_shards else read(args)
     tagger = pipeline(TASK, model=args.model, device=args.device or state.device)
-    options = {"threshold": args.threshold, "overlap": args.overlap}
 
     def tag(texts: Sequence[Text], **more: bool) -> list:
-        return tagger.model.predict(texts, tagger.tokenizer, args.batch_size, **options, **more)
+        chosen = {**options(args), **more}
+        return tagger.model.predict(texts, tagger.tokenizer, args.batch_size, **chosen)
 
     if texts is None:
         write_in_shards(args, tag, state)

@@ -139,7 +139,17 @@ def test_overlapping_windows_find_what_the_whole_document_shows(context, overlap
         assert [spans_of(row) for row in whole] == list(gold)
     tagger = KnownTagger(tokenizer, 64, context)
     assert predict(tagger, documents, tokenizer, overlap=overlap) == whole
-    assert max(tagger.seen) <= 64 and len(tagger.seen) > 3 * len(documents)
+    assert 60 < max(tagger.seen) <= 64 and len(tagger.seen) > 3 * len(documents)
+
+
+def test_windows_may_be_shorter_than_the_encoder_takes_and_not_longer():
+    tokenizer = marker_tokenizer()
+    documents, gold = zip(*map(random_document, range(10)), strict=True)
+    for asked, longest in ((48, 48), (100, 64)):
+        tagger = KnownTagger(tokenizer, 64)
+        found = predict(tagger, documents, tokenizer, max_length=asked)
+        assert [spans_of(row) for row in found] == list(gold)
+        assert longest - 4 < max(tagger.seen) <= longest
 
 
 def test_without_an_overlap_the_seams_lose_and_double_entities():
@@ -247,8 +257,9 @@ def test_errors():
     tokenizer = marker_tokenizer()
     with pytest.raises(ValueError, match="overlap of at least 0 words, got -1"):
         predict(KnownTagger(tokenizer), ["o"], tokenizer, overlap=-1)
-    with pytest.raises(ValueError, match="above the 2 special tokens, got 2"):
-        predict(KnownTagger(tokenizer, 2), ["o"], tokenizer)
+    for limit, asked in ((2, None), (2, 9), (9, 2)):
+        with pytest.raises(ValueError, match="above the 2 special tokens, got 2"):
+            predict(KnownTagger(tokenizer, limit), ["o"], tokenizer, max_length=asked)
     for text in (3, None, ["a", 3], {"text": "a"}):
         with pytest.raises(ValueError, match="expected a string or a list of words"):
             predict(KnownTagger(tokenizer), [text], tokenizer)
