@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import pad
 
 from hf_semicrf.ops import Potentials
 from hf_semicrf.segments import OUTSIDE, LabelScheme, split_long_segments
@@ -62,7 +62,8 @@ class Known(NamedTuple):
         # an unknown word inside a segment is an entity's: only a stand-in type, for the split
         inner = labels.masked_fill(~may_start & ~known, 1)
         split = split_long_segments(inner, may_start, longest)
-        types = one_hot(labels.clamp(min=0), len(scheme.types)).bool() | ~known[..., None]
+        types = torch.arange(len(scheme.types), device=tags.device) == labels[..., None]
+        types |= ~known[..., None]
         return cls(types, split, must_start | (split & ~may_start))
 
     def within(self, allowed_types: Tensor) -> Known:
