@@ -134,6 +134,8 @@ def predict(
     cut = windows_of(words, tokenizer, min(limits, default=None), overlap, longest)
     for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
         document.windows = windows
+        for window in windows:
+            window.text = number
         if n_best and len(windows) > 1:
             raise ValueError(
                 "expected texts that fit the encoder whole for n_best, got "
@@ -161,11 +163,13 @@ def predict(
 
 def _constrain(document: Document, spans: Sequence[Mapping[str, Any]] | None, config: Any) -> None:
     """Tell a document's windows what is known of its spans."""
-    words = spans_of_words(spans or (), document.spans)
+    if not spans:
+        return
+    words = spans_of_words(spans, document.spans)
     allowed_segments(words, len(document.words), config.scheme.types, config.max_segment_length)
-    for window in document.windows:
-        bounds = [(w.first, w.end) for w in document.windows]
-        window.constraints = spans_in_window(words, (window.first, window.end), bounds)
+    bounds = [(window.first, window.end) for window in document.windows]
+    for window, own in zip(document.windows, bounds, strict=True):
+        window.constraints = spans_in_window(words, own, bounds)
 
 
 def _tag(
@@ -201,8 +205,10 @@ def _tag(
         return_dict=True,
     )
     tags, scores = output.logits.argmax(-1).cpu(), output.segment_posteriors.cpu()
-    # no tag has a probability where no segmentation is allowed
-    possible = output.logits.amax(-1).cpu() > IMPOSSIBLE
+    possible = mask
+    if allowed is not None or model.config.constraints:
+        # no tag has a probability where no segmentation is allowed
+        possible = output.logits.amax(-1).cpu() > IMPOSSIBLE
     found = []
     if details:
         temperature = model.config.head_temperature
@@ -210,9 +216,9 @@ def _tag(
     for row, window in enumerate(windows):
         if not possible[row, mask[row]].all():
             raise ValueError(
-                f"expected constraints that some segmentation meets, got {window.constraints} for "
-                f"words {window.first} to {window.end} of a text, under the model's own "
-                f"{model.config.constraints}"
+                f"text {window.text}: expected constraints that some segmentation of the words "
+                f"[{window.first}, {window.end}) meets, got {window.constraints} and the model's "
+                f"own {model.config.constraints}"
             )
         row_scores = scores[row, mask[row]].clamp(max=1).tolist()
         window.entities = [

@@ -32,6 +32,7 @@ class Window:
         entities: What the model found in it.
         distribution: What else the model knows of it, where asked for.
         constraints: What is known of spans of its words, counted from its first.
+        text: Number of its text.
     """
 
     first: int
@@ -41,6 +42,7 @@ class Window:
     entities: list[Entity] = field(default_factory=list)
     distribution: Distribution | None = None
     constraints: list[dict[str, Any]] = field(default_factory=list)
+    text: int = 0
 
 
 def windows_of(

@@ -151,7 +151,7 @@ def test_what_was_found_can_be_given_back(model, tokenizer):
         ([{"start": 0, "end": 4, "label": "ORG"}], "text 1: expected label among"),
         (
             [{"start": 0, "end": 4, "label": "PER"}, {"start": 0, "end": 8, "label": "PER"}],
-            r"some segmentation meets, got \[\{'start': 0, 'end': 1, 'label': 'PER'\}",
+            r"text 1: expected .* meets, got \[\{'start': 0, 'end': 1, 'label': 'PER'\}",
         ),
     ],
 )
@@ -202,3 +202,12 @@ def test_the_examples_of_the_page_run(model, tokenizer, tmp_path, monkeypatch):
     assert ("PER", 0, 12) in found and found[1][1:] == (17, 22)
     assert space["loss"] > 0 and len(space["prediction"].alternatives) == 3
     assert (tmp_path / "uncertainty.png").exists() and "<article" in space["page"]
+
+
+def test_a_text_that_no_segmentation_under_the_rules_fits_is_refused(folder, tokenizer):
+    rules = {"initial": ["PER"], "final": ["PER"], "lengths": {"PER": [2, 2]}}
+    model = SemiCRFForTokenClassification.from_pretrained(folder, labels=LABELS, constraints=rules)
+    [found] = model.predict(["Ada Lovelace"], tokenizer)
+    assert triples(found) == [("PER", 0, 12)]
+    with pytest.raises(ValueError, match=r"text 1: .* \[0, 1\) meets, got \[\] .* {'initial': "):
+        model.predict(["Ada Lovelace", "Oslo"], tokenizer)

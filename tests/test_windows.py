@@ -64,7 +64,10 @@ class KnownTagger:
     def __init__(self, tokenizer, max_length=None, context=0, longest=4):
         limits = SimpleNamespace(max_position_embeddings=max_length)
         self.config = SimpleNamespace(
-            scheme=SCHEME, max_segment_length=longest, get_text_config=lambda: limits
+            scheme=SCHEME,
+            max_segment_length=longest,
+            constraints=None,
+            get_text_config=lambda: limits,
         )
         self.tokenizer, self.context = tokenizer, context
         self.seen = []
