@@ -1,7 +1,7 @@
 """Which segmentations are allowed: the rules of a task, and known spans of a text.
 
 Both end as ``-inf`` in the potentials: what they forbid has probability 0 exactly and trains
-nothing. Rules speak of types and lengths and cost nothing. Spans become a mask of all segments
+nothing. Rules speak of types and lengths and take no memory. Spans become a mask of all segments
 [N, L, C], the memory that decoding with a threshold takes anyway.
 """
 
