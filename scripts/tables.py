@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md, and figures, from the files of benchmarks/results.
+"""Write the measured tables of README.md and docs, and figures, from benchmarks/results.
 
 python scripts/tables.py
 
@@ -104,12 +104,29 @@ def quality() -> str:
     return markdown(["corpus", "test F1, mean ± deviation", "seeds"], lines)
 
 
+def windows() -> str:
+    """Long documents in windows with and without an overlap."""
+    return markdown(
+        ["sub-words in a window", "overlap", "F1", "recall of the entities that a seam would cut"],
+        (
+            [
+                str(r["max_length"]),
+                r["overlap"],
+                f"{100 * r['f1']:.1f}",
+                f"{r['cut_found']} of {r['cut']}",
+            ]
+            for r in read("windows_cpu.jsonl")
+        ),
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "dense": dense,
     "factored": factored,
     "models": models,
     "cpu": cpu,
     "quality": quality,
+    "windows": windows,
 }
 
 
@@ -170,5 +187,5 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     figures()
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text()))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page.write_text(fill(page.read_text()))

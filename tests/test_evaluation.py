@@ -196,6 +196,17 @@ def test_the_script_writes_tables_figures_and_a_picture(folder, tagger, tmp_path
     assert (out / "evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_script_reads_a_data_set_by_name(folder, tagger, tmp_path, monkeypatch):
+    """A folder stands in for the Hub: datasets reads both by the same name."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "corpus").mkdir()
+    write_jsonl(tmp_path / "corpus" / "train.jsonl", sentences(3))
+    write_jsonl(tmp_path / "corpus" / "test.jsonl", rows_with_a_long_document())
+    name = str(tmp_path / "corpus")
+    metrics = script("evaluate").main([folder, "--dataset_name", name, "--device", "cpu"])
+    assert metrics == evaluate_tagger(*tagger, Dataset.from_list(rows_with_a_long_document()))[0]
+
+
 def test_errors_of_the_script(folder, tmp_path, monkeypatch):
     main, file = script("evaluate").main, write_jsonl(tmp_path / "a.jsonl", sentences(3))
     with pytest.raises(SystemExit, match=r"evaluate.py: expected either --file or --dataset_name"):
