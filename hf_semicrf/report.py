@@ -152,7 +152,9 @@ def _draw_reliability(axes: Axes, breakdown: Mapping[str, Any]) -> None:
     scores, precisions = ([row[name] for row in rows] for name in ("score", "precision"))
     axes.plot(scores, precisions, color=BLUE, linewidth=1.2, zorder=2)
     sizes = [12 + 300 * row["predicted"] / total for row in rows]
-    axes.scatter(scores, precisions, sizes, color=BLUE, alpha=0.8, zorder=3, linewidths=0)
+    style = {"color": BLUE, "alpha": 0.8, "linewidths": 0, "clip_on": False, "zorder": 3}
+    axes.scatter(scores, precisions, sizes, **style)
+    axes.text(1.0, 0.02, "area: share of the entities", ha="right", fontsize=7, color=GREY)
     axes.set(
         title=f"Calibration: error {100 * breakdown['calibration_error']:.1f} %",
         xlabel="score (probability of the segment)",

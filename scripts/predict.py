@@ -142,7 +142,9 @@ def run(args: argparse.Namespace) -> None:
     if state.num_processes > 1 and not in_shards:
         raise ValueError("several processes expect --file, --output and the format jsonl")
     texts = None if in_shards else read(args)
-    tagger = pipeline(TASK, model=args.model, device=args.device or state.device)
+    tagger = pipeline(TASK, model=args.model, device="cpu")
+    # among several processes a pipeline leaves a model where it is
+    tagger.model.to(args.device or state.device)
 
     def tag(texts: Sequence[Text], **more: bool) -> list:
         chosen = {**options(args), **more}
