@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## Make a PII corpus, train on it, evaluate, save, relo
 test: $(VENV)/installed  ## Run the tests; the ones marked gpu run where there is a CUDA device
 	$(BIN)/python -m pytest $(ARGS)
 
-test-min:  ## Run the tests with the oldest supported torch and transformers
+test-min:  ## Run the tests with the oldest supported version of every dependency
 	$(PYTHON) -m venv .venv-min
 	.venv-min/bin/pip install --quiet --constraint constraints-min.txt torch
 	.venv-min/bin/pip install --quiet --constraint constraints-min.txt --editable ".[demo,dev]"

@@ -249,7 +249,8 @@ def test_what_each_path_keeps_for_the_backward_pass():
     with torch.no_grad():
         assert semi_crf_triton_forward(edge, lengths).grad_fn is None
     for path, kept in (({}, 3 * 7 * 3), ({"use_compile": False}, 0)):
-        node = semi_crf_triton_forward(edge, lengths, **path).grad_fn
+        log_z = semi_crf_triton_forward(edge, lengths, **path)
+        node = log_z.grad_fn  # whose tensors torch 2.11 frees with log_z
         assert node.saved_tensors[-1].numel() == kept
         assert len([f for f, _ in node.next_functions if f is not None]) == 1
 
