@@ -178,33 +178,41 @@ class SpanScorer(nn.Module):
         scores = self.boundary(hidden)
         first, last, inside = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
         positions, longest = hidden.shape[1], len(self.width.weight)
+        before = None
+        if self.content == "mean":  # the difference of two sums up to a boundary
+            sums = pad(inside.float().cumsum(1), (0, 0, 1, 0))
+            before, inside = sums[:, :-1], sums[:, 1:]
         last, inside = _windows(last, longest), _windows(inside, longest)
         if torch.compiler.is_exporting():  # the number of pieces may not depend on the size
-            return scores._replace(segment=self._segments(first, last, inside))
+            return scores._replace(segment=self._segments(first, last, inside, before))
         size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
         chunks = []
         for begin in range(0, positions, size):
             here = slice(begin, begin + size)
-            f, e, i = first[:, here], last[:, here], inside[:, here]
+            piece = [None if x is None else x[:, here] for x in (first, last, inside, before)]
             if size < positions and torch.is_grad_enabled():
-                chunks.append(checkpoint(self._segments, f, e, i, use_reentrant=False))
+                chunks.append(checkpoint(self._segments, *piece, use_reentrant=False))
             else:
-                chunks.append(self._segments(f, e, i))
+                chunks.append(self._segments(*piece))
         return scores._replace(segment=torch.cat(chunks, 1))
 
-    def _segments(self, first: Tensor, last: Tensor, inside: Tensor) -> Tensor:
+    def _segments(
+        self, first: Tensor, last: Tensor, inside: Tensor, before: Tensor | None
+    ) -> Tensor:
         """Scores [B, n, L, C] of the segments of all lengths that begin at n positions.
 
         Args:
             first: States where they begin [B, n, width].
             last: States where they end [B, n, L, width].
-            inside: States from their begin on [B, n, L, width].
+            inside: States from their begin on, or for a mean the sums of the states up to each of
+                them [B, n, L, width].
+            before: For a mean the sum of the states before they begin [B, n, width].
         """
-        if self.content == "max":
+        if before is None:
             content = inside.cummax(2).values
         else:
             lengths = torch.arange(1, inside.shape[2] + 1, device=inside.device)
-            content = (inside.float().cumsum(2) / lengths[:, None]).to(first.dtype)
+            content = ((inside - before[:, :, None]) / lengths[:, None]).to(first.dtype)
         features = first[:, :, None] + last + content + self.width.weight
         return self.output(self.inner_dropout(gelu(features)))
 
