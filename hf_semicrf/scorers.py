@@ -189,11 +189,12 @@ class SpanScorer(nn.Module):
         chunks = []
         for begin in range(0, positions, size):
             here = slice(begin, begin + size)
-            piece = [None if x is None else x[:, here] for x in (first, last, inside, before)]
+            f, e, i = first[:, here], last[:, here], inside[:, here]
+            b = None if before is None else before[:, here]
             if size < positions and torch.is_grad_enabled():
-                chunks.append(checkpoint(self._segments, *piece, use_reentrant=False))
+                chunks.append(checkpoint(self._segments, f, e, i, b, use_reentrant=False))
             else:
-                chunks.append(self._segments(*piece))
+                chunks.append(self._segments(f, e, i, b))
         return scores._replace(segment=torch.cat(chunks, 1))
 
     def _segments(
