@@ -9,38 +9,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_data import KINDS, SELECTOR, gpt2_like, metaspace, qwen_like, wordpiece
+from tiny import StandIn
 from transformers import AutoTokenizer
 
 from hf_semicrf.lattice import INSIDE_WORD, SPECIAL, STARTS_WORD, word_start_table, word_starts
 from hf_semicrf.prediction import predict
-from hf_semicrf.segments import LabelScheme
 from hf_semicrf.words import first_subwords, prepare_tokenizer, split_words
 
 TEXT = f"(Paris). Amelia-Earhart  flew, {SELECTOR} it's to-to;Paris!\n«plane»  "
 PLAIN = "Amelia Earhart flew to Paris, in her plane. Paris flew not"
 
 
-class EveryWord:
+class EveryWord(StandIn):
     """Takes every word for an entity, and keeps what it was given."""
 
-    device, training = "cpu", False
-    config = SimpleNamespace(
-        scheme=LabelScheme.from_labels(["O", "B-X", "I-X"]),
-        max_segment_length=1,
-        head_temperature=1.0,
-        get_text_config=lambda: SimpleNamespace(),
-    )
+    def __init__(self):
+        super().__init__(["O", "B-X", "I-X"], longest=1)
 
-    def eval(self):
-        return self
-
-    def train(self, mode):
-        return self
-
-    def modules(self):
-        return ()
-
-    def __call__(self, input_ids, word_mask, **_):
+    def forward(self, input_ids, word_mask, **_):
         self.input_ids, self.word_mask = input_ids, word_mask
         logits = torch.eye(3)[torch.ones_like(input_ids)]
         return SimpleNamespace(logits=logits, segment_posteriors=torch.ones(input_ids.shape))

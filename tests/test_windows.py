@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_data import KINDS, fast
+from tiny import StandIn
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import RobertaConfig
 
@@ -50,7 +51,7 @@ def marker_tokenizer():
     return fast(backend, model_max_length=10**30)
 
 
-class KnownTagger:
+class KnownTagger(StandIn):
     """Reads the marks, as far as it sees them.
 
     Args:
@@ -59,29 +60,12 @@ class KnownTagger:
         longest: Words of the longest segment that it knows.
     """
 
-    device, training = "cpu", False
-
     def __init__(self, tokenizer, max_length=None, context=0, longest=4):
-        limits = SimpleNamespace(max_position_embeddings=max_length)
-        self.config = SimpleNamespace(
-            scheme=SCHEME,
-            max_segment_length=longest,
-            constraints=None,
-            get_text_config=lambda: limits,
-        )
+        super().__init__(list(SCHEME.labels), max_length, longest)
         self.tokenizer, self.context = tokenizer, context
         self.seen = []
 
-    def eval(self):
-        return self
-
-    def train(self, mode):
-        return self
-
-    def modules(self):
-        return ()
-
-    def __call__(self, input_ids, word_mask, **_):
+    def forward(self, input_ids, word_mask, **_):
         logits = torch.zeros(*input_ids.shape, len(SCHEME.labels))
         scores = torch.zeros(input_ids.shape)
         self.seen += input_ids.ne(self.tokenizer.pad_token_id).sum(1).tolist()

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 from hf_semicrf import (
+    SemiCRFConfig,
     SemiCRFDataCollator,
     SemiCRFForTokenClassification,
     TokenizeAndAlign,
@@ -79,6 +80,23 @@ def save_tiny_bert(folder: Path, *texts: str) -> str:
     )
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+class StandIn(torch.nn.Module):
+    """What `predict` needs of a model; the forward of a subclass says what is found.
+
+    Args:
+        labels: Tag names.
+        max_length: Sub-words that it takes at once; None for no limit.
+        longest: Words of the longest segment that it knows.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, labels: list[str], max_length: int | None = None, longest: int = 4):
+        super().__init__()
+        encoder = BertConfig(max_position_embeddings=max_length or 10**6)
+        self.config = SemiCRFConfig(encoder, labels=labels, max_segment_length=longest)
 
 
 def save_tiny_tagger(folder: Path, steps: int = 60) -> str:
