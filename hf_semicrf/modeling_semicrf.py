@@ -438,7 +438,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_length: Sub-words in a window, special tokens included; by default as many as the
                 encoder takes, which may be more than it has been fine-tuned on.
             overlap: Words that neighbouring windows share, at most half of a window's; by default a
-                quarter of a window, and at least ``max_segment_length``.
+                quarter of a window, and at least ``max_segment_length``. The last window begins as
+                early as it fits.
             constraints: For each text None or a list of what is known of its spans: mappings with
                 "start" and "end" (of whole words, in the units of the entities) and "label", the
                 type of the entity that is exactly this span (so that an entity found before can be

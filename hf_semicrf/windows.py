@@ -59,7 +59,8 @@ def windows_of(
         tokenizer: As `prepare_tokenizer` returns it.
         max_length: Sub-words in a window, special tokens included; None for no limit.
         overlap: Words that neighbouring windows share, at most half of a window's; by default a
-            quarter of a window, and at least a whole segment.
+            quarter of a window, and at least a whole segment. The last window begins as early as
+            it fits, whatever it shares then.
         longest: Words in the longest segment.
 
     Yields:

@@ -17,6 +17,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from transformers import pipeline
@@ -28,7 +30,7 @@ from hf_semicrf.windows import windows_of
 OVERLAPS = {"none": 0, "a quarter": None, "a half": 10**6}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the documents in every way, a line a way."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="Hub name or folder of the model")
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--max_length", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--commit", default="", help="the code's commit, for the results")
     parser.add_argument("--out", required=True, help="JSON lines file to append to")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     tagger = pipeline(TASK, model=args.model)
     model, tokenizer = tagger.model, tagger.tokenizer
@@ -55,9 +57,14 @@ def main() -> None:
 
     for max_length in args.max_length:
         apart = windows_of(texts, tokenizer, max_length, 0, model.config.max_segment_length)
+        # the last window begins as early as it fits, so it may share words all the same
+        seams = [
+            [left.end for left, right in pairwise(windows) if left.end == right.first]
+            for windows in apart
+        ]
         cut = [
-            {span for span in row for window in windows if span[0] < window.end < span[1]}
-            for row, windows in zip(gold, apart, strict=True)
+            {span for span in row for seam in places if span[0] < seam < span[1]}
+            for row, places in zip(gold, seams, strict=True)
         ]
         for name, overlap in OVERLAPS.items():
             began = time.perf_counter()
