@@ -223,19 +223,19 @@ def test_errors_of_the_script(folder, tmp_path, monkeypatch):
 def test_the_benchmark_of_windows_counts_what_seams_cut(folder, tagger, tmp_path):
     rows, out = sentences(36), tmp_path / "windows.jsonl"
     file = write_jsonl(tmp_path / "test.jsonl", rows)
-    arguments = [folder, "--file", file, "--join", "12", "--max_length", "16", "--out", str(out)]
+    arguments = [folder, "--file", file, "--join", "18", "--max_length", "9", "--out", str(out)]
     script("benchmark_windows").main(arguments)
     none, quarter, half = (json.loads(line) for line in out.read_text().splitlines())
     assert [row["overlap"] for row in (none, quarter, half)] == ["none", "a quarter", "a half"]
     documents = [
-        {name: [x for row in rows[at : at + 12] for x in row[name]] for name in rows[0]}
-        for at in (0, 12, 24)
+        {name: [x for row in rows[at : at + 18] for x in row[name]] for name in rows[0]}
+        for at in (0, 18)
     ]
     data = Dataset.from_list(documents)
     for row, overlap in ((none, 0), (quarter, None), (half, 99)):
-        metrics, _ = evaluate_tagger(*tagger, data, max_length=16, overlap=overlap)
+        metrics, _ = evaluate_tagger(*tagger, data, max_length=9, overlap=overlap)
         assert row["f1"] == pytest.approx(metrics["overall_f1"])
         assert row["gold"] == metrics["PER_number"] + metrics["LOC_number"]
-    assert none["documents"] == 3 and none["words"] == sum(len(row["tokens"]) for row in rows)
+    assert none["documents"] == 2 and none["words"] == sum(len(row["tokens"]) for row in rows)
     assert none["cut"] == quarter["cut"] > 2  # of names of two words
     assert none["cut_found"] == 0 < quarter["cut_found"] <= quarter["cut"]
