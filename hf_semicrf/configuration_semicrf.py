@@ -80,7 +80,7 @@ class SemiCRFConfig(PretrainedConfig):
         encoder_config: PretrainedConfig | dict[str, Any] | None = None,
         labels: Sequence[str] | None = None,
         max_segment_length: int = 8,
-        scorer: str = "boundary",
+        scorer: str = "span",
         head_dropout: float = 0.1,
         head_width: int = 192,
         mix_layers: int = 0,

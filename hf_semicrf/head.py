@@ -111,7 +111,7 @@ class SemiCRF(nn.Module):
         hidden_size: int,
         num_types: int,
         max_segment_length: int,
-        scorer: str = "boundary",
+        scorer: str = "span",
         dropout: float = 0.1,
         threshold: float | None = 0.4,
         potentials: str = "factored",

@@ -323,7 +323,7 @@ def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
         export_program(make_model(bert, context="lstm"))
     model = make_model(bert)
     model._word_states = lambda states, *_: states[:, : int(states.shape[1])]  # as it was traced
-    with pytest.raises(ValueError, match="inputs of all sizes, .* BertModel .* 'boundary'"):
+    with pytest.raises(ValueError, match="inputs of all sizes, .* BertModel .* 'span'"):
         export_program(model)
     with pytest.raises(SystemExit, match="export_onnx.py: "):
         script("export_onnx").main([str(tmp_path / "nothing"), str(tmp_path)])

