@@ -178,7 +178,7 @@ def test_the_data_step_refuses_tags_that_break_rules(tokenizer, tags):
 def test_rules_change_for_a_trained_model(folder, tokenizer):
     model = tiny_model(folder, threshold=0.0)
     texts = ["Ada saw Paris", "Oslo Lima"]
-    assert {"PER"} < {e["label"] for row in model.predict(texts, tokenizer) for e in row}
+    assert "LOC" in {e["label"] for row in model.predict(texts, tokenizer) for e in row}
     model.set_constraints({"types": ["PER"]})
     found = model.predict(texts, tokenizer)
     assert any(found) and {e["label"] for row in found for e in row} == {"PER"}
