@@ -50,14 +50,14 @@ def expected(model, tokenizer):
     return model.predict(TEXTS, tokenizer)
 
 
-def same(found, expected):
+def same(found, expected, tolerance=1e-5):
     """Equal but for the rounding of scores in batches of another shape."""
     found = [list(row) for row in found]
     assert [[e | {"score": 0} for e in row] for row in found] == [
         [e | {"score": 0} for e in row] for row in expected
     ]
     for one, other in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert one["score"] == pytest.approx(other["score"], abs=tolerance)
     return True
 
 
@@ -209,6 +209,12 @@ def test_errors(folder, model, tokenizer, pipe, tmp_path):
     bert = AutoModelForTokenClassification.from_pretrained(save_tiny_bert(tmp_path / "bert"))
     with pytest.raises(ValueError, match="expected a semi-CRF model for 'semicrf-ner', got Bert"):
         pipeline("semicrf-ner", model=bert, tokenizer=tokenizer)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_finds_what_it_finds_on_the_cpu(folder, expected):
+    pipe = pipeline("semicrf-ner", model=folder, device="cuda:0", batch_size=4)
+    assert same(pipe(TEXTS), expected, tolerance=1e-3)
 
 
 # The stock pipeline
