@@ -110,7 +110,8 @@ def by_hand(args: argparse.Namespace, model: SemiCRFForTokenClassification) -> N
     }
     if rank == 0:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-        save_file(weights, Path(args.out, "model.safetensors"))
+        save_file(weights, Path(args.out, "model.safetensors"), {"format": "pt"})
+        model.config.save_pretrained(args.out)
         run = {"losses": losses, "processes": processes}
         Path(args.out, "run.json").write_text(json.dumps(run))
 

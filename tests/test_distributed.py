@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import distributed_train
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny import SCRIPTS, save_tiny_bert, sentences, write_jsonl
 from transformers import AutoTokenizer
 
@@ -54,6 +54,10 @@ def python(*arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def weights(folder):
+    return SemiCRFForTokenClassification.from_pretrained(folder).state_dict()
+
+
 def two_as_one(model, out, flags, tolerance):
     distributed_train.main([str(model), str(out / "one"), *flags])
     python(*TWO, distributed_train.__file__, model, out / "two", *flags)
@@ -61,9 +65,7 @@ def two_as_one(model, out, flags, tolerance):
     assert (one.pop("processes"), two.pop("processes")) == (1, 2)
     assert two.pop("losses") == pytest.approx(one.pop("losses"), abs=tolerance)
     assert two == one  # predictions and scores, where there are any
-    expected, found = (load_file(out / name / "model.safetensors") for name in ("one", "two"))
-    assert found.keys() == expected.keys()
-    start = load_file(model / "model.safetensors")
+    start, expected, found = map(weights, (model, out / "one", out / "two"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance)
     moved = {name for name, value in expected.items() if not torch.equal(value, start[name])}
@@ -85,7 +87,7 @@ def test_two_gpus_are_one_process(model, tmp_path, flags):
     one, two = (json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two"))
     assert two["processes"] == 2 and two["tags"] == one["tags"] and two["f1"] == one["f1"]
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
-    expected, found = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
 
@@ -93,23 +95,24 @@ def test_two_gpus_are_one_process(model, tmp_path, flags):
 def test_the_training_script_under_accelerate(model, tmp_path):
     train = write_jsonl(tmp_path / "train.jsonl", sentences(48))
     test = write_jsonl(tmp_path / "test.jsonl", sentences(12))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    # --multi_gpu is what starts several processes; --use_cpu keeps them on the CPU
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    launch += f"--mixed_precision no --dynamo_backend no --main_process_port {port}"
+    settings = "--num_train_epochs 12 --per_device_train_batch_size 4 --disable_tqdm True "
+    settings += "--learning_rate 1e-2 --head_learning_rate 1e-1 --use_cpu"
     python(
-        # --multi_gpu is what starts several processes; --use_cpu below keeps them on the CPU
-        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2),
         *(
-            "--num_machines",
-            1,
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            0,
+            *launch.split(),
+            SCRIPTS / "train.py",
+            *settings.split(),
+            "--output_dir",
+            tmp_path / "out",
         ),
-        *(SCRIPTS / "train.py", "--model_name_or_path", model.parent / "bert", "--use_cpu"),
-        *("--output_dir", tmp_path / "out", "--train_file", train, "--validation_file", test),
-        *("--num_train_epochs", 12, "--per_device_train_batch_size", 4, "--disable_tqdm", "True"),
-        *("--learning_rate", "1e-2", "--head_learning_rate", "1e-1"),
+        *("--model_name_or_path", model.parent / "bert"),
+        *("--train_file", train, "--validation_file", test),
     )
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert results["validation_overall_f1"] > 0.9
