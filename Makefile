@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# a file's tests stay together: what they share is made once
+PARALLEL := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-min check bench bench-gpu clean
@@ -21,13 +23,13 @@ demo: $(VENV)/installed  ## Make a PII corpus, train on it, evaluate, save, relo
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 test: $(VENV)/installed  ## Run the tests; the ones marked gpu run where there is a CUDA device
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-min:  ## Run the tests with the oldest supported version of every dependency
 	$(PYTHON) -m venv .venv-min
 	.venv-min/bin/pip install --quiet --constraint constraints-min.txt torch
 	.venv-min/bin/pip install --quiet --constraint constraints-min.txt --editable ".[demo,dev]"
-	.venv-min/bin/python -m pytest $(ARGS)
+	.venv-min/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/ruff check .

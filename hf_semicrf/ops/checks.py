@@ -94,7 +94,8 @@ def checked(p: Potentials) -> Potentials:
         low, high = (int(x) for x in p.lengths.aminmax())
         if low < 1 or high > size["N"]:
             raise ValueError(f"expected lengths in 1..{size['N']}, got {low}..{high}")
-    return p.map(lambda x: x.to(dtype))._replace(lengths=p.lengths.long())
+    scores = p.map(lambda x: x if x.dtype == dtype else x.to(dtype))
+    return scores._replace(lengths=p.lengths.long())
 
 
 def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
