@@ -334,18 +334,30 @@ def start_worker(scratch: str, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def f1_cells(rows: list[dict], corpora: Iterable[str], score: str) -> list[str]:
+    """Of one head's runs: each corpus's mean, deviation and number of seeds, and the mean of all.
+
+    In percent. A corpus without runs has an empty cell, and then the mean of all has one too.
+    """
+    values = [[100 * r[score] for r in rows if r["corpus"] == corpus] for corpus in corpora]
+    means = [statistics.mean(f1) for f1 in values if f1]
+    spreads = [f" ± {statistics.stdev(f1):.2f}" if len(f1) > 1 else "" for f1 in values]
+    cells = [
+        f"{statistics.mean(f1):.2f}{spread} ({len(f1)})" if f1 else ""
+        for f1, spread in zip(values, spreads, strict=True)
+    ]
+    return [*cells, f"{statistics.mean(means):.2f}" if len(means) == len(cells) else ""]
+
+
 def table(rows: list[dict]) -> str:
     """Mean and deviation over the seeds of the F1, and means of the rest; a row a head."""
     corpora = sorted({row["corpus"] for row in rows})
     columns = ["head", *corpora, "mean", "recall 5+", "calibration error", "steps/s"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for head in dict.fromkeys(row["head"] for row in rows):
-        own = {c: [r for r in rows if (r["head"], r["corpus"]) == (head, c)] for c in corpora}
-        cells = []
-        for of_corpus in own.values():
-            f1 = [100 * r[f"{r['split']}_f1"] for r in of_corpus]
-            spread = f" ± {statistics.stdev(f1):.2f}" if len(f1) > 1 else ""
-            cells.append(f"{statistics.mean(f1):.2f}{spread} ({len(f1)})" if f1 else "")
+        of_head = [r for r in rows if r["head"] == head]
+        own = {c: [r for r in of_head if r["corpus"] == c] for c in corpora}
+        cells = f1_cells(of_head, corpora, f"{of_head[0]['split']}_f1")
 
         def mean(value: Any, factor: float = 1.0, own: dict = own) -> str:
             """The mean over the corpora of the means over the seeds; empty where one lacks."""
@@ -354,7 +366,6 @@ def table(rows: list[dict]) -> str:
             each = (statistics.mean(map(value, of_corpus)) for of_corpus in own.values())
             return f"{factor * statistics.mean(each):.2f}"
 
-        cells.append(mean(lambda r: r[f"{r['split']}_f1"], 100))
         cells.append(mean(lambda r: r["lengths"].get("5+", {}).get("recall", 0.0), 100))
         cells.append(mean(lambda r: r["calibration_error"], 100))
         cells.append(mean(lambda r: r["steps_per_second"]))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import quality_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -92,18 +93,6 @@ def cpu() -> str:
     )
 
 
-def quality() -> str:
-    """Test F1 of trained taggers."""
-    rows = read("train_h100.jsonl")
-    corpora = dict.fromkeys(r["corpus"] for r in rows)
-    lines = []
-    for corpus in corpora:
-        f1 = [100 * r["test_overall_f1"] for r in rows if r["corpus"] == corpus]
-        spread = f"{statistics.mean(f1):.2f} ± {statistics.stdev(f1):.2f}"
-        lines.append([corpus, spread, ", ".join(f"{x:.2f}" for x in f1)])
-    return markdown(["corpus", "test F1, mean ± deviation", "seeds"], lines)
-
-
 def windows() -> str:
     """Long documents in windows with and without an overlap."""
     return markdown(
@@ -125,8 +114,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "factored": factored,
     "models": models,
     "cpu": cpu,
-    "quality": quality,
     "windows": windows,
+    **quality_tables.TABLES,
 }
 
 
@@ -179,7 +168,7 @@ def fill(text: str) -> str:
     """The text with its tables made anew."""
     return re.sub(
         r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}",
+        lambda match: f"{match[1]}{TABLES[match[2]]().rstrip()}\n{match[3]}",
         text,
         flags=re.DOTALL,
     )
@@ -187,5 +176,6 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     figures()
+    quality_tables.figures(PICTURES)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         page.write_text(fill(page.read_text()))

@@ -1,0 +1,63 @@
+"""The pages' figures of quality are those of the recorded runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from tiny import SCRIPTS, script
+
+ROOT = SCRIPTS.parent
+RUNS = [
+    json.loads(line)
+    for line in (ROOT / "benchmarks/results/quality_test_h100.jsonl").read_text().splitlines()
+]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield script("quality_tables")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quality.md"])
+def test_the_tables_are_up_to_date(tables, page):
+    blocks = re.findall(
+        r"<!-- table: (quality\w*) -->\n(.*?)<!-- end -->", (ROOT / page).read_text(), re.S
+    )
+    assert len(blocks) == {"README.md": 1, "docs/quality.md": len(tables.TABLES)}[page]
+    for name, text in blocks:
+        assert text == tables.TABLES[name](), name
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf", "span", "span+mix_layers=4"])
+def test_the_main_table_has_means_and_deviations_of_the_runs(tables, head):
+    (line,) = re.findall(rf"^\| {re.escape(head)} \|.*$", tables.quality(), re.M)
+    means = []
+    for corpus, cell in zip(
+        ("ncbi_disease", "bc5cdr", "wnut17"), line.split("|")[2:5], strict=True
+    ):
+        f1 = [100 * r["test_f1"] for r in RUNS if (r["head"], r["corpus"]) == (head, corpus)]
+        means.append(statistics.mean(f1))
+        assert cell.strip() == f"{means[-1]:.2f} ± {statistics.stdev(f1):.2f} ({len(f1)})"
+    assert line.split("|")[5].strip() == f"{statistics.mean(means):.2f}"
+
+
+def test_bins_of_several_runs_are_pooled_by_their_entities(tables):
+    row = {"low": 0.5, "score": 0.6, "precision": 1.0, "predicted": 3}
+    other = {"low": 0.5, "score": 0.5, "precision": 0.0, "predicted": 1}
+    ((score, precision, number),) = tables.pooled(
+        [{"reliability": [row]}, {"reliability": [other]}]
+    )
+    assert (score, precision, number) == (pytest.approx(0.575), 0.75, 4)
+
+
+def test_the_pictures_are_drawn(tables, tmp_path):
+    tables.figures(tmp_path)
+    for picture in ("quality_reliability.png", "quality_recall.png"):
+        assert (tmp_path / picture).read_bytes()[1:4] == b"PNG"
+        assert Path(ROOT, "docs/pictures", picture).stat().st_size < 80_000
