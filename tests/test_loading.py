@@ -229,6 +229,10 @@ def test_either_half_may_be_kept_on_disk(saved, tmp_path, away):
         assert torch.equal(found, load(saved)(input_ids=ids).logits)
 
 
+def test_no_device_map_splits_the_head(saved):
+    assert "SemiCRF" in load(saved)._no_split_modules
+
+
 def test_a_map_of_the_encoder_becomes_one_of_the_model(folder, tmp_path):
     places = {"embeddings": "cpu", "encoder": "disk"}
     model = load(folder, labels=LABELS, device_map=places, offload_folder=tmp_path)

@@ -88,6 +88,15 @@ def test_accumulated_batches_weigh_as_one(folder, tmp_path):
         torch.testing.assert_close(accumulated[name], value, rtol=0, atol=1e-6)
 
 
+def test_sentences_of_like_length_share_a_batch(folder, tmp_path):
+    padding = {}
+    for strategy in ("random", "group_by_length"):
+        settings = {"train_sampling_strategy": strategy, "per_device_train_batch_size": 2}
+        batches = trainer(folder, tmp_path, **settings).get_train_dataloader()
+        padding[strategy] = sum(int((batch["attention_mask"] == 0).sum()) for batch in batches)
+    assert padding["group_by_length"] < padding["random"]
+
+
 def test_an_interrupted_run_ends_with_the_same_weights(folder, tmp_path):
     """With dropout, so that the generator's state counts too."""
     settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
