@@ -58,7 +58,8 @@ def render_card(
         entity_counts: Entities of each type in the training data.
         sentences: Sentences of each split of the data.
         speed: What was timed, name to value.
-        training: Settings of the training run, name to value.
+        training: Settings of the training run, name to value; ``versions`` of the libraries, the
+            installed ones by default.
         examples: Texts that the Hub's page offers to try: ``text``, and ``entities`` as `predict`
             finds them.
         dataset: Name of the data set, on the Hub or elsewhere.
@@ -171,7 +172,7 @@ def _training(training: Mapping[str, Any]) -> str:
     with suppress(PackageNotFoundError):  # it may be imported from its source folder
         installed["hf_semicrf"] = version("hf_semicrf")
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
-    settings = {**training, "versions": versions}
+    settings = {**training, "versions": training.get("versions", versions)}
     return markdown_table(("setting", "value"), list(settings.items()))
 
 

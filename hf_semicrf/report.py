@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RATIOS = ("precision", "recall", "f1")
+MISSING = "not recorded"
 BLUE, LIGHT, GREY, ORANGE = "#2b6cb0", "#bcd4ec", "#6b7280", "#dd6b20"
 
 
@@ -29,11 +30,18 @@ def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
         metrics: Scores as `entity_scores` names them, without a prefix.
 
     Returns:
-        For each type its ``precision``, ``recall``, ``f1`` and ``number``.
+        For each type its ``f1``, and those of ``precision``, ``recall`` and ``number`` that are
+        there.
     """
-    names = sorted(key.removesuffix("_number") for key in metrics if key.endswith("_number"))
+    names = sorted(key.removesuffix("_f1") for key in metrics if key.endswith("_f1"))
     return {
-        name: {score: metrics[f"{name}_{score}"] for score in (*RATIOS, "number")} for name in names
+        name: {
+            score: metrics[f"{name}_{score}"]
+            for score in (*RATIOS, "number")
+            if f"{name}_{score}" in metrics
+        }
+        for name in names
+        if name != "overall"
     }
 
 
@@ -44,9 +52,10 @@ def type_table(metrics: Mapping[str, float]) -> str:
         metrics: Scores as `entity_scores` names them, without a prefix.
     """
     types = type_rows(metrics)
-    total = sum(int(row["number"]) for row in types.values())
     overall = {score: metrics[f"overall_{score}"] for score in RATIOS}
-    return _score_table("type", {**types, "all": {**overall, "number": total}})
+    if all("number" in row for row in types.values()):
+        overall["number"] = sum(row["number"] for row in types.values())
+    return _score_table("type", {**types, "all": overall})
 
 
 def length_table(breakdown: Mapping[str, Any]) -> str:
@@ -171,7 +180,11 @@ def _score_table(first: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     return markdown_table(
         (first, "precision", "recall", "F1", "entities"),
         [
-            (name, *(_percent(row[score]) for score in RATIOS), int(row["number"]))
+            (
+                name,
+                *(_percent(row[score]) if score in row else MISSING for score in RATIOS),
+                int(row["number"]) if "number" in row else MISSING,
+            )
             for name, row in rows.items()
         ],
     )

@@ -31,6 +31,13 @@ def cells(table):
     return [line.strip("| ").split(" | ") for line in table.splitlines()]
 
 
+def test_scores_of_types_that_were_not_recorded_are_said_to_be_missing():
+    metrics = {"overall_precision": 0.5, "overall_recall": 0.25, "overall_f1": 1 / 3, "LOC_f1": 0.4}
+    _, _, row, total = cells(type_table(metrics))
+    assert row == ["LOC", "not recorded", "not recorded", "40.00", "not recorded"]
+    assert total == ["all", "50.00", "25.00", "33.33", "not recorded"]
+
+
 def test_type_table(scored):
     metrics, _ = scored
     header, _, *rows = cells(type_table(metrics))
