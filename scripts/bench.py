@@ -231,7 +231,7 @@ def peers(quick: bool) -> Iterator[dict]:
         batch, positions, longest, types = shape
         work = batch * positions * longest * types**2
         for name, build in builders.items():
-            if not installed(name) or (name == "torch-struct" and work > 3e8):
+            if not installed(name) or (name == "torch-struct" and work > 1e6):  # its memory
                 continue
             if quick and work > 4e9:
                 continue
