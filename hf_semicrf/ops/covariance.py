@@ -31,6 +31,7 @@ from hf_semicrf.ops import factored
 from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS, Expectations
+from hf_semicrf.ops.registry import operation, parted
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
@@ -41,21 +42,9 @@ def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tenso
     return log_z, Expectations(*counts)
 
 
-@torch.library.custom_op("hf_semicrf::counts", mutates_args=())
-def _counts(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    with_segment: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@operation(6, "bool with_segment", "str backend")
+def _counts(*inputs):
+    p, (with_segment, backend) = parted(inputs)
     log_z, counts = factored.expectations(p, with_segment, backend)
     return log_z, *counts
 
@@ -91,32 +80,18 @@ def _backward(ctx, of_log_z: Tensor, *of_counts: Tensor):
 _counts.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-@torch.library.custom_op("hf_semicrf::covariances", mutates_args=())
-def _covariances(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    of_log_z: Tensor,
-    of_emission: Tensor,
-    of_segment: Tensor,
-    of_start: Tensor,
-    of_end: Tensor,
-    of_shared: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@operation(
+    8, "Tensor of_log_z", "Tensor of_emission", "Tensor of_segment", "Tensor of_start",
+    "Tensor of_end", "Tensor of_shared", "str backend",
+)  # fmt: skip
+def _covariances(*inputs):
     """Gradients of all potentials from those of log Z and of the counts; segment may be empty."""
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
-    counts = Expectations(of_emission, of_segment, of_start, of_end, of_shared)
-    values = _values(counts, lengths, len(duration))
-    p, dtype = p.map(Tensor.double), duration.dtype
+    p, (of_log_z, *of_counts, backend) = parted(inputs)
+    counts = Expectations(*of_counts)
+    values = _values(counts, p.lengths, len(p.duration))
+    p, dtype = p.map(Tensor.double), p.duration.dtype
     gradient = _gradient(p, values, of_log_z, backend)
-    return tuple(x.to(dtype) for x in gradient)  # type: ignore[return-value]  # of eight
+    return tuple(x.to(dtype) for x in gradient)
 
 
 @_covariances.register_fake

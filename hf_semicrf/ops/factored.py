@@ -20,6 +20,7 @@ from torch import Tensor
 from hf_semicrf.ops import reference
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import Expectations, State
+from hf_semicrf.ops.registry import operation, parted
 
 
 def implementation(backend: str) -> ModuleType:
@@ -106,46 +107,25 @@ def wants_gradient(inputs: Iterable[Any]) -> bool:
 OPERATIONS: dict[str, torch.library.CustomOpDef] = {}
 
 
-def _operation(function: Callable) -> Callable:
-    """Register a function, whose annotations are the schema, as a custom op of its name."""
-    name = function.__name__
-    OPERATIONS[name] = torch.library.custom_op(f"hf_semicrf::{name[1:]}", function, mutates_args=())
-    return function
+def _operation(tensors: int, *arguments: str) -> Callable[[Callable], Callable]:
+    """Register a function as a custom op, and leave it as it is to be called without one."""
+
+    def register(function: Callable) -> Callable:
+        OPERATIONS[function.__name__] = operation(tensors, *arguments)(function)
+        return function
+
+    return register
 
 
-@_operation
-def _log_partition(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    backend: str,
-) -> Tensor:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(1, "str backend")
+def _log_partition(*inputs):
+    p, (backend,) = parted(inputs)
     return implementation(backend).log_partition(p)
 
 
-@_operation
-def _segmentation_score(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    labels: Tensor,
-    starts: Tensor,
-    backend: str,
-) -> Tensor:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(1, "Tensor labels", "Tensor starts", "str backend")
+def _segmentation_score(*inputs):
+    p, (labels, starts, backend) = parted(inputs)
     return implementation(backend).segmentation_score(p, labels, starts)[0]
 
 
@@ -156,20 +136,9 @@ def _per_sentence(*args) -> Tensor:
     return lengths.new_empty(lengths.shape, dtype=torch.float64)
 
 
-@_operation
-def _scan(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(4, "str backend")
+def _scan(*inputs):
+    p, (backend,) = parted(inputs)
     log_z, state = implementation(backend).scan(p)
     return log_z, *state
 
@@ -183,22 +152,9 @@ def _fake_scan(*args):
     return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
 
 
-@_operation
-def _loss(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    labels: Tensor,
-    starts: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(6, "Tensor labels", "Tensor starts", "str backend")
+def _loss(*inputs):
+    p, (labels, starts, backend) = parted(inputs)
     module = implementation(backend)
     log_z, state = module.scan(p)
     score, ends = module.segmentation_score(p, labels, starts)
@@ -212,32 +168,15 @@ def _(*args):
     return torch.empty_like(log_z), log_z, *state, ends
 
 
-@_operation
-def _expectations(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    log_z: Tensor,
-    pre: Tensor,
-    alpha: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    labels: Tensor | None,
-    ends: Tensor | None,
-    with_segment: bool,
-    add_up: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(
+    5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor weight",
+    "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up", "str backend",
+)  # fmt: skip
+def _expectations(*inputs):
+    p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = parted(inputs)
     gold = None if labels is None or ends is None else (labels, ends)
-    state = State(pre, alpha, offset)
-    return implementation(backend).expectations(p, log_z, state, weight, gold, with_segment, add_up)
+    expected = implementation(backend).expectations
+    return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
 
 
 @OPERATIONS["_expectations"].register_fake
@@ -250,20 +189,9 @@ def _(*args):
     return per_position[0], segment, *per_position[1:], shared
 
 
-@_operation
-def _best(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@_operation(2, "str backend")
+def _best(*inputs):
+    p, (backend,) = parted(inputs)
     return implementation(backend).best(p)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, spread
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS
+from hf_semicrf.ops.registry import operation, parted
 
 
 class Ranked(NamedTuple):
@@ -51,21 +52,10 @@ def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _max_marginals(*p)
 
 
-@torch.library.custom_op("hf_semicrf::k_best", mutates_args=())
-def _k_best(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
-    p, device = _on_the_host(p), lengths.device
+@operation(3, "int k")
+def _k_best(*inputs):
+    p, (k,) = parted(inputs)
+    lengths, p = p.lengths, _on_the_host(p)
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
     length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
@@ -84,7 +74,7 @@ def _k_best(
         kind[b, j], rank[b, j] = np.divmod(ranked.source[begin, b, c, before], k)
         stop[b, j] = begin
     scores, types_at_starts, opens = (
-        torch.from_numpy(x).to(device) for x in (score, labels, starts)
+        torch.from_numpy(x).to(lengths.device) for x in (score, labels, starts)
     )
     return scores, spread(types_at_starts, opens, lengths[:, None]), opens
 
@@ -100,20 +90,10 @@ def _(*args):
     )
 
 
-@torch.library.custom_op("hf_semicrf::max_marginals", mutates_args=())
-def _max_marginals(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
-    p = _on_the_host(p)
+@operation(4)
+def _max_marginals(*inputs):
+    given, _ = parted(inputs)
+    p = _on_the_host(given)
     positions, longest = p.sizes[1:3]
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
     mirrored = (p.lengths[:, None] - torch.arange(positions + 1)).clamp(min=0)
@@ -132,7 +112,9 @@ def _max_marginals(
         to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
         token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, extra])
     found = (token, through.amax(2), ending.amax(2), through)
-    token, opening, closing, through = (x.to(duration.device, duration.dtype) for x in found)
+    token, opening, closing, through = (
+        x.to(given.lengths.device, given.duration.dtype) for x in found
+    )
     return token, opening, closing, through
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, scores_by_end, spread
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS
+from hf_semicrf.ops.registry import operation, parted
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
@@ -35,21 +36,9 @@ def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor
     return _sample(*p, uniform, backend)
 
 
-@torch.library.custom_op("hf_semicrf::sample", mutates_args=())
-def _sample(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    uniform: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@operation(2, "Tensor uniform", "str backend")
+def _sample(*inputs):
+    p, (uniform, backend) = parted(inputs)
     sums = log_sums(p, backend)
     if backend == "torch":
         return walk(p, sums.pre, sums.alpha, uniform)

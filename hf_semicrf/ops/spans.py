@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, segment_scores
+from hf_semicrf.ops.registry import operation, parted
 
 
 def segment_marginals(p: Potentials, spans: Tensor, backend: str) -> Tensor:
@@ -14,26 +15,14 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: str) -> Tensor:
     return _segment_marginals(*p, spans, backend)
 
 
-@torch.library.custom_op("hf_semicrf::segment_marginals", mutates_args=())
-def _segment_marginals(
-    emission: Tensor | None,
-    segment: Tensor | None,
-    start: Tensor | None,
-    end: Tensor | None,
-    duration: Tensor,
-    transition: Tensor,
-    initial: Tensor,
-    final: Tensor,
-    lengths: Tensor,
-    spans: Tensor,
-    backend: str,
-) -> Tensor:
-    p = Potentials(emission, segment, start, end, duration, transition, initial, final, lengths)
+@operation(1, "Tensor spans", "str backend")
+def _segment_marginals(*inputs):
+    p, (spans, backend) = parted(inputs)
     _, positions, longest, types = p.sizes
     sums = log_sums(p, backend)
     begin, stop = spans.unbind(-1)
     length = stop - begin
-    legal = (begin >= 0) & (length >= 1) & (length <= longest) & (stop <= lengths[:, None])
+    legal = (begin >= 0) & (length >= 1) & (length <= longest) & (stop <= p.lengths[:, None])
     legal &= sums.log_z[:, None] > -torch.inf
 
     def at(x: Tensor, index: Tensor) -> Tensor:
@@ -45,7 +34,7 @@ def _segment_marginals(
         here = legal & (length == extra + 1)
         log_p += torch.where(here[..., None], at(score, torch.where(here, begin, 0)), 0)
     probability = torch.where(legal[..., None], log_p.exp().clamp(max=1), 0)
-    return probability.to(duration.dtype)
+    return probability.to(p.duration.dtype)
 
 
 @_segment_marginals.register_fake

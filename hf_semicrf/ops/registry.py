@@ -1,0 +1,40 @@
+"""Functions of potentials as custom ops; the nine fields of `Potentials` stand in a schema once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from hf_semicrf.ops.potentials import Potentials
+
+FIELDS = (
+    "Tensor? emission, Tensor? segment, Tensor? start, Tensor? end, Tensor duration, "
+    "Tensor transition, Tensor initial, Tensor final, Tensor lengths"
+)
+
+
+def operation(
+    tensors: int, *arguments: str
+) -> Callable[[Callable[..., Any]], torch.library.CustomOpDef]:
+    """Make ``hf_semicrf::name`` of a function ``_name`` of the fields and of further arguments.
+
+    Args:
+        tensors: How many the function returns; a tuple if more than one.
+        *arguments: Type and name of each argument after the fields, as a schema has them.
+    """
+    result = "Tensor" if tensors == 1 else f"({', '.join(['Tensor'] * tensors)})"
+    schema = f"({', '.join((FIELDS, *arguments))}) -> {result}"
+
+    def register(function: Callable[..., Any]) -> torch.library.CustomOpDef:
+        name = f"hf_semicrf::{function.__name__.removeprefix('_')}"
+        return torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+
+    return register
+
+
+def parted(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
+    """The potentials among an operation's inputs, and its further arguments."""
+    count = len(Potentials._fields)
+    return Potentials(*inputs[:count]), inputs[count:]
