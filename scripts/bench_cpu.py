@@ -1,8 +1,8 @@
-"""Time the head and the dense contract on the CPU, beside flash-semicrf's head.
+"""Time the operations, the head and the dense contract on the CPU, beside flash-semicrf's head.
 
 python scripts/bench_cpu.py --out benchmarks/results/cpu.jsonl
 
-Both heads are given the same hidden states and labels; the runs alternate, so that a machine whose
+All heads are given the same hidden states and labels; the runs alternate, so that a machine whose
 speed drifts slows both. flash-semicrf is left out where it is not installed.
 """
 
@@ -18,26 +18,39 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from hf_semicrf import SemiCRF
+from hf_semicrf import SemiCRF, ops
 from hf_semicrf.ops import semi_crf_triton_forward
 
 BATCH, POSITIONS, LONGEST, TYPES, HIDDEN = 8, 128, 8, 9, 64
 
 
 def our_calls(hidden, lengths, labels, starts) -> dict[str, Callable[[], None]]:
-    """A training step and decoding with our head."""
-    head = SemiCRF(HIDDEN, TYPES, LONGEST, backend="torch")
+    """The operations on factored potentials, and a training step and decoding with two heads."""
+    calls: dict[str, Callable[[], None]] = {}
+    for scorer in ("boundary", "span"):
+        head = SemiCRF(HIDDEN, TYPES, LONGEST, scorer=scorer, backend="torch")
 
-    def step():
-        head.zero_grad()
-        head.train()(hidden, lengths, labels, starts).nll.sum().backward()
+        def step(head=head):
+            head.zero_grad()
+            head.train()(hidden, lengths, labels, starts).nll.sum().backward()
 
-    def decode():
-        with torch.no_grad():
-            head.eval()(hidden, lengths)
+        def decode(head=head):
+            with torch.no_grad():
+                head.eval()(hidden, lengths)
 
-    return {"step": step, "decode and marginals": decode}
+        calls |= {f"{scorer} head: step": step, f"{scorer} head: decode and marginals": decode}
+        if scorer == "boundary":
+            p = head.eval().potentials(hidden, lengths).map(Tensor.detach)
+    leaves = p.map(lambda x: x.clone().requires_grad_())
+    scores = [x for x in leaves[:-1] if x is not None]
+
+    def loss():
+        nll = ops.negative_log_likelihood(leaves, labels, starts, backend="torch").sum()
+        torch.autograd.grad(nll, scores)
+
+    return {"loss + gradient": loss, "decode": lambda: ops.viterbi(p, backend="torch")} | calls
 
 
 def peer_calls(hidden, lengths, labels) -> dict[str, Callable[[], None]]:
@@ -54,7 +67,7 @@ def peer_calls(hidden, lengths, labels) -> dict[str, Callable[[], None]]:
         with torch.no_grad():
             head.decode_with_traceback(hidden, lengths)
 
-    return {"step": step, "decode": decode}
+    return {"head: step": step, "head: decode": decode}
 
 
 def dense_calls(lengths) -> dict[str, Callable[[], None]]:
@@ -123,7 +136,7 @@ def main() -> None:
             "commit": args.commit,
             **versions,
         }
-        print(f"{library:15} {mode:24} {row['ms']:9.2f} ms  (p20 {p20:.2f}, p80 {p80:.2f})")
+        print(f"{library:15} {mode:36} {row['ms']:9.2f} ms  (p20 {p20:.2f}, p80 {p80:.2f})")
         if args.out:
             with open(args.out, "a") as stream:
                 stream.write(json.dumps(row) + "\n")
