@@ -32,6 +32,7 @@ from hf_semicrf.loading import (
 from hf_semicrf.partial_labels import Known
 from hf_semicrf.prediction import predict
 from hf_semicrf.segments import UNKNOWN_TAG, split_long_segments
+from hf_semicrf.tag_logits import tag_logits
 
 logger = logging.get_logger(__name__)
 
@@ -302,30 +303,14 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=True if mixed else output_hidden_states,
         )
-        scheme = self.config.scheme
-        types = starts = known = None
-        if labels is not None:
-            tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
-            self._check_tags(tags, lattice.inside)
-        if labels is not None and self.config.unknown == "marginalize" and not output_potentials:
-            known = Known.of_tags(scheme, tags, self.config.max_segment_length)
-            if allowed_types is not None:
-                sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
-                known = known.within(sets)
-        if labels is not None and (known is None or output_potentials):
-            types, starts = scheme.encode(tags)
-            starts = split_long_segments(types, starts, self.config.max_segment_length)
-            # a sentence without words runs as one outside word that counts nothing
-            empty = lattice.lengths == 0
-            types[:, 0] = torch.where(empty, 0, types[:, 0])
-            starts[:, 0] |= empty
+        types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
         head = self.classifier(
             self._word_states(self._states(encoded), lattice, input_ids, attention_mask),
             lattice.lengths.clamp(min=1),
             types,
             starts,
             decode=not (self.training or output_potentials),
-            segment_marginals=output_segment_posteriors or scheme.marks_ends,
+            segment_marginals=output_segment_posteriors or self.config.scheme.marks_ends,
             threshold=threshold,
             known=known,
             allowed=allowed_segments,
@@ -342,7 +327,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             loss = nll.sum() / num_items_in_batch
         logits = posteriors = None
         if head.marginals is not None:
-            logits = self._logits(head, lattice)
+            logits = tag_logits(self.config.scheme, head, lattice)
             if output_segment_posteriors:
                 posteriors = lattice.scatter(head.segment_posteriors)
         states = None if mixed and not output_hidden_states else encoded.get("hidden_states")
@@ -541,6 +526,40 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             counted = counted & attention_mask.bool()
         return lattice.mean(hidden, counted)
 
+    def _targets(
+        self,
+        labels: Tensor | None,
+        allowed_types: Tensor | None,
+        lattice: Lattice,
+        whole: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Known | None]:
+        """Types and starts [B, N] that the labels [B, T] say, or what is known of them.
+
+        Args:
+            labels: Tag ids on the words' first sub-words, or None.
+            allowed_types: Types that a word of unknown label may have, as bits [B, T], or None.
+            lattice: Where the words stand.
+            whole: Whether one segmentation is asked for, even where some labels may be unknown.
+        """
+        if labels is None:
+            return None, None, None
+        scheme, longest = self.config.scheme, self.config.max_segment_length
+        tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
+        self._check_tags(tags, lattice.inside)
+        if self.config.unknown == "marginalize" and not whole:
+            known = Known.of_tags(scheme, tags, longest)
+            if allowed_types is not None:
+                sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
+                known = known.within(sets)
+            return None, None, known
+        types, starts = scheme.encode(tags)
+        starts = split_long_segments(types, starts, longest)
+        # a sentence without words runs as one outside word that counts nothing
+        empty = lattice.lengths == 0
+        types[:, 0] = torch.where(empty, 0, types[:, 0])
+        starts[:, 0] |= empty
+        return types, starts, None
+
     def _check_tags(self, tags: Tensor, inside: Tensor) -> None:
         """Refuse unknown tags inside the lattice; on a GPU this would wait for the device."""
         if tags.device.type != "cpu" or torch.compiler.is_compiling():
@@ -565,40 +584,3 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 f"segments of at most {self.config.max_segment_length} words allow, got others in "
                 f"rows {impossible} of the batch"
             )
-
-    def _logits(self, head: SemiCRFOutput, lattice: Lattice) -> Tensor:
-        """Log posteriors of the tags at every sub-word [B, T, len(id2label)]."""
-        scheme, marginals = self.config.scheme, head.marginals
-        # of words' first sub-words, then of others: they lie inside their word's segment
-        token, start, end = (
-            torch.stack([x, x if inner else torch.zeros_like(x)])
-            for x, inner in (
-                (marginals.token, True),
-                (marginals.start, False),
-                (marginals.end, False),
-            )
-        )
-        single = None
-        if marginals.segment is not None:
-            single = marginals.segment[:, :, 0]
-            single = torch.stack([single, torch.zeros_like(single)])
-        posteriors = scheme.tag_posteriors(token, start, end, single)
-        starts = torch.stack([head.starts, torch.zeros_like(head.starts)])
-        tags = scheme.decode(head.labels.expand_as(starts), starts)
-        posteriors = _raise_decoded(posteriors, tags)
-
-        word = lattice.word_of_token()
-        rows = torch.arange(len(word), device=word.device)[:, None]
-        logits = posteriors[(~lattice.mask).long(), rows, word]
-        outside = logits.new_full(logits.shape[-1:], torch.finfo(logits.dtype).min)
-        outside[scheme.labels.index("O")] = 0
-        return torch.where((word < 0)[..., None], outside, logits)
-
-
-def _raise_decoded(posteriors: Tensor, tags: Tensor) -> Tensor:
-    """Log posteriors [..., N, K] in which the decoded tag [..., N] has the maximum."""
-    logits = posteriors.clamp(min=torch.finfo(posteriors.dtype).tiny).log()
-    at = tags.clamp(min=0)[..., None]
-    # a log posterior of the best of K tags is at least -log K: the margin survives rounding
-    margin = logits.amax(-1, keepdim=True) + 1e-5
-    return logits.scatter(-1, at, torch.where(tags[..., None] >= 0, margin, logits.gather(-1, at)))
