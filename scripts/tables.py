@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import benchmark_partial
 import quality_tables
 import speed_tables
 from speed_tables import read
@@ -40,6 +41,7 @@ def windows() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "windows": windows,
+    "partial": lambda: benchmark_partial.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,
     **quality_tables.TABLES,
 }
