@@ -23,7 +23,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import sys
@@ -34,7 +33,14 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from benchmark_quality import load_tokenizer, read_lines, settings_of, start_worker, tag
+from benchmark_quality import (
+    device_name,
+    load_tokenizer,
+    read_lines,
+    settings_of,
+    start_worker,
+    tag,
+)
 from transformers import set_seed
 
 from hf_semicrf import (
@@ -160,7 +166,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "training": list(run.training),
         "encoder": run.encoder_name or Path(run.encoder).name,
         "commit": run.commit,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

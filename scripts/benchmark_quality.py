@@ -124,6 +124,13 @@ def load_tokenizer(encoder: str) -> Any:
     return prepare_tokenizer(AutoTokenizer.from_pretrained(encoder))
 
 
+def device_name() -> str:
+    """What the runs run on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
 def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     """``name=value`` pairs as a dictionary; what is JSON is read as JSON."""
     found = {}
@@ -320,7 +327,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "training": list(run.training),
         "encoder": run.encoder_name or Path(run.encoder).name,
         "commit": run.commit,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
