@@ -7,6 +7,7 @@ own, `python kernel_checks.py`, which prints one JSON line a check: its name, an
 from __future__ import annotations
 
 import json
+import math
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager
@@ -126,6 +127,21 @@ def stays_exact_with_infinities(device: str) -> None:
         q = p.map(lambda x, dtype=dtype: x.to(dtype))
         found = results(q, labels, starts, "triton")
         for key, x in results(q.map(Tensor.double), labels, starts, "torch").items():
+            assert_close(found[key].double(), x, **tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def loses_no_digit_to_steep_transitions(device: str) -> None:
+    """Transitions just within what products of weights take, under scores that pull elsewhere."""
+    p = random_potentials([7, 5], 3, 3, 7, ("emission", "start", "end"), seed=5, scale=12.0)
+    low, high = p.transition.aminmax(dim=0)
+    for factor in (0.99, 1.01):  # of 48 bits
+        spread = factor * 48 * math.log(2)
+        steep = p._replace(transition=(p.transition - high) / (high - low) * spread)
+        narrow = to_device(steep, device).map(Tensor.float)
+        _, labels, starts = ops.viterbi(narrow, backend="torch")
+        found = results(narrow, labels, starts, "triton")
+        for key, x in results(narrow.map(Tensor.double), labels, starts, "torch").items():
+            tolerance = {"rtol": 1e-5, "atol": 5e-5}
             assert_close(found[key].double(), x, **tolerance, msg=lambda m, k=key: f"{k}: {m}")
 
 
@@ -261,6 +277,7 @@ CHECKS |= {
     f.__name__: (f,)
     for f in (
         stays_exact_with_infinities,
+        loses_no_digit_to_steep_transitions,
         bears_a_sentence_without_segmentation,
         reads_no_padding,
         repeats_itself,

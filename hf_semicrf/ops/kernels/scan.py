@@ -10,15 +10,16 @@ waits for is short: of the sum over s only the newest start depends on the step 
 rest of the sum is taken one step ahead. All values are relative to an offset in float64, which
 moves each step. The suffix recurrence is the same one, read from right to left.
 
-Where no transition is 2^60 times less likely than the likeliest into its type (FAST), what waits
+Where no transition is 2^48 times less likely than the likeliest into its type (FAST), what waits
 stays a sum of weights, without logarithms: with w = exp2(alpha - offset), a step is
 
     w[t+1, c] = entered[t, c] exp2(highest[c] + score of the segment [t, t+1) - delta) + rest
     entered[t+1, c] = sum_{c'} w[t+1, c'] exp2(transition[c', c] - highest[c])
 
-and the offset moves by delta, a bound on log2 w that is known one product earlier. It is at most
-2^60 too large, so that nothing is lost which adds to any digit of `entered`. Otherwise a step is
-a log-sum-exp, and -inf and huge scores stay exact. `alpha` and `pre` are logarithms in both.
+and the offset moves by delta, a bound on log2 w that is known one product earlier. It is at most 48
+too large, so that `entered` is above 2^-96 where any w is: what underflows, below 2^-126, adds to
+no digit of it. Otherwise a step is a log-sum-exp, and -inf and huge scores stay exact. `alpha` and
+`pre` are logarithms in both.
 
 Segments longer than the window: time is cut into blocks of WINDOW steps. Row j of a block then
 starts out as the sum over all segments that began before the block and end at its position j; a
@@ -130,8 +131,7 @@ def scan_kernel(
     if SOURCES == TYPES:
         steps = tl.load(table + 2 * WINDOW * TYPES + cell)
         highest = finite(tl.max(steps, 0))
-        # no entry is so small that the product could lose a source that matters
-        safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -60.0
+        safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0
         if safe:
             alpha, offset = _walk(
                 emission, segment, start, end, duration, transition, pre_out, alpha_out, offset_out,
