@@ -20,14 +20,10 @@ which temperature and threshold are fitted after training. Each run appends one 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import random
 import statistics
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +33,8 @@ from benchmark_quality import (
     device_name,
     load_tokenizer,
     read_lines,
+    run_all,
     settings_of,
-    start_worker,
     tag,
 )
 from transformers import set_seed
@@ -215,25 +211,8 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in args.seeds
         for condition in args.conditions
     ]
-    failed = 0
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    with ProcessPoolExecutor(
-        args.jobs,
-        multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-        initargs=(args.scratch, threads),
-    ) as pool:
-        waiting = {pool.submit(train_and_score, run): run for run in runs}
-        for future in as_completed(waiting):
-            try:
-                line = json.dumps(future.result())
-            except Exception as error:  # the others go on
-                failed += 1
-                run = waiting[future]
-                print(f"{run.condition} {run.seed} failed: {error!r}", flush=True)
-                continue
-            with args.out.open("a") as stream:
-                stream.write(line + "\n")
+    names = ("condition", "seed")
+    failed = run_all(train_and_score, runs, names, args.jobs, args.scratch, args.out)
     print(table(read_lines(args.out)))
     return failed
 

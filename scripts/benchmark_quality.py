@@ -23,7 +23,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cache
@@ -398,6 +398,46 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def run_all(
+    train_and_score: Callable[[Any], dict[str, Any]],
+    runs: Sequence[Any],
+    names: Sequence[str],
+    jobs: int,
+    scratch: str,
+    out: Path,
+) -> int:
+    """Share runs among processes, append a line for each to a file, and count those that failed.
+
+    Args:
+        train_and_score: What a process does with a run.
+        runs: The runs, in order.
+        names: Fields of a run that name it where it failed.
+        jobs: Processes side by side.
+        scratch: Folder of logs.
+        out: JSON lines file to append to.
+    """
+    failed = 0
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs,
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(scratch, threads),
+    ) as pool:
+        waiting = {pool.submit(train_and_score, run): run for run in runs}
+        for future in as_completed(waiting):
+            try:
+                line = json.dumps(future.result())
+            except Exception as error:  # the others go on
+                failed += 1
+                name = " ".join(str(getattr(waiting[future], field)) for field in names)
+                print(f"{name} failed: {error!r}", flush=True)
+                continue
+            with out.open("a") as stream:
+                stream.write(line + "\n")
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run every head on every corpus with every seed; returns the number of runs that failed."""
     parser = argparse.ArgumentParser(
@@ -441,25 +481,8 @@ def main(arguments: list[str] | None = None) -> int:
         for corpus in args.corpora
     ]
     runs = [run for run in runs if run.key not in done]
-    failed = 0
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    with ProcessPoolExecutor(
-        args.jobs,
-        multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-        initargs=(args.scratch, threads),
-    ) as pool:
-        waiting = {pool.submit(train_and_score, run): run for run in runs}
-        for future in as_completed(waiting):
-            run = waiting[future]
-            try:
-                line = json.dumps(future.result())
-            except Exception as error:  # the others go on
-                failed += 1
-                print(f"{run.corpus} {run.head} {run.seed} failed: {error!r}", flush=True)
-                continue
-            with args.out.open("a") as stream:
-                stream.write(line + "\n")
+    names = ("corpus", "head", "seed")
+    failed = run_all(train_and_score, runs, names, args.jobs, args.scratch, args.out)
     rows = [row for row in read_lines(args.out) if row["split"] == args.split]
     print(table(rows))
     if args.decodings:
