@@ -51,7 +51,7 @@ def _counts(*inputs):
 
 @_counts.register_fake
 def _(*args):
-    p, with_segment = Potentials(*args[:9]), args[9]
+    p, (with_segment, _) = parted(args)
     batch, positions, longest, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))
@@ -96,7 +96,7 @@ def _covariances(*inputs):
 
 @_covariances.register_fake
 def _(*args):
-    p = Potentials(*args[:9])
+    p, _ = parted(args)
     batch, positions, _, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))

@@ -145,7 +145,7 @@ def _scan(*inputs):
 
 @OPERATIONS["_scan"].register_fake
 def _fake_scan(*args):
-    p = Potentials(*args[:9])
+    p, _ = parted(args)
     batch, positions, _, types = p.sizes
     state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
     offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
@@ -181,7 +181,7 @@ def _expectations(*inputs):
 
 @OPERATIONS["_expectations"].register_fake
 def _(*args):
-    p = Potentials(*args[:9])
+    p, _ = parted(args)
     batch, positions, longest, types = p.sizes
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
     segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
@@ -197,7 +197,7 @@ def _best(*inputs):
 
 @OPERATIONS["_best"].register_fake
 def _(*args):
-    p = Potentials(*args[:-1])
+    p, _ = parted(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, positions, dtype=torch.long),

@@ -81,7 +81,7 @@ def _k_best(*inputs):
 
 @_k_best.register_fake
 def _(*args):
-    p, k = Potentials(*args[:9]), args[9]
+    p, (k,) = parted(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, k, dtype=torch.float64),
@@ -120,7 +120,7 @@ def _max_marginals(*inputs):
 
 @_max_marginals.register_fake
 def _(*args):
-    p = Potentials(*args)
+    p, _ = parted(args)
     batch, positions, longest, types = p.sizes
     token, start, end = (p.duration.new_empty(batch, positions, types) for _ in range(3))
     return token, start, end, p.duration.new_empty(batch, positions, longest, types)

@@ -39,7 +39,7 @@ def _segment_marginals(*inputs):
 
 @_segment_marginals.register_fake
 def _(*args):
-    p, spans = Potentials(*args[:9]), args[9]
+    p, (spans, _) = parted(args)
     return p.duration.new_empty(*spans.shape[:2], p.sizes[3])
 
 
