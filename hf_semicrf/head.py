@@ -77,7 +77,7 @@ class SemiCRF(nn.Module):
     """A semi-Markov CRF on hidden states of any encoder.
 
     Type 0 is the outside type, whose segments have length 1, so that every tagging has exactly one
-    derivation. Scores are computed without autocast and the dynamic programs in float32 at least.
+    derivation. Scores are computed without autocast, and the dynamic programs in float32 at least.
 
     Args:
         hidden_size: Width H of the hidden states.
@@ -99,7 +99,8 @@ class SemiCRF(nn.Module):
             type, in nats.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
-        backend: Implementation of the dynamic programs on factored potentials.
+        backend: Implementation of the dynamic programs on factored potentials, and of scores of
+            whole segments.
         rules: What is allowed in every sentence; None for everything.
 
     Raises:
@@ -149,7 +150,9 @@ class SemiCRF(nn.Module):
         self.token_loss = token_loss
         self.dense = potentials == "edge"
         self.backend = backend
-        settings = ScorerSettings(hidden_size, num_types, max_segment_length, dropout, width)
+        settings = ScorerSettings(
+            hidden_size, num_types, max_segment_length, dropout, width, backend
+        )
         self.context = None if context is None else CONTEXTS[context](settings)
         self.scorer = build_scorer(scorer, settings)
         # logarithms of the layers' weights, times their number
@@ -186,7 +189,7 @@ class SemiCRF(nn.Module):
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
             if self.context is not None:
                 hidden = self.context(hidden, lengths)
-            scores = self.scorer(hidden)
+        scores = self.scorer(hidden)
         duration = self.duration_bias.clone()
         duration[1:, 0] = -torch.inf  # the outside type has length 1 only
         p = ops.Potentials(

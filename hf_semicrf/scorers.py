@@ -2,19 +2,23 @@
 
 A scorer is one name or several joined by "+", whose scores add up: "boundary+biaffine". All read
 the hidden states of single positions; none holds anything as wide as them for every segment.
+Scores are computed without autocast.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
-from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 1 << 26  # span features held at once, before they are recomputed
+from hf_semicrf.ops.checks import Backend, resolve_backend
+from hf_semicrf.ops.span_scores import Content, span_scores, windows
+
 BLOCK = 64  # positions whose segments one product of start and end states scores
 
 
@@ -43,6 +47,7 @@ class ScorerSettings(NamedTuple):
         max_segment_length: Longest segment L, in positions.
         dropout: Probability of dropping a hidden unit before scoring.
         width: Units of a scorer's own hidden layer.
+        backend: Implementation of scores of whole segments.
     """
 
     hidden_size: int
@@ -50,6 +55,18 @@ class ScorerSettings(NamedTuple):
     max_segment_length: int
     dropout: float = 0.1
     width: int = 192
+    backend: Backend = "auto"
+
+
+def _without_autocast(forward: Callable) -> Callable:
+    """A method of hidden states that runs in their own precision."""
+
+    @wraps(forward)
+    def run(self: nn.Module, hidden: Tensor) -> Scores:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(self, hidden)
+
+    return run
 
 
 class SumScorer(nn.Module):
@@ -60,6 +77,7 @@ class SumScorer(nn.Module):
         self.dropout = nn.Dropout(s.dropout)
         self.emission = nn.Linear(s.hidden_size, s.num_types)
 
+    @_without_autocast
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         return Scores(emission=self.emission(self.dropout(hidden)))
@@ -75,7 +93,12 @@ class BoundaryScorer(nn.Module):
 
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
-        emission, start, end = self.projection(self.dropout(hidden)).chunk(3, dim=-1)
+        return self.score(self.dropout(hidden))
+
+    @_without_autocast
+    def score(self, hidden: Tensor) -> Scores:
+        """The same from hidden states after dropout."""
+        emission, start, end = self.projection(hidden).chunk(3, dim=-1)
         return Scores(emission=emission, start=start, end=end)
 
 
@@ -88,6 +111,7 @@ class MLPScorer(nn.Module):
         self.inner = nn.Linear(s.hidden_size, s.width)
         self.boundary = BoundaryScorer(s._replace(hidden_size=s.width))
 
+    @_without_autocast
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         return self.boundary(gelu(self.inner(self.dropout(hidden))))
@@ -120,6 +144,7 @@ class LengthScorer(nn.Module):
         self.projection = nn.Linear(s.hidden_size, s.max_segment_length * s.num_types)
         self.shape = (s.max_segment_length, s.num_types)
 
+    @_without_autocast
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         return Scores(segment=self.projection(self.dropout(hidden)).unflatten(-1, self.shape))
@@ -147,6 +172,7 @@ class BiaffineScorer(nn.Module):
         self.dropout = nn.Dropout(s.dropout)
         self.projection = nn.Linear(s.hidden_size, 2 * self.products * self.rank)
 
+    @_without_autocast
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
         both = self.projection(self.dropout(hidden)).chunk(2, dim=-1)
@@ -161,61 +187,36 @@ class SpanScorer(nn.Module):
     """Boundary scores, and a score of each segment as a whole.
 
     The segment's first and last states, its content (the mean or the maximum of its states) and its
-    width are projected and added, then a GELU and a linear layer give one score a type.
+    width are projected and added, then a GELU and a linear layer give one score a type. Dropout
+    leaves out the same hidden units in all segments that start at a position. Autocast reaches the
+    projection alone.
     """
 
-    def __init__(self, s: ScorerSettings, content: Literal["mean", "max"] = "mean"):
+    def __init__(self, s: ScorerSettings, content: Content = "mean"):
         super().__init__()
-        self.content = content
+        self.content, self.backend = content, s.backend
         self.boundary = BoundaryScorer(s)
         self.projection = nn.Linear(s.hidden_size, 3 * s.width)
         self.width = nn.Embedding(s.max_segment_length, s.width)
-        self.inner_dropout = nn.Dropout(s.dropout)
         self.output = nn.Linear(s.width, s.num_types)
 
     def forward(self, hidden: Tensor) -> Scores:
         """Hidden states [B, N, H] to scores."""
-        scores = self.boundary(hidden)
-        first, last, inside = self.projection(self.boundary.dropout(hidden)).chunk(3, dim=-1)
-        positions, longest = hidden.shape[1], len(self.width.weight)
-        before = None
-        if self.content == "mean":  # the difference of two sums up to a boundary
-            sums = pad(inside.float().cumsum(1), (0, 0, 1, 0))
-            before, inside = sums[:, :-1], sums[:, 1:]
-        last, inside = _windows(last, longest), _windows(inside, longest)
-        if torch.compiler.is_exporting():  # the number of pieces may not depend on the size
-            return scores._replace(segment=self._segments(first, last, inside, before))
-        size = max(1, CHUNK_ELEMENTS // (first[:, :1].numel() * longest))
-        chunks = []
-        for begin in range(0, positions, size):
-            here = slice(begin, begin + size)
-            f, e, i = first[:, here], last[:, here], inside[:, here]
-            b = None if before is None else before[:, here]
-            if size < positions and torch.is_grad_enabled():
-                chunks.append(checkpoint(self._segments, f, e, i, b, use_reentrant=False))
-            else:
-                chunks.append(self._segments(f, e, i, b))
-        return scores._replace(segment=torch.cat(chunks, 1))
-
-    def _segments(
-        self, first: Tensor, last: Tensor, inside: Tensor, before: Tensor | None
-    ) -> Tensor:
-        """Scores [B, n, L, C] of the segments of all lengths that begin at n positions.
-
-        Args:
-            first: States where they begin [B, n, width].
-            last: States where they end [B, n, L, width].
-            inside: States from their begin on, or for a mean the sums of the states up to each of
-                them [B, n, L, width].
-            before: For a mean the sum of the states before they begin [B, n, width].
-        """
-        if before is None:
-            content = inside.cummax(2).values
-        else:
-            lengths = torch.arange(1, inside.shape[2] + 1, device=inside.device)
-            content = ((inside - before[:, :, None]) / lengths[:, None]).to(first.dtype)
-        features = first[:, :, None] + last + content + self.width.weight
-        return self.output(self.inner_dropout(gelu(features)))
+        dropout = self.boundary.dropout
+        hidden = dropout(hidden)
+        states = self.projection(hidden)
+        exporting = torch.compiler.is_exporting()
+        backend = "torch" if exporting else resolve_backend(self.backend, hidden.device)
+        segment = span_scores(
+            states,
+            self.width.weight,
+            self.output.weight,
+            self.output.bias,
+            dropout.p if self.training else 0.0,
+            self.content,
+            backend,
+        )
+        return self.boundary.score(hidden)._replace(segment=segment)
 
 
 class MaxSpanScorer(SpanScorer):
@@ -298,7 +299,7 @@ def banded_products(first: Tensor, last: Tensor, longest: int) -> Tensor:
     """
     positions = first.shape[1]
     if torch.compiler.is_exporting():  # blocks would tie the graph to the size that it was made at
-        return torch.einsum("bnpr,bnlpr->bnlp", first, _windows(last, longest))
+        return torch.einsum("bnpr,bnlpr->bnlp", first, windows(last, longest))
     size = min(BLOCK, positions)
     extra = -positions % size
     first = pad(first, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, size))
@@ -307,15 +308,6 @@ def banded_products(first: Tensor, last: Tensor, longest: int) -> Tensor:
     # in rows longer by one, what start n and end n + l had in column n + l stands in column l
     band = pad(scores, (0, size)).unflatten(-1, (size, -1))[..., :longest]
     return band.permute(0, 1, 3, 4, 2).flatten(1, 2)[:, :positions]
-
-
-def _windows(states: Tensor, longest: int) -> Tensor:
-    """From states [B, N, ...] those of the positions from each on [B, N, L, ...], as a view."""
-    padded = pad(states, (0, 0) * (states.ndim - 2) + (0, longest - 1))
-    if torch.compiler.is_exporting():  # a view would tie the graph to more than a few positions
-        n = torch.arange(states.shape[1], device=states.device)[:, None]
-        return padded[:, n + torch.arange(longest, device=states.device)]
-    return padded.unfold(1, longest, 1).movedim(-1, 2)
 
 
 def _rotate(states: Tensor) -> Tensor:

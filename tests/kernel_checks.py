@@ -17,10 +17,11 @@ import torch
 from cases import given, leaves, random_potentials, to_device
 from tolerances import FLOAT64
 from torch import Tensor
+from torch.library import opcheck
 from torch.testing import assert_close
 
 from hf_semicrf import ops
-from hf_semicrf.ops import Potentials
+from hf_semicrf.ops import Potentials, span_scores
 from hf_semicrf.ops.kernels import means, sample, scan
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
@@ -263,6 +264,55 @@ def knows_its_entropy(device: str) -> None:
         assert_close(x, y, **FLOAT64)
 
 
+def scores_whole_segments(
+    positions: int, longest: int, units: int, types: int, kept: bool, device: str
+) -> None:
+    """Values and gradients of scores from states are PyTorch's, in every precision."""
+    generator = torch.Generator().manual_seed(positions)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(device)
+
+    inputs = (
+        normal(2, positions, 3 * units),
+        normal(longest, units),
+        normal(types, units),
+        normal(types),
+    )
+    n = torch.arange(positions, device=device)
+    past_the_end = (n[:, None] + torch.arange(longest, device=device) >= positions)[..., None]
+    of_scores = normal(2, positions, longest, types).masked_fill(past_the_end, 0)
+    stays = (normal(2, positions, units) < 1) if kept else None
+
+    def values_and_gradients(function, dtype: torch.dtype) -> list[Tensor]:
+        given = [x.to(dtype).requires_grad_() for x in inputs]
+        scores = function(*given, stays, 1.25).masked_fill(past_the_end, 0)
+        used = scores * of_scores.to(scores.dtype)
+        return [scores, *torch.autograd.grad(used.sum(), given)]
+
+    exact = values_and_gradients(span_scores.reference, torch.float64)
+    if device == "cpu":  # Triton has no products in float64 for a GPU
+        found = values_and_gradients(span_scores.direct, torch.float64)
+        for x, y in zip(found, exact, strict=True):
+            assert_close(x, y, **FLOAT64)
+    for dtype in (torch.float32, torch.bfloat16):
+        # the gradients of bfloat16 states are themselves in bfloat16
+        near = values_and_gradients(span_scores.reference, dtype)
+        found = values_and_gradients(span_scores.direct, dtype)
+        for x, y, z in zip(found, near, exact, strict=True):
+            assert x.dtype == y.dtype
+            largest = z.abs().max().item()
+            limit = 2 * (y - z).abs().max().item() + 2e-6 * largest
+            if dtype == torch.bfloat16:  # products in TF32, and the interpreter cuts digits off
+                limit += 2**-9 * largest
+            assert (x - z).abs().max().item() <= limit
+    again = values_and_gradients(span_scores.direct, torch.bfloat16)
+    assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
+    if kept:
+        narrow = [x.float().requires_grad_() for x in inputs]
+        opcheck(torch.ops.hf_semicrf.span_scores.default, (*narrow, stays, 1.25))
+
+
 CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
 CHECKS |= {
     f"agrees_in_float32: {name}": (agrees_in_float32, name)
@@ -272,6 +322,15 @@ CHECKS |= {
 CHECKS |= {
     f"draws_the_same: {name}": (draws_the_same, name, rows)
     for name, rows in (("segment", 256), ("blocks of time", 2))
+}
+CHECKS |= {
+    f"scores_whole_segments: {name}": (scores_whole_segments, *sizes)
+    for name, sizes in {
+        "usual": (35, 3, 20, 3, False),
+        "dropout": (8, 3, 16, 3, True),
+        "longer than the text": (3, 5, 20, 2, False),
+        "many types": (3, 2, 72, 70, True),
+    }.items()
 }
 CHECKS |= {
     f.__name__: (f,)

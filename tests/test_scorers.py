@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 from hf_semicrf import SemiCRF, scorers
 from hf_semicrf.context import CONTEXTS
 from hf_semicrf.head import expected_word_score
+from hf_semicrf.ops import span_scores as spans
 from hf_semicrf.scorers import SCORERS, ScorerSettings, build_scorer
 
 SETTINGS = ScorerSettings(hidden_size=6, num_types=3, max_segment_length=4, dropout=0.0, width=16)
@@ -62,8 +63,8 @@ def test_span_scores_are_those_of_each_segment_by_itself(name, monkeypatch):
         torch.testing.assert_close(whole[0, s, e - s - 1], expected, rtol=1e-6, atol=1e-6)
     # in chunks, recomputed: the same values and gradients
     gradients = []
-    for size in (scorers.CHUNK_ELEMENTS, 1):
-        monkeypatch.setattr(scorers, "CHUNK_ELEMENTS", size)
+    for size in (spans.CHUNK_ELEMENTS, 1):
+        monkeypatch.setattr(spans, "CHUNK_ELEMENTS", size)
         scorer.zero_grad()
         chunked = scorer(hidden).segment
         torch.testing.assert_close(chunked, whole, **FLOAT64)

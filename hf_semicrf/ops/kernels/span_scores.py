@@ -1,0 +1,279 @@
+"""Scores of segments from the states at their ends, their mean state and their width.
+
+    x[n, l]     = first[n] + last[n + l] + (inside[n] + ... + inside[n + l]) / (l + 1) + width[l]
+    score[n, l] = (kept[n] * gelu(x[n, l])) @ weight.T + bias
+
+A program takes a tile of positions and goes through the lengths with the sum of the states inside
+in registers, so that x, as wide as a state for each of the N L segments, is never in memory. The
+gradient forms x again, twice: summed over the segments that start in a tile, and over those that
+end in one. A state inside counts in every segment that covers it: a running sum of what starts less
+what has ended. No two programs add to one number, so a result does not depend on their order.
+
+Cost: N L GELUs and dot products of W units for the scores, twice as many for the gradient; reads
+3 N W, writes N L C.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import LOG2E, power_of_two
+
+SCORE_ROWS, MAX_TYPES, GRADIENT_ROWS, SUM_ROWS, SUM_UNITS = 16, 64, 32, 64, 32
+
+
+@triton.jit
+def _normal(x):
+    """The standard normal distribution function and density, the first within 1e-7 in float32.
+
+    Source: Abramowitz and Stegun (1964), formula 26.2.17.
+    """
+    density = tl.exp2(x * x * (-0.5 * LOG2E)) * 0.3989422804014327
+    if x.dtype == tl.float64:
+        return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476), density
+    else:
+        t = 1.0 / (1.0 + 0.2316419 * tl.abs(x))
+        tail = t * (-1.821255978 + t * 1.330274429)
+        tail = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + tail)))
+        tail *= density
+        return tl.where(x < 0.0, tail, 1.0 - tail), density
+
+
+@triton.jit
+def _rows(rows, first, r, stride, positions, u, units, dtype: tl.constexpr):
+    """Rows ``first + r`` of a matrix that has so many units a row; 0 outside the text."""
+    inside = ((first + r >= 0) & (first + r < positions))[:, None] & (u < units)[None, :]
+    rows += first.to(tl.int64) * stride
+    return tl.load(rows + r[:, None] * stride + u[None, :], mask=inside, other=0).to(dtype)
+
+
+@triton.jit(do_not_specialize=["positions"])
+def scores_kernel(
+    states, width, weight, bias, kept, out, scale, positions, longest, units, types,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The segments of all lengths that start in a tile."""
+    b = tl.program_id(0).to(tl.int64)
+    n0 = tl.program_id(1) * ROWS
+    r = tl.arange(0, ROWS)
+    n = n0 + r
+    u = tl.arange(0, UNITS)
+    c = tl.program_id(2) * TYPES + tl.arange(0, TYPES)
+    dtype: tl.constexpr = out.dtype.element_ty
+    of_unit = (u < units)[:, None] & (c < types)[None, :]
+    of_type = (n < positions)[:, None] & (c < types)[None, :]
+    columns = tl.load(weight + c[None, :] * units + u[:, None], mask=of_unit, other=0.0).to(dtype)
+    offset = tl.load(bias + c, mask=c < types, other=0.0).to(dtype)
+    stride = 3 * units
+    states += b * positions * stride
+    first = _rows(states, n0, r, stride, positions, u, units, dtype)
+    if kept is not None:
+        kept += b * positions * units
+        factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
+    out += (b * positions + n0) * longest * types
+    at = r[:, None] * longest * types + c[None, :]
+    total = tl.zeros([ROWS, UNITS], dtype)
+    for extra in range(longest):
+        total += _rows(states + 2 * units, n0 + extra, r, stride, positions, u, units, dtype)
+        x = first + _rows(states + units, n0 + extra, r, stride, positions, u, units, dtype)
+        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
+        x += total * (1.0 / tl.cast(extra + 1, dtype))
+        features = x * _normal(x)[0]
+        if kept is not None:
+            features *= factor
+        score = tl.dot(features, columns, input_precision=PRECISION, out_dtype=dtype)
+        tl.store(out + extra * types + at, score + offset[None, :], mask=of_type)
+
+
+@triton.jit(do_not_specialize=["positions"])
+def starts_kernel(
+    states, width, weight, kept, gradient, states_out, covering_out, shared_out,
+    scale, positions, longest, units, types,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of first, width and weight, and of inside by the segments' starts."""
+    b = tl.program_id(0).to(tl.int64)
+    n0 = tl.program_id(1) * ROWS
+    r = tl.arange(0, ROWS)
+    n = n0 + r
+    u = tl.program_id(2) * UNITS + tl.arange(0, UNITS)
+    c = tl.arange(0, TYPES)
+    dtype: tl.constexpr = gradient.dtype.element_ty
+    of_unit = (c < types)[:, None] & (u < units)[None, :]
+    of_type = (n < positions)[:, None] & (c < types)[None, :]
+    rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
+    stride = 3 * units
+    states += b * positions * stride
+    first = _rows(states, n0, r, stride, positions, u, units, dtype)
+    if kept is not None:
+        kept += b * positions * units
+        factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
+    shared_out += (b * tl.num_programs(1) + tl.program_id(1)) * (longest + types) * units
+    gradient += (b * positions + n0) * longest * types
+    at = r[:, None] * longest * types + c[None, :]
+    total = tl.zeros([ROWS, UNITS], dtype)
+    started, covering, of_weight = total, total, tl.zeros([TYPES, UNITS], dtype)
+    for extra in range(longest):
+        share = 1.0 / tl.cast(extra + 1, dtype)
+        total += _rows(states + 2 * units, n0 + extra, r, stride, positions, u, units, dtype)
+        x = first + _rows(states + units, n0 + extra, r, stride, positions, u, units, dtype)
+        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
+        x += total * share
+        of_score = tl.load(gradient + extra * types + at, mask=of_type, other=0.0)
+        below, density = _normal(x)
+        features, slope = x * below, below + x * density
+        if kept is not None:
+            features, slope = features * factor, slope * factor
+        of_weight += tl.dot(tl.trans(of_score), features,
+                            input_precision=PRECISION, out_dtype=dtype)  # fmt: skip
+        of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
+        started += of_x
+        covering += of_x * share
+        tl.store(shared_out + extra * units + u, tl.sum(of_x, 0), mask=u < units)
+    inside = (n < positions)[:, None] & (u < units)[None, :]
+    at = b * positions + n.to(tl.int64)
+    tl.store(states_out + at[:, None] * 3 * units + u[None, :], started, mask=inside)
+    tl.store(covering_out + at[:, None] * units + u[None, :], covering, mask=inside)
+    at = (longest + c)[:, None] * units + u[None, :]
+    tl.store(shared_out + at, of_weight, mask=of_unit)
+
+
+@triton.jit(do_not_specialize=["positions"])
+def ends_kernel(
+    states, width, weight, kept, gradient, states_out, covering_out,
+    scale, positions, longest, units, types,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of last, and of inside by the segments' ends."""
+    b = tl.program_id(0).to(tl.int64)
+    n0 = tl.program_id(1) * ROWS
+    r = tl.arange(0, ROWS)
+    n = n0 + r
+    u = tl.program_id(2) * UNITS + tl.arange(0, UNITS)
+    c = tl.arange(0, TYPES)
+    dtype: tl.constexpr = gradient.dtype.element_ty
+    of_unit = (c < types)[:, None] & (u < units)[None, :]
+    rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
+    stride = 3 * units
+    states += b * positions * stride
+    if kept is not None:
+        kept += b * positions * units
+    last = _rows(states + units, n0, r, stride, positions, u, units, dtype)
+    gradient += (b * positions + n0) * longest * types
+    at = r[:, None] * longest * types + c[None, :]
+    total = tl.zeros([ROWS, UNITS], dtype)
+    ended, covering = total, total
+    for extra in range(longest):
+        share = 1.0 / tl.cast(extra + 1, dtype)
+        total += _rows(states + 2 * units, n0 - extra, r, stride, positions, u, units, dtype)
+        x = last + _rows(states, n0 - extra, r, stride, positions, u, units, dtype)
+        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
+        x += total * share
+        of_type = ((n >= extra) & (n < positions))[:, None] & (c < types)[None, :]
+        of_score = tl.load(gradient + at, mask=of_type, other=0.0)
+        gradient -= (longest - 1) * types  # the segment that begins one earlier, one longer
+        below, density = _normal(x)
+        slope = below + x * density
+        if kept is not None:
+            slope *= _rows(kept, n0 - extra, r, units, positions, u, units, dtype) * scale
+        of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
+        ended += of_x
+        covering += of_x * share
+    inside = (n < positions)[:, None] & (u < units)[None, :]
+    at = b * positions + n.to(tl.int64)
+    tl.store(states_out + (at[:, None] * 3 + 1) * units + u[None, :], ended, mask=inside)
+    tl.store(covering_out + at[:, None] * units + u[None, :], covering, mask=inside)
+
+
+@triton.jit(do_not_specialize=["positions"])
+def inside_kernel(
+    starting, ending, states_out, positions, units, ROWS: tl.constexpr, UNITS: tl.constexpr
+):
+    """The gradient of inside: the running sum of what starts less what ended one position before.
+
+    Each partial sum is itself a gradient, so that nothing large cancels.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    u = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+    r = tl.arange(0, ROWS)
+    running = tl.zeros([UNITS], starting.dtype.element_ty)
+    for n0 in range(0, positions, ROWS):
+        n = n0 + r
+        inside = (n < positions)[:, None] & (u < units)[None, :]
+        at = (b * positions + n)[:, None] * units + u[None, :]
+        step = tl.load(starting + at, mask=inside, other=0.0)
+        step -= tl.load(ending + at - units, mask=inside & (n > 0)[:, None], other=0.0)
+        at = ((b * positions + n)[:, None] * 3 + 2) * units + u[None, :]
+        tl.store(states_out + at, running[None, :] + tl.cumsum(step, 0), mask=inside)
+        running += tl.sum(step, 0)
+
+
+def _precision(states: Tensor) -> str:
+    """Of the products: states in half precision have no more digits than TF32."""
+    return "ieee" if states.dtype in (torch.float32, torch.float64) else "tf32"
+
+
+def span_scores(
+    states: Tensor, width: Tensor, weight: Tensor, bias: Tensor, kept: Tensor | None, scale: float
+) -> Tensor:
+    """Scores [B, N, L, C], float32 or float64.
+
+    Args:
+        states: First, last and inside states side by side [B, N, 3 W], contiguous.
+        width: Of each length less one [L, W].
+        weight: Of the units in each type's score [C, W].
+        bias: Of each type [C].
+        kept: Units of the segments from each start that dropout leaves [B, N, W] bool, or None.
+        scale: What those are multiplied by.
+    """
+    batch, positions, _ = states.shape
+    longest, units = width.shape
+    types = len(bias)
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    out = torch.empty(batch, positions, longest, types, dtype=dtype, device=states.device)
+    tile = min(MAX_TYPES, max(16, power_of_two(types)))
+    scores_kernel[(batch, triton.cdiv(positions, SCORE_ROWS), triton.cdiv(types, tile))](
+        states, width, weight, bias, kept, out, scale, positions, longest, units, types,
+        ROWS=SCORE_ROWS, UNITS=max(16, power_of_two(units)), TYPES=tile,
+        PRECISION=_precision(states), num_warps=8,
+    )  # fmt: skip
+    return out
+
+
+def span_scores_gradient(
+    gradient: Tensor,
+    states: Tensor,
+    width: Tensor,
+    weight: Tensor,
+    kept: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradient of states, width, weight and bias, from that of the scores [B, N, L, C]."""
+    batch, positions, _ = states.shape
+    longest, units = width.shape
+    types = len(weight)
+    tile = max(16, power_of_two(types))
+    block = 64 if tile <= 64 else 16
+    blocks = triton.cdiv(positions, GRADIENT_ROWS)
+    layout = {
+        "ROWS": GRADIENT_ROWS, "UNITS": block, "TYPES": tile, "PRECISION": _precision(states),
+        "num_warps": 4,
+    }  # fmt: skip
+    grid = (batch, blocks, triton.cdiv(units, block))
+    sizes = (scale, positions, longest, units, types)
+    of_states = torch.empty_like(states)
+    starting, ending = (gradient.new_empty(batch, positions, units) for _ in range(2))
+    shared = gradient.new_empty(batch * blocks, longest + types, units)
+    starts_kernel[grid](
+        states, width, weight, kept, gradient, of_states, starting, shared, *sizes, **layout
+    )
+    ends_kernel[grid](states, width, weight, kept, gradient, of_states, ending, *sizes, **layout)
+    inside_kernel[(batch, triton.cdiv(units, SUM_UNITS))](
+        starting, ending, of_states, positions, units, ROWS=SUM_ROWS, UNITS=SUM_UNITS, num_warps=4
+    )
+    of_width, of_weight = shared[:, :longest].sum(0), shared[:, longest:].sum(0)
+    of_bias = gradient.sum((0, 1, 2))
+    return of_states, of_width.to(width.dtype), of_weight.to(weight.dtype), of_bias
