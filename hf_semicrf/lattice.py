@@ -40,8 +40,11 @@ class Lattice(NamedTuple):
 
     def gather(self, tokens: Tensor) -> Tensor:
         """From sub-words [B, T, ...] to words [B, N, ...]."""
-        index = self.index.reshape(self.index.shape + (1,) * (tokens.ndim - 2))
-        return tokens.gather(1, index.expand(-1, -1, *tokens.shape[2:]))
+        batch, length = tokens.shape[:2]
+        if tokens.ndim == 2:
+            return tokens.gather(1, self.index)
+        rows = self.index + length * torch.arange(batch, device=tokens.device)[:, None]
+        return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
     def mean(self, tokens: Tensor, counted: Tensor) -> Tensor:
         """The mean of each word's sub-words [B, N, H], in float32 inside.

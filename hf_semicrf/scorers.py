@@ -196,7 +196,7 @@ class SpanScorer(nn.Module):
         super().__init__()
         self.content, self.backend = content, s.backend
         self.boundary = BoundaryScorer(s)
-        self.projection = nn.Linear(s.hidden_size, 3 * s.width)
+        self.projection = nn.Linear(s.hidden_size, 3 * s.width, bias=False)  # widths are biases
         self.width = nn.Embedding(s.max_segment_length, s.width)
         self.output = nn.Linear(s.width, s.num_types)
 

@@ -55,10 +55,9 @@ def test_span_scores_are_those_of_each_segment_by_itself(name, monkeypatch):
     whole = scorer(hidden).segment
     for s, e in segments(5):
         first, last, inside = (x @ hidden[0].T for x in scorer.projection.weight.chunk(3))
-        bias = scorer.projection.bias.chunk(3)
-        states = inside[:, s:e] + bias[2][:, None]
+        states = inside[:, s:e]
         content = states.mean(1) if name == "span" else states.max(1).values
-        features = first[:, s] + bias[0] + last[:, e - 1] + bias[1] + content
+        features = first[:, s] + last[:, e - 1] + content
         expected = scorer.output(gelu(features + scorer.width.weight[e - s - 1]))
         torch.testing.assert_close(whole[0, s, e - s - 1], expected, rtol=1e-6, atol=1e-6)
     # in chunks, recomputed: the same values and gradients

@@ -72,19 +72,21 @@ def window_table(
 
 @triton.jit
 def window_segments(
-    segment, first, t, length, reverse, longest, types, scale,
+    segment, first, t, length, reverse, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """Segment scores of the window's rows that may end at position t; 0 for the others."""
+    """Segment scores of the window's rows that may end at position t, in nats; 0 for the others."""
     c = tl.arange(0, TYPES)[None, :]
     age = t % WINDOW - tl.arange(0, WINDOW)[:, None]  # the length less one
     if not LONG:
         age = age & (WINDOW - 1)
-    begin = tl.where(reverse == 1, length - 1 - t, t - age)
-    offsets = ((first + begin) * longest + age) * types + c
+    # the segment [t - age, t + 1); its mirror image begins at position length - 1 - t
+    begin = tl.where(reverse == 1, length - 1 - t, t)
+    stride = tl.where(reverse == 1, types, types - longest * types)
     oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
     inside = (age > 0) & (age <= oldest) & (c < types)
-    return tl.load(segment + offsets, mask=inside, other=0.0) * scale
+    segment += (first + begin) * longest * types
+    return tl.load(segment + (age * stride + c), mask=inside, other=0.0)
 
 
 def index_dtype(count: int) -> torch.dtype:

@@ -59,20 +59,24 @@ MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
 
 @triton.jit
 def _row(forward, backward, reverse, offset, c, count, none):
-    """A row's first ``count`` entries; those of the second tensor when reading leftwards."""
-    row = none
-    if forward is not None:
-        row += load_scaled(forward, offset + c, c < tl.where(reverse == 0, count, 0), 0.0)
-    if backward is not None:
-        row += load_scaled(backward, offset + c, c < tl.where(reverse == 1, count, 0), 0.0)
-    return row
+    """A row's first ``count`` entries, as they are; of the second tensor when reading leftwards."""
+    if forward is None and backward is None:
+        return none
+    elif forward is None:
+        return tl.load(backward + offset + c, mask=c < tl.where(reverse == 1, count, 0), other=0.0)
+    elif backward is None:
+        return tl.load(forward + offset + c, mask=c < tl.where(reverse == 1, 0, count), other=0.0)
+    else:
+        pointer = tl.where(reverse == 1, backward, forward)
+        return tl.load(pointer + offset + c, mask=c < count, other=0.0)
 
 
 @triton.jit
-def _rows(
-    emission, segment, start, end, reverse, first, t, length, longest, types, shortest, c, none,
-):  # fmt: skip
-    """What step t reads: emissions, start and end scores, and the segment of length 1."""
+def _rows(emission, segment, start, end, reverse, first, t, length, longest, types, c, none):
+    """What step t reads: emissions, start and end scores, and segments of length 1.
+
+    In nats: a multiplication here would wait for memory.
+    """
     n = tl.where(reverse == 1, length - 1 - t, t)
     at = (first + n) * types
     count = tl.where(t < length, types, 0)
@@ -80,7 +84,7 @@ def _rows(
         _row(emission, emission, reverse, at, c, count, none),
         _row(start, end, reverse, at, c, count, none),
         _row(end, start, reverse, at, c, count, none),
-        shortest + _row(segment, segment, reverse, at * longest, c, count, none),
+        _row(segment, segment, reverse, at * longest, c, count, none),
     )
 
 
@@ -120,7 +124,7 @@ def scan_kernel(
         tl.store(table + 2 * WINDOW * TYPES + cell, read)
     tl.debug_barrier()
 
-    initial_row = _row(initial, final, reverse, 0, c, types, none)
+    initial_row = _row(initial, final, reverse, 0, c, types, none) * LOG2E
     initial_row = tl.where(real, initial_row, minus_inf)
     shortest = load_scaled(duration, c, real, minus_inf)
     if KEEP:
@@ -182,12 +186,13 @@ def _walk(
     open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     shift = tl.sum(none)
     offset = tl.zeros([], tl.float64)
-    # the rows of this step and of the next one are loaded two steps ahead
     em, enter, leave, unit = _rows(
-        emission, segment, start, end, reverse, first, 0, length, longest, types, shortest, c, none
+        emission, segment, start, end, reverse, first, 0, length, longest, types, c, none
     )
-    em1, enter1, leave1, unit1 = _rows(
-        emission, segment, start, end, reverse, first, 1, length, longest, types, shortest, c, none
+    em, enter, leave, unit = em * LOG2E, enter * LOG2E, leave * LOG2E, shortest + unit * LOG2E
+    # what step t reads is loaded in step t - 2
+    em2, enter2, leave2, unit2 = _rows(
+        emission, segment, start, end, reverse, first, 1, length, longest, types, c, none
     )
     rest_top, rest_sum = none + minus_inf, none
     if FAST:
@@ -198,7 +203,7 @@ def _walk(
         reach = none + minus_inf  # log2 w of the boundary before, and the highest gain
     if segment is not None:
         scores = window_segments(
-            segment, first, 1, length, reverse, longest, types, LOG2E, WINDOW, TYPES, LONG
+            segment, first, 1, length, reverse, longest, types, WINDOW, TYPES, LONG
         )
 
     block = length
@@ -218,10 +223,16 @@ def _walk(
                 rest_sum = none + 1.0
             shift = tl.sum(none)
         for t in range(t0, tl.minimum(t0 + block, length)):
+            em1, enter1, leave1 = em2 * LOG2E, enter2 * LOG2E, leave2 * LOG2E
+            unit1 = shortest + unit2 * LOG2E
             em2, enter2, leave2, unit2 = _rows(
                 emission, segment, start, end, reverse, first, t + 2, length, longest, types,
-                shortest, c, none,
+                c, none,
             )  # fmt: skip
+            if WINDOW > 1 and segment is not None:
+                scores2 = window_segments(
+                    segment, first, t + 2, length, reverse, longest, types, WINDOW, TYPES, LONG
+                )
             n = tl.where(reverse == 1, length - t, t)
             at = (kept + n) * types
             following = tl.where(reverse == 1, at - types, at + types)
@@ -269,11 +280,8 @@ def _walk(
                 rest = tl.load(table + (slot + WINDOW) * TYPES + (c[None, :] - row * TYPES))
                 rest += open_segments
                 if segment is not None:
-                    rest += scores
-                    scores = window_segments(
-                        segment, first, t + 2, length, reverse, longest, types, LOG2E,
-                        WINDOW, TYPES, LONG,
-                    )  # fmt: skip
+                    rest += scores * LOG2E
+                    scores = scores2
                 top = tl.max(rest, 0)
                 rest_sum = tl.sum(tl.exp2(rest - finite(top)[None, :]), 0)
                 rest_top = top + (em1 + leave1 - delta)
@@ -281,7 +289,6 @@ def _walk(
                 rest_top, rest_sum = none + minus_inf, none
             shift = delta
             em, enter, leave, unit = em1, enter1, leave1, unit1
-            em1, enter1, leave1, unit1 = em2, enter2, leave2, unit2
     if FAST:
         pre = log2(entered) + highest
     if KEEP:
@@ -329,10 +336,11 @@ def _older(
         n = tl.where(reverse == 1, length - 1 - s, s)
         at = kept + tl.where(reverse == 1, length - s, s)
         row = (first + n) * types
-        content += _row(emission, emission, reverse, row, c, types, none)
+        content += _row(emission, emission, reverse, row, c, types, none) * LOG2E
         moved = (tl.load(offset_out + at) - offset).to(none.dtype)
         open_segment = tl.load(pre_out + at * types + c, mask=real, other=-float("inf"))
-        open_segment += content + _row(start, end, reverse, row, c, types, none) + moved
+        open_segment += content + moved
+        open_segment += _row(start, end, reverse, row, c, types, none) * LOG2E
         index = back + j  # the length, less one, of the segment that ends at t0 + j
         inside = (index < longest)[:, None] & real[None, :]
         score = load_scaled(duration, index[:, None] * types + c[None, :], inside, -float("inf"))

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import LOG2E, power_of_two
 
-SCORE_ROWS, MAX_TYPES, GRADIENT_ROWS, SUM_ROWS, SUM_UNITS = 16, 64, 32, 64, 32
+SCORE_ROWS, GRADIENT_ROWS, SUM_ROWS = 32, 16, 128
+MAX_UNITS, SUM_UNITS, MAX_TYPES = 64, 16, 64
 
 
 @triton.jit
@@ -50,42 +51,60 @@ def _rows(rows, first, r, stride, positions, u, units, dtype: tl.constexpr):
     return tl.load(rows + r[:, None] * stride + u[None, :], mask=inside, other=0).to(dtype)
 
 
+@triton.jit
+def _with_one_more(
+    total, fixed, states, part, width, first, extra, r, positions, u, units, dtype: tl.constexpr
+):
+    """The sum of the states inside with rows ``first + r`` too, and x of the longer segments.
+
+    ``fixed`` are the states at the end that stays; ``part`` tells which those at the other are.
+    """
+    stride = 3 * units
+    total += _rows(states + 2 * units, first, r, stride, positions, u, units, dtype)
+    x = fixed + _rows(states + part * units, first, r, stride, positions, u, units, dtype)
+    x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
+    return total, x + total * (1.0 / tl.cast(extra + 1, dtype))
+
+
 @triton.jit(do_not_specialize=["positions"])
 def scores_kernel(
     states, width, weight, bias, kept, out, scale, positions, longest, units, types,
     ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The segments of all lengths that start in a tile."""
+    """The segments of all lengths that start in a tile; the units' parts are added one by one."""
     b = tl.program_id(0).to(tl.int64)
     n0 = tl.program_id(1) * ROWS
     r = tl.arange(0, ROWS)
-    n = n0 + r
-    u = tl.arange(0, UNITS)
     c = tl.program_id(2) * TYPES + tl.arange(0, TYPES)
     dtype: tl.constexpr = out.dtype.element_ty
-    of_unit = (u < units)[:, None] & (c < types)[None, :]
-    of_type = (n < positions)[:, None] & (c < types)[None, :]
-    columns = tl.load(weight + c[None, :] * units + u[:, None], mask=of_unit, other=0.0).to(dtype)
-    offset = tl.load(bias + c, mask=c < types, other=0.0).to(dtype)
-    stride = 3 * units
-    states += b * positions * stride
-    first = _rows(states, n0, r, stride, positions, u, units, dtype)
+    of_type = (n0 + r < positions)[:, None] & (c < types)[None, :]
+    offset = tl.load(bias + c, mask=c < types, other=0.0).to(dtype)[None, :]
+    states += b * positions * 3 * units
     if kept is not None:
         kept += b * positions * units
-        factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
     out += (b * positions + n0) * longest * types
     at = r[:, None] * longest * types + c[None, :]
-    total = tl.zeros([ROWS, UNITS], dtype)
-    for extra in range(longest):
-        total += _rows(states + 2 * units, n0 + extra, r, stride, positions, u, units, dtype)
-        x = first + _rows(states + units, n0 + extra, r, stride, positions, u, units, dtype)
-        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
-        x += total * (1.0 / tl.cast(extra + 1, dtype))
-        features = x * _normal(x)[0]
+    for u0 in range(0, units, UNITS):
+        u = u0 + tl.arange(0, UNITS)
+        of_unit = (u < units)[:, None] & (c < types)[None, :]
+        columns = tl.load(weight + c[None, :] * units + u[:, None], mask=of_unit, other=0.0)
+        first = _rows(states, n0, r, 3 * units, positions, u, units, dtype)
         if kept is not None:
-            features *= factor
-        score = tl.dot(features, columns, input_precision=PRECISION, out_dtype=dtype)
-        tl.store(out + extra * types + at, score + offset[None, :], mask=of_type)
+            factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
+        total = tl.zeros([ROWS, UNITS], dtype)
+        for extra in range(longest):
+            total, x = _with_one_more(
+                total, first, states, 1, width, n0 + extra, extra, r, positions, u, units, dtype
+            )
+            features = x * _normal(x)[0]
+            if kept is not None:
+                features *= factor
+            cell = out + extra * types + at
+            so_far = tl.load(cell, mask=of_type & (u0 > 0), other=0.0)
+            so_far = tl.where(u0 > 0, so_far, offset)
+            score = tl.dot(features, columns.to(dtype), input_precision=PRECISION, out_dtype=dtype)
+            tl.store(cell, so_far + score, mask=of_type)
+        tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -105,9 +124,8 @@ def starts_kernel(
     of_unit = (c < types)[:, None] & (u < units)[None, :]
     of_type = (n < positions)[:, None] & (c < types)[None, :]
     rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
-    stride = 3 * units
-    states += b * positions * stride
-    first = _rows(states, n0, r, stride, positions, u, units, dtype)
+    states += b * positions * 3 * units
+    first = _rows(states, n0, r, 3 * units, positions, u, units, dtype)
     if kept is not None:
         kept += b * positions * units
         factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
@@ -117,11 +135,9 @@ def starts_kernel(
     total = tl.zeros([ROWS, UNITS], dtype)
     started, covering, of_weight = total, total, tl.zeros([TYPES, UNITS], dtype)
     for extra in range(longest):
-        share = 1.0 / tl.cast(extra + 1, dtype)
-        total += _rows(states + 2 * units, n0 + extra, r, stride, positions, u, units, dtype)
-        x = first + _rows(states + units, n0 + extra, r, stride, positions, u, units, dtype)
-        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
-        x += total * share
+        total, x = _with_one_more(
+            total, first, states, 1, width, n0 + extra, extra, r, positions, u, units, dtype
+        )
         of_score = tl.load(gradient + extra * types + at, mask=of_type, other=0.0)
         below, density = _normal(x)
         features, slope = x * below, below + x * density
@@ -131,7 +147,7 @@ def starts_kernel(
                             input_precision=PRECISION, out_dtype=dtype)  # fmt: skip
         of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
         started += of_x
-        covering += of_x * share
+        covering += of_x * (1.0 / tl.cast(extra + 1, dtype))
         tl.store(shared_out + extra * units + u, tl.sum(of_x, 0), mask=u < units)
     inside = (n < positions)[:, None] & (u < units)[None, :]
     at = b * positions + n.to(tl.int64)
@@ -157,21 +173,18 @@ def ends_kernel(
     dtype: tl.constexpr = gradient.dtype.element_ty
     of_unit = (c < types)[:, None] & (u < units)[None, :]
     rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
-    stride = 3 * units
-    states += b * positions * stride
+    states += b * positions * 3 * units
     if kept is not None:
         kept += b * positions * units
-    last = _rows(states + units, n0, r, stride, positions, u, units, dtype)
+    last = _rows(states + units, n0, r, 3 * units, positions, u, units, dtype)
     gradient += (b * positions + n0) * longest * types
     at = r[:, None] * longest * types + c[None, :]
     total = tl.zeros([ROWS, UNITS], dtype)
     ended, covering = total, total
     for extra in range(longest):
-        share = 1.0 / tl.cast(extra + 1, dtype)
-        total += _rows(states + 2 * units, n0 - extra, r, stride, positions, u, units, dtype)
-        x = last + _rows(states, n0 - extra, r, stride, positions, u, units, dtype)
-        x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
-        x += total * share
+        total, x = _with_one_more(
+            total, last, states, 0, width, n0 - extra, extra, r, positions, u, units, dtype
+        )
         of_type = ((n >= extra) & (n < positions))[:, None] & (c < types)[None, :]
         of_score = tl.load(gradient + at, mask=of_type, other=0.0)
         gradient -= (longest - 1) * types  # the segment that begins one earlier, one longer
@@ -181,7 +194,7 @@ def ends_kernel(
             slope *= _rows(kept, n0 - extra, r, units, positions, u, units, dtype) * scale
         of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
         ended += of_x
-        covering += of_x * share
+        covering += of_x * (1.0 / tl.cast(extra + 1, dtype))
     inside = (n < positions)[:, None] & (u < units)[None, :]
     at = b * positions + n.to(tl.int64)
     tl.store(states_out + (at[:, None] * 3 + 1) * units + u[None, :], ended, mask=inside)
@@ -237,8 +250,8 @@ def span_scores(
     tile = min(MAX_TYPES, max(16, power_of_two(types)))
     scores_kernel[(batch, triton.cdiv(positions, SCORE_ROWS), triton.cdiv(types, tile))](
         states, width, weight, bias, kept, out, scale, positions, longest, units, types,
-        ROWS=SCORE_ROWS, UNITS=max(16, power_of_two(units)), TYPES=tile,
-        PRECISION=_precision(states), num_warps=8,
+        ROWS=SCORE_ROWS, UNITS=MAX_UNITS, TYPES=tile,
+        PRECISION=_precision(states), num_warps=4,
     )  # fmt: skip
     return out
 
@@ -256,7 +269,7 @@ def span_scores_gradient(
     longest, units = width.shape
     types = len(weight)
     tile = max(16, power_of_two(types))
-    block = 64 if tile <= 64 else 16
+    block = MAX_UNITS if tile <= MAX_TYPES else 16
     blocks = triton.cdiv(positions, GRADIENT_ROWS)
     layout = {
         "ROWS": GRADIENT_ROWS, "UNITS": block, "TYPES": tile, "PRECISION": _precision(states),
@@ -274,6 +287,7 @@ def span_scores_gradient(
     inside_kernel[(batch, triton.cdiv(units, SUM_UNITS))](
         starting, ending, of_states, positions, units, ROWS=SUM_ROWS, UNITS=SUM_UNITS, num_warps=4
     )
-    of_width, of_weight = shared[:, :longest].sum(0), shared[:, longest:].sum(0)
+    of_width, of_weight = shared.sum(0).split([longest, types])
     of_bias = gradient.sum((0, 1, 2))
-    return of_states, of_width.to(width.dtype), of_weight.to(weight.dtype), of_bias
+    # a copy, as a custom op's results may not share memory
+    return of_states, of_width.to(width.dtype, copy=True), of_weight.to(weight.dtype), of_bias

@@ -31,10 +31,10 @@ from hf_semicrf.ops.potentials import Potentials
 @triton.jit
 def _row(pointer, offset, c, count, none):
     """The first ``count`` entries of a row, 0 where the tensor is absent."""
-    row = none
-    if pointer is not None:
-        row += tl.load(pointer + offset + c, mask=c < count, other=0.0)
-    return row
+    if pointer is None:
+        return none
+    else:
+        return tl.load(pointer + offset + c, mask=c < count, other=0.0)
 
 
 @triton.jit
@@ -84,21 +84,19 @@ def viterbi_kernel(
         tl.store(pre_out + kept * types + c, pre, mask=real)
         tl.store(offset_out + kept, offset)
 
-    # the rows of this step and of the next one are loaded two steps ahead
+    # what step t reads is loaded in step t - 2
     em = _row(emission, first * types, c, types, none)
     enter = _row(start, first * types, c, types, none)
     leave = _row(end, first * types, c, types, none)
     unit = shortest + _row(segment, first * longest * types, c, types, none)
     count = tl.where(length > 1, types, 0)
-    em1 = _row(emission, (first + 1) * types, c, count, none)
-    enter1 = _row(start, (first + 1) * types, c, count, none)
-    leave1 = _row(end, (first + 1) * types, c, count, none)
-    unit1 = shortest + _row(segment, (first + 1) * longest * types, c, count, none)
+    em2 = _row(emission, (first + 1) * types, c, count, none)
+    enter2 = _row(start, (first + 1) * types, c, count, none)
+    leave2 = _row(end, (first + 1) * types, c, count, none)
+    unit2 = _row(segment, (first + 1) * longest * types, c, count, none)
 
     if segment is not None:
-        scores = window_segments(
-            segment, first, 1, length, 0, longest, types, 1.0, WINDOW, TYPES, LONG
-        )
+        scores = window_segments(segment, first, 1, length, 0, longest, types, WINDOW, TYPES, LONG)
 
     block = length
     if LONG:
@@ -114,12 +112,17 @@ def viterbi_kernel(
             rest_index = tl.max(tl.where(row == 0, older_index, 0), 0)
             shift = tl.sum(none)
         for t in range(t0, tl.minimum(t0 + block, length)):
+            em1, enter1, leave1, unit1 = em2, enter2, leave2, shortest + unit2
             count = tl.where(t + 2 < length, types, 0)
             ahead = (first + t + 2) * types
             em2 = _row(emission, ahead, c, count, none)
             enter2 = _row(start, ahead, c, count, none)
             leave2 = _row(end, ahead, c, count, none)
-            unit2 = shortest + _row(segment, ahead * longest, c, count, none)
+            unit2 = _row(segment, ahead * longest, c, count, none)
+            if WINDOW > 1 and segment is not None:
+                scores2 = window_segments(
+                    segment, first, t + 2, length, 0, longest, types, WINDOW, TYPES, LONG
+                )
 
             newest = pre + enter + em
             single = newest + (unit + leave)
@@ -166,9 +169,7 @@ def viterbi_kernel(
                     age = age & (WINDOW - 1)
                 if segment is not None:
                     value += scores
-                    scores = window_segments(
-                        segment, first, t + 2, length, 0, longest, types, 1.0, WINDOW, TYPES, LONG
-                    )
+                    scores = scores2
                 value += open_segments
                 top = tl.max(value, 0)
                 index = age + tl.zeros([1, TYPES], tl.int32)
@@ -180,7 +181,6 @@ def viterbi_kernel(
                 rest = top + (em1 + leave1 - new_shift)
             shift = new_shift
             em, enter, leave, unit = em1, enter1, leave1, unit1
-            em1, enter1, leave1, unit1 = em2, enter2, leave2, unit2
 
     # the walk back
     last = tl.where(real, alpha + tl.load(final + c, mask=real, other=minus_inf), minus_inf)
