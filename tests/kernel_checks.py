@@ -313,6 +313,24 @@ def scores_whole_segments(
         opcheck(torch.ops.hf_semicrf.span_scores.default, (*narrow, stays, 1.25))
 
 
+def finds_the_least_risk(device: str) -> None:
+    """The segmentation of the recurrence on gains, whatever is past a length, and of few types."""
+    generator = torch.Generator().manual_seed(1)
+    for positions, longest, types in ((12, 4, 3), (5, 7, 2), (6, 1, 4), (4, 3, 1)):
+        shape = (2, positions, longest, types)
+        segment = torch.rand(shape, generator=generator, dtype=torch.float64).to(device) ** 3
+        lengths = torch.tensor([positions, positions - 2], device=device)
+        stops = torch.arange(positions, device=device)[:, None] + torch.arange(longest).to(device)
+        past = (stops >= lengths[:, None, None])[..., None]
+        for threshold in (0.0, 0.2, 0.6):
+            expected = ops.minimum_risk(segment.masked_fill(past, 0), lengths, threshold, "torch")
+            for scores in (segment, segment.float()):
+                poisoned = scores.masked_fill(past, torch.nan)
+                found = ops.minimum_risk(poisoned, lengths, threshold, "triton")
+                assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    opcheck(torch.ops.hf_semicrf.minimum_risk.default, (segment, lengths, 0.5))
+
+
 CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
 CHECKS |= {
     f"agrees_in_float32: {name}": (agrees_in_float32, name)
@@ -343,6 +361,7 @@ CHECKS |= {
         takes_any_dtype_and_layout,
         refuses_no_gold_in_silence,
         knows_its_entropy,
+        finds_the_least_risk,
     )
 }
 

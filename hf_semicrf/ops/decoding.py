@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored, ranking, sampling
+from hf_semicrf.ops import factored, ranking, risk, sampling
 from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
@@ -70,11 +70,15 @@ def minimum_risk(
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
+    p = _alone(Potentials(segment=segment), lengths, longest, types)
+    segment = segment.detach().to(p.duration.dtype)
+    if resolve_backend(backend, segment.device) == "triton" and legal is None:
+        if risk.fits(longest, types):
+            return risk.minimum_risk(segment, p.lengths, threshold)
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
-    return _most(Potentials(segment=gain, duration=segment.new_zeros(longest, types)), lengths,
-                 legal, backend)  # fmt: skip
+    return _most(p._replace(segment=gain), legal, backend)
 
 
 def minimum_token_risk(
@@ -108,32 +112,36 @@ def minimum_token_risk(
     check_count("longest", longest)
     inner = marginals.token - marginals.start  # a token that starts nothing
     types = inner.shape[-1]
-    duration = inner.new_zeros(longest, types)
+    gains = Potentials(emission=inner, start=marginals.start - inner)
+    p = _alone(gains, lengths, longest, types)
+    duration = p.duration.clone()
     duration[1:, 0] = -torch.inf
-    gains = Potentials(emission=inner, start=marginals.start - inner, duration=duration)
-    return _most(gains, lengths, legal, backend)
+    return _most(p._replace(duration=duration), legal, backend)
 
 
-def _most(
-    gains: Potentials, lengths: Tensor, legal: Potentials | None, backend: Backend
-) -> tuple[Tensor, Tensor]:
-    """Labels and starts [B, N] of the tiling that gains the most, within what is legal."""
-    types = gains.duration.shape[1]
-    nothing = gains.duration.new_zeros(types)
-    p = gains._replace(
-        transition=gains.duration.new_zeros(types, types),
-        initial=nothing,
-        final=nothing,
-        lengths=lengths,
+def _alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
+    """Scores of positions or segments as checked potentials that have no others."""
+    zero = torch.zeros((), device=lengths.device)
+    return checked(
+        p._replace(
+            duration=zero.expand(longest, types),
+            transition=zero.expand(types, types),
+            initial=zero.expand(types),
+            final=zero.expand(types),
+            lengths=lengths,
+        )
     )
+
+
+def _most(p: Potentials, legal: Potentials | None, backend: Backend) -> tuple[Tensor, Tensor]:
+    """Labels and starts [B, N] of the tiling that gains the most, within what is legal."""
     if legal is not None:
         rules = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
         scores = (
             y if x is None else x if y is None else x + y
             for x, y in zip(p[:-1], rules[:-1], strict=True)
         )
-        p = Potentials._make([*scores, lengths])
-    p = checked(p)
+        p = checked(Potentials._make([*scores, p.lengths]))
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import LOG2E, power_of_two
 
-SCORE_ROWS, GRADIENT_ROWS, SUM_ROWS = 32, 16, 128
-MAX_UNITS, SUM_UNITS, MAX_TYPES = 64, 16, 64
+ROWS, UNITS, MAX_TYPES = 16, 64, 64
+SUM_ROWS, SUM_UNITS = 128, 16
 
 
 @triton.jit
@@ -225,8 +225,8 @@ def inside_kernel(
 
 
 def _precision(states: Tensor) -> str:
-    """Of the products: states in half precision have no more digits than TF32."""
-    return "ieee" if states.dtype in (torch.float32, torch.float64) else "tf32"
+    """Of the products: half precision has no more digits than TF32, float32 as three of it have."""
+    return "tf32" if states.dtype.itemsize == 2 else "tf32x3"
 
 
 def span_scores(
@@ -248,10 +248,10 @@ def span_scores(
     dtype = torch.promote_types(states.dtype, torch.float32)
     out = torch.empty(batch, positions, longest, types, dtype=dtype, device=states.device)
     tile = min(MAX_TYPES, max(16, power_of_two(types)))
-    scores_kernel[(batch, triton.cdiv(positions, SCORE_ROWS), triton.cdiv(types, tile))](
+    scores_kernel[(batch, triton.cdiv(positions, ROWS), triton.cdiv(types, tile))](
         states, width, weight, bias, kept, out, scale, positions, longest, units, types,
-        ROWS=SCORE_ROWS, UNITS=MAX_UNITS, TYPES=tile,
-        PRECISION=_precision(states), num_warps=4,
+        ROWS=ROWS, UNITS=UNITS, TYPES=tile,
+        PRECISION=_precision(states), num_warps=4 if states.dtype.itemsize == 2 else 2,
     )  # fmt: skip
     return out
 
@@ -269,10 +269,10 @@ def span_scores_gradient(
     longest, units = width.shape
     types = len(weight)
     tile = max(16, power_of_two(types))
-    block = MAX_UNITS if tile <= MAX_TYPES else 16
-    blocks = triton.cdiv(positions, GRADIENT_ROWS)
+    block = UNITS if tile <= MAX_TYPES else 16
+    blocks = triton.cdiv(positions, ROWS)
     layout = {
-        "ROWS": GRADIENT_ROWS, "UNITS": block, "TYPES": tile, "PRECISION": _precision(states),
+        "ROWS": ROWS, "UNITS": block, "TYPES": tile, "PRECISION": _precision(states),
         "num_warps": 4,
     }  # fmt: skip
     grid = (batch, blocks, triton.cdiv(units, block))

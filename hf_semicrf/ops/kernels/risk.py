@@ -1,0 +1,110 @@
+"""The segments that gain the most: one program a sentence, and a walk back over the segments.
+
+With g[s, e] = max_c p[s, e, c] - threshold, over all types but the outside, which gains nothing,
+
+    best[e] = max(best[e-1], max_{s < e <= s+L} best[s] + g[s, e])
+
+The window holds best[s] - best[t] of the starts s that can still reach: numbers that do not grow
+with the text, so that float32 holds them. A step waits for one addition and one maximum over the
+window; the maximum over types is taken one step ahead. Each boundary keeps the last one at or
+before it where a segment ends, so that the walk back visits segments alone.
+
+Memory traffic: N L C reads, 12 N bytes of pointers.
+Source: Kleinberg and Tardos (2005), "Algorithm Design", section 6.1, weighted interval scheduling.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_semicrf.ops.kernels.scan import Plan
+
+
+@triton.jit
+def _ending(segment, first, t, length, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
+    """Posteriors of the window's rows that may end at position t; -inf for others, and type 0."""
+    c = tl.arange(0, TYPES)[None, :]
+    age = (t - tl.arange(0, WINDOW)[:, None]) & (WINDOW - 1)  # the length less one
+    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
+    inside = (age <= oldest) & (c > 0) & (c < types)
+    segment += (first + t) * longest * types
+    at = age * (types - longest * types) + c
+    return tl.load(segment + at, mask=inside, other=-float("inf"))
+
+
+@triton.jit(do_not_specialize=["positions", "longest", "types"])
+def risk_kernel(
+    segment, lengths, size_out, type_out, last_out, labels, starts, threshold,
+    positions, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """One sentence; see the head of this file."""
+    b = tl.program_id(0).to(tl.int64)
+    length = tl.load(lengths + b).to(tl.int32)
+    first = b * positions
+    row = tl.arange(0, WINDOW)
+    c = tl.arange(0, TYPES)[None, :]
+    behind = tl.zeros([WINDOW], segment.dtype.element_ty)
+    gain = tl.sum(behind, 0)
+    last = 0  # the last boundary where a segment ends
+    scores = _ending(segment, first, 0, length, longest, types, WINDOW, TYPES)
+    scores1 = _ending(segment, first, 1, length, longest, types, WINDOW, TYPES)
+    for t in range(length):
+        scores2 = _ending(segment, first, t + 2, length, longest, types, WINDOW, TYPES)
+        age = (t - row) & (WINDOW - 1)
+        surest = tl.max(scores, 1)
+        kind = tl.min(tl.where(scores == surest[:, None], c, TYPES), 1)
+        behind = tl.where(age == 0, 0.0, behind - gain)
+        value = behind + (surest - threshold)
+        top = tl.max(value, 0)
+        gain = tl.maximum(top, 0.0)
+        extra = tl.min(tl.where(value == top, age, WINDOW), 0)
+        last = tl.where(top > 0.0, t + 1, last)
+        tl.store(size_out + first + t, extra + 1)
+        tl.store(type_out + first + t, tl.max(tl.where(age == extra, kind, 0), 0))
+        tl.store(last_out + first + t, last)
+        scores, scores1 = scores1, scores2
+
+    n = tl.arange(0, STEP)
+    for n0 in range(0, positions, STEP):
+        inside = n0 + n < positions
+        outside = tl.where(n0 + n < length, 0, -1).to(tl.int64)
+        tl.store(labels + first + n0 + n, outside, mask=inside)
+        tl.store(starts + first + n0 + n, n0 + n < length, mask=inside)
+    tl.debug_barrier()  # what follows was written by other threads, or is to be written over
+    while last > 0:
+        size = tl.load(size_out + first + last - 1)
+        label = tl.load(type_out + first + last - 1)
+        begin = last - size
+        for n0 in range(begin, last, STEP):
+            inside = n0 + n < last
+            tl.store(labels + first + n0 + n, (label + n * 0).to(tl.int64), mask=inside)
+            tl.store(starts + first + n0 + n, n0 + n == begin, mask=inside)
+        last = tl.load(last_out + first + begin - 1, mask=begin > 0, other=0)
+
+
+def fits(longest: int, types: int) -> bool:
+    """Whether the window of all lengths fits in registers."""
+    return not Plan.of(longest, types).long
+
+
+def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Labels and starts [B, N] of the tiling with the most expected gain.
+
+    Args:
+        segment: Posterior of each segment, by start and length less one [B, N, L, C], contiguous.
+        lengths: Positions of each sentence [B].
+        threshold: What each segment costs.
+    """
+    batch, positions, longest, types = segment.shape
+    plan = Plan.of(longest, types)
+    pointers = torch.empty(3, batch, positions, dtype=torch.int32, device=segment.device)
+    labels = torch.empty(batch, positions, dtype=torch.long, device=segment.device)
+    starts = torch.empty(batch, positions, dtype=torch.bool, device=segment.device)
+    risk_kernel[(batch,)](
+        segment, lengths, *pointers, labels, starts, threshold, positions, longest, types,
+        WINDOW=plan.window, TYPES=plan.types, STEP=32, num_warps=plan.warps,
+    )  # fmt: skip
+    return labels, starts
