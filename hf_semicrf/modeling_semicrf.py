@@ -556,7 +556,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         starts = split_long_segments(types, starts, longest)
         # a sentence without words runs as one outside word that counts nothing
         empty = lattice.lengths == 0
-        types[:, 0] = torch.where(empty, 0, types[:, 0])
+        types[:, 0] += empty  # from -1
         starts[:, 0] |= empty
         return types, starts, None
 

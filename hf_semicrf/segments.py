@@ -113,12 +113,10 @@ class LabelScheme:
         Returns:
             labels [..., N] (type ids, -1 where unknown) and starts [..., N] (bool).
         """
-        table = _table(self, "read", tags.device)  # [3, 1 + number of tags]
-        labels, opens, closes = table[:, tags.long().clamp(min=-1) + 1].unbind(0)
-        before = pad(labels, (1, 0), value=-1)[..., :-1]
-        closed = pad(closes, (1, 0))[..., :-1]
-        starts = (labels >= 0) & ((labels != before) | (opens > 0) | (closed > 0))
-        return labels, starts
+        row = tags.long().clamp(min=-1) + 1  # row 0: unknown
+        before = pad(row, (1, 0))[..., :-1]
+        labels = _table(self, "types", tags.device)[row]
+        return labels, _table(self, "starts", tags.device)[before, row]
 
     def decode(self, labels: Tensor, starts: Tensor) -> Tensor:
         """Write a segmentation as tags: the inverse of `encode` where the labels can express it.
@@ -272,8 +270,8 @@ def split_long_segments(
     """
     if max_length < 1:
         raise ValueError(f"expected a max_length of at least 1 word, got {max_length}")
-    position = torch.arange(labels.shape[-1], device=labels.device).expand(labels.shape)
-    first = position.masked_fill(~starts, 0).cummax(-1).values
+    position = torch.arange(labels.shape[-1], device=labels.device)
+    first = (position * starts).cummax(-1).values
     cut = (position - first) % max_length == 0
     return starts | ((labels >= 0) & cut) | (labels == outside)
 
@@ -292,11 +290,16 @@ def _table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
-    """How tags are read, written, or made up of events (whose last column is empty)."""
+    """What tags are read as, written for, or made up of (events, whose last column is empty)."""
     values: list
-    if name == "read":
+    if name in ("types", "starts"):
         rows = [(-1, 0, 0)] + [scheme._reading(tag) for tag in scheme.labels]  # row 0: unknown
-        values = [list(column) for column in zip(*rows, strict=True)]
+        values = [label for label, _, _ in rows]
+        if name == "starts":  # by the tag before
+            values = [
+                [label >= 0 and bool(label != last or opens or closed) for label, opens, _ in rows]
+                for last, _, closed in rows
+            ]
     elif name == "write":
         values = scheme.written_tags()
     else:
@@ -307,7 +310,7 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
         values = [column + [len(tags)] * (most - len(column)) for column in columns]
     with torch.inference_mode(False):
         # non-blocking, so that a GPU is not waited for
-        return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+        return torch.tensor(values).to(device, non_blocking=True)
 
 
 def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:

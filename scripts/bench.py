@@ -39,6 +39,9 @@ SHAPES = [
 LINEAR_CHAIN = (32, 512, 1, 9)
 MODES = ("loss", "loss + gradient", "decode", "marginals")
 SECTIONS = ("latency", "shapes", "peers", "growth", "compile", "model")
+GRAPH = "triton, CUDA graph"
+# layers, width and words of a sentence
+MODELS = {"BERT-base": (12, 768, 512), "MiniLM-L6": (6, 384, 64)}
 SLOW = 5e8  # segments times types above which a peer is timed by a single call
 
 
@@ -214,7 +217,7 @@ def shapes(quick: bool) -> Iterator[dict]:
         for mode, function in ours(p, "triton").items():
             entry = {"backend": "triton", "mode": mode, "shape": shape} | state
             yield entry | time_ms(function)
-            yield entry | {"backend": "triton, CUDA graph"} | graph_ms(function)
+            yield entry | {"backend": GRAPH} | graph_ms(function)
         if not quick and positions <= 512:
             for mode, function in ours(p, "torch").items():
                 yield {"backend": "torch", "mode": mode, "shape": shape} | time_ms(function, True)
@@ -255,14 +258,18 @@ def growth(quick: bool) -> Iterator[dict]:
         for shape in members[: 4 if quick else None]:
             modes = ours(potentials(shape), "triton")
             for mode in ("loss + gradient", "decode"):
-                entry = {"backend": "triton", "mode": mode, "shape": shape, "axis": axis}
-                yield entry | time_ms(modes[mode])
+                entry = {"backend": GRAPH, "mode": mode, "shape": shape, "axis": axis}
+                yield (
+                    entry
+                    | {"memory_mb": time_ms(modes[mode])["memory_mb"]}
+                    | (graph_ms(modes[mode]))
+                )
 
 
 def compile_(quick: bool) -> Iterator[dict]:
     """Seconds until a compiled training step has run once, of a small encoder with either head."""
     for positions in (64, 512):
-        for name, net, batch in models(positions, layers=2):
+        for name, net, batch in models(2, 768, positions):
             torch._dynamo.reset()
             compiled = torch.compile(net)
 
@@ -277,10 +284,18 @@ def compile_(quick: bool) -> Iterator[dict]:
             yield entry | {"shape": (32, positions, 16, 5)} | seconds | time_ms(step)
 
 
-def models(positions: int, layers: int) -> Iterator[tuple[str, torch.nn.Module, dict[str, Tensor]]]:
+def models(
+    layers: int, width: int, positions: int
+) -> Iterator[tuple[str, torch.nn.Module, dict[str, Tensor]]]:
     """BERT with random weights under a softmax head and under ours, and a batch of 32."""
     labels = ["O", *(f"{tag}-{name}" for name in ("PER", "ORG", "LOC", "MISC") for tag in "BI")]
-    encoder = BertConfig(num_hidden_layers=layers, num_labels=len(labels))
+    encoder = BertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=4 * width,
+        num_labels=len(labels),
+    )
     ids = torch.randint(1000, 20000, (32, positions), device="cuda")
     tags = torch.zeros_like(ids)
     tags[:, 7::10], tags[:, 8::10] = 1, 2
@@ -303,8 +318,14 @@ def kernel_ms(function: Callable[[], object], calls: int = 3) -> dict[str, float
 
 
 def model(quick: bool) -> Iterator[dict]:
-    """A bert-base training step and inference beside the softmax head."""
-    for name, net, batch in models(512, layers=12):
+    """A training step and inference beside the softmax head."""
+    for size, (layers, width, positions) in MODELS.items():
+        yield from (r | {"model": size} for r in of_model(layers, width, positions))
+
+
+def of_model(layers: int, width: int, positions: int) -> Iterator[dict]:
+    """The same of one encoder."""
+    for name, net, batch in models(layers, width, positions):
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)
         inputs = {k: x for k, x in batch.items() if k != "labels"}
 
@@ -319,7 +340,7 @@ def model(quick: bool) -> Iterator[dict]:
             with torch.no_grad():
                 return net(**inputs)
 
-        entry = {"backend": name, "shape": (32, 512, 16, 5)}
+        entry = {"backend": name, "shape": (32, positions, 16, 5)}
         yield entry | {"mode": "training step"} | time_ms(step) | kernel_ms(step)
         net.eval().to(torch.bfloat16)
         yield entry | {"mode": "inference"} | time_ms(infer) | kernel_ms(infer)

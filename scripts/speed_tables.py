@@ -112,17 +112,34 @@ def models() -> str:
     """A whole model beside a softmax head."""
     rows = of_section("model")
     lines = []
-    for mode in dict.fromkeys(r["mode"] for r in rows):
-        line = [mode]
+    for model, mode in dict.fromkeys((r["model"], r["mode"]) for r in rows):
+        line = [f"{model}, {mode}"]
         for time in ("kernel_ms", "median_ms"):
             softmax, ours = (
-                next(r[time] for r in rows if (r["mode"], r["backend"]) == (mode, name))
+                next(r[time] for r in rows
+                     if (r["model"], r["mode"], r["backend"]) == (model, mode, name))
                 for name in ("softmax", "semi-CRF")
-            )
+            )  # fmt: skip
             line += [f"{softmax:.3g}", f"{ours:.3g}", f"{ours / softmax:.2f}"]
         lines.append(line)
     kinds = ("kernels, softmax", "semi-CRF", "ratio", "with launches, softmax", "semi-CRF", "ratio")
     return markdown_table(["ms", *kinds], lines)
+
+
+def compiled() -> str:
+    """The first compiled training step, and those that follow, beside a softmax head."""
+    rows = of_section("compile")
+    lines = []
+    for shape in dict.fromkeys(tuple(r["shape"]) for r in rows):
+        softmax, ours = (
+            next(r for r in rows if tuple(r["shape"]) == shape and r["backend"].startswith(name))
+            for name in ("softmax", "semi-CRF")
+        )
+        seconds = [f"{r['first_call_s']:.1f}" for r in (softmax, ours)]
+        steps = [f"{r['median_ms']:.3g}" for r in (softmax, ours)]
+        lines.append([shape[1], *seconds, *steps])
+    kinds = ("first step, softmax, s", "semi-CRF, s", "next ones, softmax, ms", "semi-CRF, ms")
+    return markdown_table(["words", *kinds], lines)
 
 
 def distribution() -> str:
@@ -148,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": errors,
     "memory": memory,
     "models": models,
+    "compiled": compiled,
     "distribution": distribution,
     "cpu": cpu,
 }
@@ -175,7 +193,7 @@ def _growth() -> Figure:
         for part in axes[:, column]:  # labels at the powers of ten alone
             part.xaxis.set_minor_formatter(NullFormatter())
             part.yaxis.set_minor_formatter(NullFormatter())
-    axes[0, 0].set_ylabel("ms, launched from Python")
+    axes[0, 0].set_ylabel("ms, CUDA graph")
     axes[1, 0].set_ylabel("MB above the inputs")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tolerances import FLOAT64
 
 from hf_semicrf import SemiCRF, ops
 
@@ -16,11 +17,11 @@ def heads():
         torch.nn.init.normal_(parameter, std=0.5)
     dense = SemiCRF(16, 4, 3, dropout=0.0, potentials="edge")
     dense.load_state_dict(factored.state_dict())
-    return factored, dense
+    return factored.double(), dense.double()
 
 
 def test_loss_gradients_decoding_and_marginals_are_equal(heads):
-    hidden, lengths = torch.randn(3, 7, 16), torch.tensor([7, 4, 1])
+    hidden, lengths = torch.randn(3, 7, 16, dtype=torch.float64), torch.tensor([7, 4, 1])
     labels = torch.tensor([[0, 2, 2, 2, 1, 0, 3], [1, 1, 0, 3, -1, -1, -1], [2] + [-1] * 6])
     starts = torch.tensor([[1, 1, 0, 0, 1, 1, 1], [1, 0, 1, 1, 0, 0, 0], [1] + [0] * 6]).bool()
     results = []
@@ -29,14 +30,14 @@ def test_loss_gradients_decoding_and_marginals_are_equal(heads):
         output.nll.sum().backward()
         results.append(output)
     factored, dense = results
-    torch.testing.assert_close(dense.nll, factored.nll, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dense.nll, factored.nll, **FLOAT64)
     assert torch.equal(dense.labels, factored.labels)
     assert torch.equal(dense.starts, factored.starts)
-    torch.testing.assert_close(dense.segment_posteriors, factored.segment_posteriors)
+    torch.testing.assert_close(dense.segment_posteriors, factored.segment_posteriors, **FLOAT64)
     for one, other in zip(dense.marginals, factored.marginals, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one, other, **FLOAT64)
     for (name, one), other in zip(heads[1].named_parameters(), heads[0].parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(one.grad, other.grad, **FLOAT64, msg=name)
 
 
 def test_a_tensor_that_cannot_fit_is_refused_with_its_size(heads):

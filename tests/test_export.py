@@ -164,7 +164,7 @@ def tokenizer(bert):
 
 def make_model(bert, **settings):
     """A tiny model with scores that are not all nearly nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = SemiCRFForTokenClassification.from_pretrained(
         bert, labels=LABELS, max_segment_length=3, **settings
     )

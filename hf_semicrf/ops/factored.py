@@ -56,6 +56,7 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: s
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
     """Log Z, float64 [B], and the expected counts of each sentence."""
+    p = p.map(Tensor.contiguous)  # once for both
     log_z, *state = _call(_scan, *p, backend)
     weight = torch.ones_like(log_z)
     options = (weight, None, None, with_segment, False, backend)
@@ -88,6 +89,8 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         *inputs, function = inputs
+        # once for all that reads them, the backward pass too
+        inputs = [x.contiguous() if isinstance(x, Tensor) else x for x in inputs]
         output = function(*inputs)
         _save_for_backward(ctx, inputs, output)
         return output

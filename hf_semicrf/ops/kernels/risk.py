@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.scan import Plan
+from hf_semicrf.ops.kernels.common import power_of_two
 
 
 @triton.jit
@@ -85,11 +85,6 @@ def risk_kernel(
         last = tl.load(last_out + first + begin - 1, mask=begin > 0, other=0)
 
 
-def fits(longest: int, types: int) -> bool:
-    """Whether the window of all lengths fits in registers."""
-    return not Plan.of(longest, types).long
-
-
 def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Labels and starts [B, N] of the tiling with the most expected gain.
 
@@ -99,12 +94,12 @@ def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Te
         threshold: What each segment costs.
     """
     batch, positions, longest, types = segment.shape
-    plan = Plan.of(longest, types)
+    window, tile = power_of_two(longest), power_of_two(max(types, 2))
     pointers = torch.empty(3, batch, positions, dtype=torch.int32, device=segment.device)
     labels = torch.empty(batch, positions, dtype=torch.long, device=segment.device)
     starts = torch.empty(batch, positions, dtype=torch.bool, device=segment.device)
     risk_kernel[(batch,)](
         segment, lengths, *pointers, labels, starts, threshold, positions, longest, types,
-        WINDOW=plan.window, TYPES=plan.types, STEP=32, num_warps=plan.warps,
+        WINDOW=window, TYPES=tile, STEP=32, num_warps=max(1, min(8, window * tile // 1024)),
     )  # fmt: skip
     return labels, starts
