@@ -294,6 +294,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         decodings[decoding] = {
             "f1": entity_scores(*tags, scheme)["overall_f1"],
             "calibration_error": scored["calibration_error"],
+            "recalls": {n: row["recall"] for n, row in scored["lengths"].items()},
             **numbers,
         }
     kinds = ("mean", "product") if settings is None else ("segment",)
