@@ -264,6 +264,14 @@ def knows_its_entropy(device: str) -> None:
         assert_close(x, y, **FLOAT64)
 
 
+def traces_as_operations(device: str) -> None:
+    """The forward and the backward pass are traced with tensors that hold no data."""
+    # without padding, where the state that the op returns is not written
+    p = to_device(random_potentials([4, 4], 3, 3, 4, ("emission", "segment")), device)
+    labels, starts = segmentation(p)
+    opcheck(torch.ops.hf_semicrf.loss.default, (*leaves(p), labels, starts, "triton"))
+
+
 def scores_whole_segments(
     positions: int, longest: int, units: int, types: int, kept: bool, device: str
 ) -> None:
@@ -362,6 +370,7 @@ CHECKS |= {
         refuses_no_gold_in_silence,
         knows_its_entropy,
         finds_the_least_risk,
+        traces_as_operations,
     )
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -97,7 +98,7 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        return _backward(ctx, *gradients)
+        return _backward(ctx, *gradients, function=partial(_call, _expectations))
 
 
 def wants_gradient(inputs: Iterable[Any]) -> bool:
@@ -220,7 +221,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.save_for_backward(*(x for x in tensors[:9] if x is not None), *state, *gold)
 
 
-def _backward(ctx, weight: Tensor | None, *_):
+def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     inputs = len(ctx.needs_input_grad)
     if weight is None:
         return (None,) * inputs
@@ -230,7 +231,7 @@ def _backward(ctx, weight: Tensor | None, *_):
     state, gold = saved[:4], saved[4:] or (None, None)
     with_segment = ctx.given[1] and ctx.needs_input_grad[1]
     options = (weight, *gold, with_segment, True, ctx.backend)
-    counts = Expectations(*_call(_expectations, *potentials, *state, *options))
+    counts = Expectations(*function(*potentials, *state, *options))
     longest = potentials.duration.shape[0]
     gradient = (*counts[:4], *(x[0] for x in counts.split(longest)))
     wanted = (
@@ -239,8 +240,10 @@ def _backward(ctx, weight: Tensor | None, *_):
     return *wanted, *(None,) * (inputs - 8)
 
 
-OPERATIONS["_scan"].register_autograd(_backward, setup_context=_save_for_backward)
-OPERATIONS["_loss"].register_autograd(_backward, setup_context=_save_for_backward)
+for name in ("_scan", "_loss"):
+    # whoever traces the backward pass need not be torch.compile
+    backward = partial(_backward, function=OPERATIONS["_expectations"])
+    OPERATIONS[name].register_autograd(backward, setup_context=_save_for_backward)
 
 
 def _refuse_backward(ctx, *_):
