@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 f"embeddings, got {config.mix_layers}"
             )
         self.text_encoder = encoder
+        self.encoder_inputs = frozenset(inspect.signature(encoder.forward).parameters)
         self.classifier = SemiCRF(
             hidden_size=config.encoder_config.get_text_config().hidden_size,
             num_types=len(scheme.types),
@@ -463,7 +465,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
     def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        known = accepted(self.text_encoder.forward, use_cache=False, **inputs)
+        known = {k: x for k, x in inputs.items() if k in self.encoder_inputs}
+        if "use_cache" in self.encoder_inputs:
+            known["use_cache"] = False
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 
