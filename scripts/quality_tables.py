@@ -64,15 +64,18 @@ def recalls() -> str:
     lines: list[list[Any]] = []
     for corpus, name in CORPORA.items():
         own = [chosen(TEST, corpus=corpus, head=head) for head in HEADS]
+        plain = chosen(TEST, corpus=corpus, head="span")
         for length, row in own[0][0]["lengths"].items():
             cells = [mean(rows, lambda r, n=length: r["lengths"][n]["recall"]) for rows in own]
+            cells.append(mean(plain, lambda r, n=length: r["decodings"][PLAIN]["recalls"][n]))
             lines.append(
                 [name, f"{length} {'word' if length == '1' else 'words'}", row["number"], *cells]
             )
         for score, number in (("recall", own[0][0]["neighbours"]["number"]), ("precision", "")):
             cells = [mean(rows, lambda r, s=score: r["neighbours"][s]) for rows in own]
-            lines.append([name, f"next to one of its type: {score}", number, *cells])
-    return markdown_table(["corpus", "entities of", "number", *HEADS], lines)
+            lines.append([name, f"next to one of its type: {score}", number, *cells, ""])
+    heads = [*HEADS, "span, plain Viterbi"]
+    return markdown_table(["corpus", "entities of", "number", *heads], lines)
 
 
 def types() -> str:

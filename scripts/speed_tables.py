@@ -144,7 +144,8 @@ def compiled() -> str:
 
 def distribution() -> str:
     """What the distribution can tell, on the GPU."""
-    return pivot(read("distribution_h100.jsonl"), "mode", "median_ms")
+    rows = [r | {"name": f"{r['mode']}, {r['backend']}"} for r in read("distribution_h100.jsonl")]
+    return pivot(sorted(rows, key=lambda r: r["name"]), "name", "median_ms")
 
 
 def cpu() -> str:
@@ -181,8 +182,9 @@ def _growth() -> Figure:
     growing = of_section("growth")
     names = {"positions": (1, "positions N"), "longest": (2, "longest segment L"),
              "types": (3, "types C")}  # fmt: skip
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots(2, 3, sharey="row")
+    names = {axis: name for axis, name in names.items() if axis in {r["axis"] for r in growing}}
+    figure = Figure(figsize=(3 * len(names), 5), layout="constrained")
+    axes = figure.subplots(2, len(names), sharey="row")
     for column, (axis, (index, name)) in enumerate(names.items()):
         for mode in ("loss + gradient", "decode"):
             line = [r for r in growing if r["axis"] == axis and r["mode"] == mode]

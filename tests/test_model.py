@@ -151,8 +151,11 @@ def test_autocast_changes_the_encoder_and_not_the_head(model, batch):
         hidden = model.text_encoder(input_ids=batch["input_ids"]).last_hidden_state
         inside = model.classifier.potentials(hidden, torch.tensor([2, 2, 2]))
     outside = model.classifier.potentials(hidden, torch.tensor([2, 2, 2]))
-    assert inside.emission.dtype == torch.float32
+    assert inside.emission.dtype == inside.segment.dtype == torch.float32
     assert torch.equal(inside.emission, outside.emission)
+    # but for the projection to what the span scorer's hidden layer reads
+    assert not torch.equal(inside.segment, outside.segment)
+    torch.testing.assert_close(inside.segment, outside.segment, rtol=2**-6, atol=2**-6)
 
 
 def test_encoder_overrides_and_unknown_arguments(folder):

@@ -72,6 +72,20 @@ def test_span_scores_are_those_of_each_segment_by_itself(name, monkeypatch):
     torch.testing.assert_close(gradients[1], gradients[0], **FLOAT64)
 
 
+@pytest.mark.parametrize("content", ["mean", "max"])
+def test_dropout_takes_the_same_units_from_all_segments_of_a_start(content):
+    states = torch.randn(2, 50, 3 * 8, dtype=torch.float64)
+    width, units, bias = torch.randn(3, 8).double(), torch.eye(8).double(), torch.zeros(8).double()
+    whole, dropped = (
+        spans.span_scores(states, width, units, bias, dropout, content, "torch")
+        for dropout in (0.0, 0.25)
+    )
+    kept = (dropped != 0).all(2)
+    expected = torch.where(kept[:, :, None], whole / 0.75, 0)
+    torch.testing.assert_close(dropped, expected, **FLOAT64)
+    assert 0.65 < kept.double().mean() < 0.85
+
+
 def test_the_pointer_knows_the_distance_and_not_the_place():
     scorer = SCORERS["pointer"](SETTINGS).double()
     hidden = torch.randn(1, 1, 6, dtype=torch.float64).expand(2, 9, 6)
