@@ -136,7 +136,7 @@ def _scores(
         content = (inside - before[:, :, None]) / lengths[:, None]
     features = gelu(first[:, :, None] + last + content + width)
     if kept is not None:
-        features = features * (kept * scale)[:, :, None]
+        features = features * (kept.to(features.dtype) * scale)[:, :, None]
     return linear(features, weight, bias)
 
 
