@@ -135,6 +135,13 @@ class SemiCRFConfig(PretrainedConfig):
         kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
         experts = {"encoder_config": encoder_config._experts_implementation}
         kwargs.setdefault("experts_implementation", experts)
+        text_config = encoder_config.get_text_config()
+        states = getattr(text_config, "num_hidden_layers", mix_layers) + 1
+        if mix_layers > states:
+            raise ValueError(
+                f"expected mix_layers of at most {states}, the encoder's layers and its "
+                f"embeddings, got {mix_layers}"
+            )
         if labels is not None:
             LabelScheme.from_labels(labels, label_scheme)  # refuse what follows no scheme
             kwargs["id2label"] = dict(enumerate(labels))

@@ -88,12 +88,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if encoder is None:
             extra = accepted(built.__init__, add_pooling_layer=False)
             encoder = built._from_config(config.encoder_config, **extra)
-        states = getattr(config.get_text_config(), "num_hidden_layers", config.mix_layers) + 1
-        if config.mix_layers > states:
-            raise ValueError(
-                f"expected mix_layers of at most {states}, the encoder's layers and its "
-                f"embeddings, got {config.mix_layers}"
-            )
         self.text_encoder = encoder
         self.encoder_inputs = frozenset(inspect.signature(encoder.forward).parameters)
         self.classifier = SemiCRF(

@@ -291,6 +291,7 @@ def test_the_auto_class_takes_the_same_overrides(saved):
         ({"threshold": 2}, ValueError, "expected a threshold in 0..1 or None, got 2"),
         ({"scorer": "best"}, ValueError, "expected a scorer among"),
         ({"max_segment_length": 0}, ValueError, "at least 1 word, got 0"),
+        ({"mix_layers": 30}, ValueError, "expected mix_layers of at most .* got 30"),
         ({"num_labels": 4}, ValueError, "expected num_labels=3 .* got 4"),
         ({"id2label": {0: "O", 1: "B-X"}}, ValueError, "labels and id2label to name the same"),
     ],

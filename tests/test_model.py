@@ -420,11 +420,6 @@ def test_the_head_reads_a_mix_of_the_encoders_last_layers(folder, batch, tmp_pat
     assert torch.equal(again(**batch).logits, output.logits)
 
 
-def test_more_layers_than_the_encoder_has_are_refused(folder):
-    with pytest.raises(ValueError, match="mix_layers of at most 2, .* got 3"):
-        SemiCRFForTokenClassification.from_pretrained(folder, labels=LABELS, mix_layers=3)
-
-
 def test_a_configuration_without_newer_settings_loads(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
