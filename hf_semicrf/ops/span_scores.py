@@ -129,12 +129,13 @@ def _scores(
         bias: Of each type [C].
         scale: What dropout multiplies with.
     """
+    # in place from the first sum on: these are the largest tensors there are
     if before is None:
-        content = inside.cummax(2).values
+        x = inside.cummax(2).values + first[:, :, None]
     else:
         lengths = torch.arange(1, inside.shape[2] + 1, device=inside.device)
-        content = (inside - before[:, :, None]) / lengths[:, None]
-    features = gelu(first[:, :, None] + last + content + width)
+        x = (inside - before[:, :, None]).div_(lengths[:, None]).add_(first[:, :, None])
+    features = gelu(x.add_(last).add_(width))
     if kept is not None:
         features = features * (kept.to(features.dtype) * scale)[:, :, None]
     return linear(features, weight, bias)
