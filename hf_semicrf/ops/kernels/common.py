@@ -27,6 +27,15 @@ def load_scaled(pointer, offset, mask, other):
 
 
 @triton.jit
+def in_float64(pointer, index, mask):
+    """Scores in float64, or nothing where the tensor is absent; 0 where the mask is unset."""
+    if pointer is None:
+        return tl.zeros(index.shape, tl.float64)
+    else:
+        return tl.load(pointer + index, mask=mask, other=0.0).to(tl.float64)
+
+
+@triton.jit
 def finite(x):
     """A maximum as a shift: 0 where nothing but -inf was compared."""
     return tl.where(x == -float("inf"), 0.0, x)

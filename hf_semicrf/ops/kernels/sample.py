@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous, finite, power_of_two
-from hf_semicrf.ops.kernels.score import _at
+from hf_semicrf.ops.kernels.common import contiguous, finite, in_float64, power_of_two
 from hf_semicrf.ops.potentials import Potentials
 
 MAX_ROWS = 256  # lengths that are weighed at a time
@@ -55,7 +54,7 @@ def sample_kernel(
     of_type = of_length + tl.num_programs(1).to(tl.int64) * batch * positions
 
     last = tl.load(alpha + (kept + length) * types + c, mask=real, other=minus_inf)
-    last += _at(final, c, real)
+    last += in_float64(final, c, real)
     length = tl.where(tl.max(last, 0) > minus_inf, length, 0)
     stop = length
     label = _draw_type(last, c, tl.load(of_type + tl.maximum(stop - 1, 0)))
@@ -72,12 +71,12 @@ def sample_kernel(
             inside = (extra < longest) & (extra < stop)
             s = stop - 1 - extra
             at = (row + s) * types + label
-            inner = _at(emission, at, inside)
+            inner = in_float64(emission, at, inside)
             score = tl.load(pre + (kept + s) * types + label, mask=inside, other=minus_inf)
             score += content + tl.cumsum(inner, 0)
-            score += _at(start, at, inside) + _at(end, closing, inside)
-            score += _at(duration, extra * types + label, inside)
-            score += _at(segment, ((row + s) * longest + extra) * types + label, inside)
+            score += in_float64(start, at, inside) + in_float64(end, closing, inside)
+            score += in_float64(duration, extra * types + label, inside)
+            score += in_float64(segment, ((row + s) * longest + extra) * types + label, inside)
             weight = tl.exp(score - whole)
             hit = (weight > 0.0) & (passed + tl.cumsum(weight, 0) > u)
             chosen = tl.minimum(chosen, tl.min(tl.where(hit, extra, 1 << 30), 0))
@@ -92,7 +91,7 @@ def sample_kernel(
             tl.store(starts + out + n0 + r, n0 + r == begin, mask=inside)
         if begin > 0:
             before = tl.load(alpha + (kept + begin) * types + c, mask=real, other=minus_inf)
-            before += _at(transition, c * types + label, real)
+            before += in_float64(transition, c * types + label, real)
             label = _draw_type(before, c, tl.load(of_type + begin - 1))
         stop = begin
     for n0 in range(length, positions, 32):

@@ -11,22 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous
+from hf_semicrf.ops.kernels.common import contiguous, in_float64
 from hf_semicrf.ops.potentials import Potentials
 
 
 @triton.jit
 def _maximum(a, b):
     return tl.maximum(a, b)
-
-
-@triton.jit
-def _at(pointer, index, mask):
-    """Scores in float64, or nothing where the tensor is absent; 0 where the mask is unset."""
-    if pointer is None:
-        return tl.zeros(index.shape, tl.float64)
-    else:
-        return tl.load(pointer + index, mask=mask, other=0.0).to(tl.float64)
 
 
 @triton.jit(do_not_specialize=["positions", "longest", "types"])
@@ -62,14 +53,14 @@ def score_kernel(
         position = (row + n) * types + label
         opens = usable & starting
         closes = usable & ending
-        score += _at(emission, position, usable)
-        score += _at(start, position, opens)
-        score += _at(end, position, closes)
-        score += _at(duration, span * types + label, closes)
-        score += _at(segment, ((row + begin) * longest + span) * types + label, closes)
-        score += _at(transition, before * types + label, opens & (n > 0))
-        score += _at(initial, label, opens & (n == 0))
-        score += _at(final, label, usable & (n + 1 == length))
+        score += in_float64(emission, position, usable)
+        score += in_float64(start, position, opens)
+        score += in_float64(end, position, closes)
+        score += in_float64(duration, span * types + label, closes)
+        score += in_float64(segment, ((row + begin) * longest + span) * types + label, closes)
+        score += in_float64(transition, before * types + label, opens & (n > 0))
+        score += in_float64(initial, label, opens & (n == 0))
+        score += in_float64(final, label, usable & (n + 1 == length))
         score += tl.where(inside & ~legal, -float("inf"), 0.0)
     tl.store(score_out + b, tl.sum(score, 0))
 
