@@ -83,8 +83,13 @@ def window_table(
 def window_segments(
     segment, first, t, length, reverse, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr,
+    SHORTEST: tl.constexpr = 1, other=0.0,
 ):  # fmt: skip
-    """Segment scores of the window's rows that may end at position t, in nats; 0 for the others."""
+    """Segment scores of the window's rows that may end at position t, in nats; else ``other``.
+
+    The length less one is at least SHORTEST. The scores are as they were read: what is computed
+    with them waits for memory, so it should come a step later.
+    """
     c = tl.arange(0, TYPES)[None, :]
     age = t % WINDOW - tl.arange(0, WINDOW)[:, None]  # the length less one
     if not LONG:
@@ -93,9 +98,9 @@ def window_segments(
     begin = tl.where(reverse == 1, length - 1 - t, t)
     stride = tl.where(reverse == 1, types, types - longest * types)
     oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
-    inside = (age > 0) & (age <= oldest) & (c < types)
+    inside = (age >= SHORTEST) & (age <= oldest) & (c < types)
     segment += (first + begin) * longest * types
-    return tl.load(segment + (age * stride + c), mask=inside, other=0.0)
+    return tl.load(segment + (age * stride + c), mask=inside, other=other)
 
 
 def index_dtype(count: int) -> torch.dtype:

@@ -20,19 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import power_of_two
+from hf_semicrf.ops.kernels.common import power_of_two, window_segments
 
 
 @triton.jit
 def _ending(segment, first, t, length, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
-    """Posteriors of the window's rows that may end at position t; -inf for others, and type 0."""
-    c = tl.arange(0, TYPES)[None, :]
-    age = (t - tl.arange(0, WINDOW)[:, None]) & (WINDOW - 1)  # the length less one
-    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
-    inside = (age <= oldest) & (c > 0) & (c < types)
-    segment += (first + t) * longest * types
-    at = age * (types - longest * types) + c
-    return tl.load(segment + at, mask=inside, other=-float("inf"))
+    """Posteriors of the window's rows that may end at position t; -inf for the others."""
+    return window_segments(
+        segment, first, t, length, 0, longest, types, WINDOW, TYPES, False, 0, -float("inf")
+    )
 
 
 @triton.jit(do_not_specialize=["positions", "longest", "types"])
@@ -54,6 +50,7 @@ def risk_kernel(
     for t in range(length):
         scores2 = _ending(segment, first, t + 2, length, longest, types, WINDOW, TYPES)
         age = (t - row) & (WINDOW - 1)
+        scores = tl.where(c > 0, scores, -float("inf"))  # the outside gains nothing
         surest = tl.max(scores, 1)
         kind = tl.min(tl.where(scores == surest[:, None], c, TYPES), 1)
         behind = tl.where(age == 0, 0.0, behind - gain)

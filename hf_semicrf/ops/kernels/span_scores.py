@@ -108,62 +108,17 @@ def scores_kernel(
 
 
 @triton.jit(do_not_specialize=["positions"])
-def starts_kernel(
+def gradient_kernel(
     states, width, weight, kept, gradient, states_out, covering_out, shared_out,
     scale, positions, longest, units, types,
     ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
+    END: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of first, width and weight, and of inside by the segments' starts."""
-    b = tl.program_id(0).to(tl.int64)
-    n0 = tl.program_id(1) * ROWS
-    r = tl.arange(0, ROWS)
-    n = n0 + r
-    u = tl.program_id(2) * UNITS + tl.arange(0, UNITS)
-    c = tl.arange(0, TYPES)
-    dtype: tl.constexpr = gradient.dtype.element_ty
-    of_unit = (c < types)[:, None] & (u < units)[None, :]
-    of_type = (n < positions)[:, None] & (c < types)[None, :]
-    rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
-    states += b * positions * 3 * units
-    first = _rows(states, n0, r, 3 * units, positions, u, units, dtype)
-    if kept is not None:
-        kept += b * positions * units
-        factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
-    shared_out += (b * tl.num_programs(1) + tl.program_id(1)) * (longest + types) * units
-    gradient += (b * positions + n0) * longest * types
-    at = r[:, None] * longest * types + c[None, :]
-    total = tl.zeros([ROWS, UNITS], dtype)
-    started, covering, of_weight = total, total, tl.zeros([TYPES, UNITS], dtype)
-    for extra in range(longest):
-        total, x = _with_one_more(
-            total, first, states, 1, width, n0 + extra, extra, r, positions, u, units, dtype
-        )
-        of_score = tl.load(gradient + extra * types + at, mask=of_type, other=0.0)
-        below, density = _normal(x)
-        features, slope = x * below, below + x * density
-        if kept is not None:
-            features, slope = features * factor, slope * factor
-        of_weight += tl.dot(tl.trans(of_score), features,
-                            input_precision=PRECISION, out_dtype=dtype)  # fmt: skip
-        of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
-        started += of_x
-        covering += of_x * (1.0 / tl.cast(extra + 1, dtype))
-        tl.store(shared_out + extra * units + u, tl.sum(of_x, 0), mask=u < units)
-    inside = (n < positions)[:, None] & (u < units)[None, :]
-    at = b * positions + n.to(tl.int64)
-    tl.store(states_out + at[:, None] * 3 * units + u[None, :], started, mask=inside)
-    tl.store(covering_out + at[:, None] * units + u[None, :], covering, mask=inside)
-    at = (longest + c)[:, None] * units + u[None, :]
-    tl.store(shared_out + at, of_weight, mask=of_unit)
+    """The gradient of the states at one end, and of inside by the segments with that end in a tile.
 
-
-@triton.jit(do_not_specialize=["positions"])
-def ends_kernel(
-    states, width, weight, kept, gradient, states_out, covering_out,
-    scale, positions, longest, units, types,
-    ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The gradient of last, and of inside by the segments' ends."""
+    END is 0 for the segments' starts, where the gradient of width and weight is made too, and 1 for
+    their ends.
+    """
     b = tl.program_id(0).to(tl.int64)
     n0 = tl.program_id(1) * ROWS
     r = tl.arange(0, ROWS)
@@ -174,31 +129,50 @@ def ends_kernel(
     of_unit = (c < types)[:, None] & (u < units)[None, :]
     rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
     states += b * positions * 3 * units
+    fixed = _rows(states + END * units, n0, r, 3 * units, positions, u, units, dtype)
     if kept is not None:
         kept += b * positions * units
-    last = _rows(states + units, n0, r, 3 * units, positions, u, units, dtype)
+        if END == 0:
+            factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
     gradient += (b * positions + n0) * longest * types
     at = r[:, None] * longest * types + c[None, :]
     total = tl.zeros([ROWS, UNITS], dtype)
-    ended, covering = total, total
+    at_end, covering = total, total
+    if END == 0:
+        shared_out += (b * tl.num_programs(1) + tl.program_id(1)) * (longest + types) * units
+        of_weight = tl.zeros([TYPES, UNITS], dtype)
     for extra in range(longest):
+        other = n0 + (1 - 2 * END) * extra  # where the other ends lie
         total, x = _with_one_more(
-            total, last, states, 0, width, n0 - extra, extra, r, positions, u, units, dtype
+            total, fixed, states, 1 - END, width, other, extra, r, positions, u, units, dtype
         )
-        of_type = ((n >= extra) & (n < positions))[:, None] & (c < types)[None, :]
+        begin = n - END * extra
+        of_type = ((begin >= 0) & (n < positions))[:, None] & (c < types)[None, :]
         of_score = tl.load(gradient + at, mask=of_type, other=0.0)
-        gradient -= (longest - 1) * types  # the segment that begins one earlier, one longer
+        gradient += types - END * longest * types  # one longer, and begun one earlier or not
         below, density = _normal(x)
         slope = below + x * density
         if kept is not None:
-            slope *= _rows(kept, n0 - extra, r, units, positions, u, units, dtype) * scale
+            if END == 1:
+                factor = _rows(kept, other, r, units, positions, u, units, dtype) * scale
+            slope *= factor
         of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
-        ended += of_x
+        at_end += of_x
         covering += of_x * (1.0 / tl.cast(extra + 1, dtype))
+        if END == 0:
+            features = x * below
+            if kept is not None:
+                features *= factor
+            of_weight += tl.dot(tl.trans(of_score), features,
+                                input_precision=PRECISION, out_dtype=dtype)  # fmt: skip
+            tl.store(shared_out + extra * units + u, tl.sum(of_x, 0), mask=u < units)
     inside = (n < positions)[:, None] & (u < units)[None, :]
     at = b * positions + n.to(tl.int64)
-    tl.store(states_out + (at[:, None] * 3 + 1) * units + u[None, :], ended, mask=inside)
+    tl.store(states_out + (at[:, None] * 3 + END) * units + u[None, :], at_end, mask=inside)
     tl.store(covering_out + at[:, None] * units + u[None, :], covering, mask=inside)
+    if END == 0:
+        at = (longest + c)[:, None] * units + u[None, :]
+        tl.store(shared_out + at, of_weight, mask=of_unit)
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -280,10 +254,9 @@ def span_scores_gradient(
     of_states = torch.empty_like(states)
     starting, ending = (gradient.new_empty(batch, positions, units) for _ in range(2))
     shared = gradient.new_empty(batch * blocks, longest + types, units)
-    starts_kernel[grid](
-        states, width, weight, kept, gradient, of_states, starting, shared, *sizes, **layout
-    )
-    ends_kernel[grid](states, width, weight, kept, gradient, of_states, ending, *sizes, **layout)
+    inputs = (states, width, weight, kept, gradient, of_states)
+    gradient_kernel[grid](*inputs, starting, shared, *sizes, **layout, END=0)
+    gradient_kernel[grid](*inputs, ending, None, *sizes, **layout, END=1)
     inside_kernel[(batch, triton.cdiv(units, SUM_UNITS))](
         starting, ending, of_states, positions, units, ROWS=SUM_ROWS, UNITS=SUM_UNITS, num_warps=4
     )
