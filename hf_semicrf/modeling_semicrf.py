@@ -456,12 +456,13 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             n_best=n_best,
         )
 
-    def _encode(self, inputs: dict[str, Tensor | None], **outputs: bool | None) -> ModelOutput:
+    def _encode(self, inputs: dict[str, Any], **outputs: bool | None) -> ModelOutput:
         """Run the encoder on those of the inputs that it knows."""
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        known = {k: x for k, x in inputs.items() if k in self.encoder_inputs}
-        if "use_cache" in self.encoder_inputs:
-            known["use_cache"] = False
+        known = {
+            name: value
+            for name, value in ({"use_cache": False} | inputs).items()
+            if value is not None and name in self.encoder_inputs
+        }
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 

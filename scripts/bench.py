@@ -259,11 +259,8 @@ def growth(quick: bool) -> Iterator[dict]:
             modes = ours(potentials(shape), "triton")
             for mode in ("loss + gradient", "decode"):
                 entry = {"backend": GRAPH, "mode": mode, "shape": shape, "axis": axis}
-                yield (
-                    entry
-                    | {"memory_mb": time_ms(modes[mode])["memory_mb"]}
-                    | (graph_ms(modes[mode]))
-                )
+                memory = time_ms(modes[mode])["memory_mb"]
+                yield entry | {"memory_mb": memory} | graph_ms(modes[mode])
 
 
 def compile_(quick: bool) -> Iterator[dict]:

@@ -46,6 +46,12 @@ def pivot(rows: list[dict], row: str, time: str) -> str:
     )
 
 
+def by_mode_and_backend(rows: list[dict]) -> str:
+    """Median times, a line for each mode and back end, in the order of their names."""
+    rows = [r | {"name": f"{r['mode']}, {r['backend']}"} for r in rows]
+    return pivot(sorted(rows, key=lambda r: r["name"]), "name", "median_ms")
+
+
 def dense() -> str:
     """The dense contract on the GPU."""
     rows = [r for r in read("dense_h100.jsonl") if "ms" in r and "shape" in r]
@@ -72,8 +78,7 @@ def factored() -> str:
 
 def every_mode() -> str:
     """Everything that was timed of the factored operations."""
-    rows = [r | {"name": f"{r['mode']}, {r['backend']}"} for r in of_section("shapes", "peers")]
-    return pivot(sorted(rows, key=lambda r: r["name"]), "name", "median_ms")
+    return by_mode_and_backend(of_section("shapes", "peers"))
 
 
 def errors() -> str:
@@ -144,8 +149,7 @@ def compiled() -> str:
 
 def distribution() -> str:
     """What the distribution can tell, on the GPU."""
-    rows = [r | {"name": f"{r['mode']}, {r['backend']}"} for r in read("distribution_h100.jsonl")]
-    return pivot(sorted(rows, key=lambda r: r["name"]), "name", "median_ms")
+    return by_mode_and_backend(read("distribution_h100.jsonl"))
 
 
 def cpu() -> str:

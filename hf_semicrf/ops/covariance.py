@@ -21,7 +21,6 @@ Minimum-Risk Training on Translation Forests", section 4, with the sums taken fr
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import torch
@@ -31,7 +30,7 @@ from hf_semicrf.ops import factored
 from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS, Expectations
-from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.registry import kernels, operation, parted
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
@@ -207,7 +206,7 @@ def _means(
     )
     follow = recurrence
     if backend == "triton":
-        follow = importlib.import_module("hf_semicrf.ops.kernels.means").recurrence
+        follow = kernels("means").recurrence
     for block in _blocks(0, positions, rows * types * max(longest, types)):
         ends = slice(block.start + 1, block.stop + 1)
         window = entered[block.start : block.stop + longest - 1].unfold(0, longest, 1)

@@ -72,9 +72,9 @@ def minimum_risk(
     longest, types = segment.shape[2:]
     p = _alone(Potentials(segment=segment), lengths, longest, types)
     segment = segment.detach().to(p.duration.dtype)
-    if resolve_backend(backend, segment.device) == "triton" and legal is None:
-        if risk.fits(longest, types):
-            return risk.minimum_risk(segment, p.lengths, threshold)
+    back_end = resolve_backend(backend, segment.device)
+    if back_end == "triton" and legal is None and risk.fits(longest, types):
+        return risk.minimum_risk(segment, p.lengths, threshold)
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0

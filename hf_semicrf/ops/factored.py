@@ -9,7 +9,6 @@ longer than the kernels of a short batch.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
@@ -21,17 +20,12 @@ from torch import Tensor
 from hf_semicrf.ops import reference
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.reference import Expectations, State
-from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.registry import kernels, operation, parted
 
 
 def implementation(backend: str) -> ModuleType:
-    """The module that implements a back end: the public functions of ``reference``.
-
-    That of Triton is imported on first use, because CPU builds of PyTorch come without it.
-    """
-    if backend == "torch":
-        return reference
-    return importlib.import_module("hf_semicrf.ops.kernels.factored")
+    """The module that implements a back end: the public functions of ``reference``."""
+    return reference if backend == "torch" else kernels("factored")
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
@@ -240,10 +234,10 @@ def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     return *wanted, *(None,) * (inputs - 8)
 
 
-for name in ("_scan", "_loss"):
-    # whoever traces the backward pass need not be torch.compile
-    backward = partial(_backward, function=OPERATIONS["_expectations"])
-    OPERATIONS[name].register_autograd(backward, setup_context=_save_for_backward)
+# whoever traces the backward pass need not be torch.compile
+_traced_backward = partial(_backward, function=OPERATIONS["_expectations"])
+OPERATIONS["_scan"].register_autograd(_traced_backward, setup_context=_save_for_backward)
+OPERATIONS["_loss"].register_autograd(_traced_backward, setup_context=_save_for_backward)
 
 
 def _refuse_backward(ctx, *_):

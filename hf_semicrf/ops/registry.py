@@ -1,8 +1,10 @@
-"""Functions of potentials as custom ops; the nine fields of `Potentials` stand in a schema once."""
+"""Functions of potentials as custom ops, whose nine fields stand in a schema once; the kernels."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,3 +40,8 @@ def parted(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
     """The potentials among an operation's inputs, and its further arguments."""
     count = len(Potentials._fields)
     return Potentials(*inputs[:count]), inputs[count:]
+
+
+def kernels(room: str) -> ModuleType:
+    """A room of Triton kernels, imported on first use: CPU builds of PyTorch lack Triton."""
+    return importlib.import_module(f"hf_semicrf.ops.kernels.{room}")

@@ -6,11 +6,10 @@ and what runs elsewhere, is the Viterbi recurrence on gains, `ops.decoding`.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from hf_semicrf.ops.registry import kernels
 
 MAX_WINDOW_ELEMENTS = 8192
 
@@ -28,18 +27,13 @@ def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Te
         lengths: Positions of each sentence [B].
         threshold: What a segment's posterior has to exceed.
     """
-    function = _operation if torch.compiler.is_compiling() else _kernels().minimum_risk
+    function = _operation if torch.compiler.is_compiling() else kernels("risk").minimum_risk
     return function(segment.contiguous(), lengths, threshold)
-
-
-def _kernels() -> Any:
-    """The Triton implementation, imported on first use: CPU builds of PyTorch come without it."""
-    return importlib.import_module("hf_semicrf.ops.kernels.risk")
 
 
 @torch.library.custom_op("hf_semicrf::minimum_risk", mutates_args=())
 def _operation(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    return _kernels().minimum_risk(segment, lengths, threshold)
+    return kernels("risk").minimum_risk(segment, lengths, threshold)
 
 
 @_operation.register_fake

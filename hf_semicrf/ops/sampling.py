@@ -13,15 +13,13 @@ Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1, 
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
 from hf_semicrf.ops.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, scores_by_end, spread
 from hf_semicrf.ops.reference import BLOCK_ELEMENTS
-from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.registry import kernels, operation, parted
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
@@ -42,8 +40,7 @@ def _sample(*inputs):
     sums = log_sums(p, backend)
     if backend == "torch":
         return walk(p, sums.pre, sums.alpha, uniform)
-    kernels = importlib.import_module("hf_semicrf.ops.kernels.sample")
-    return kernels.walk(p, sums.pre, sums.alpha, uniform)
+    return kernels("sample").walk(p, sums.pre, sums.alpha, uniform)
 
 
 @_sample.register_fake

@@ -6,8 +6,8 @@ one kernel that forms no features in memory; PyTorch holds those of a part of th
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear, pad
 from torch.utils.checkpoint import checkpoint
+
+from hf_semicrf.ops.registry import kernels
 
 CHUNK_ELEMENTS = 1 << 26  # features held at once, before they are recomputed
 
@@ -150,21 +152,16 @@ def windows(states: Tensor, longest: int) -> Tensor:
     return padded.unfold(1, longest, 1).movedim(-1, 2)
 
 
-def _kernels() -> Any:
-    """The Triton implementation, imported on first use: CPU builds of PyTorch come without it."""
-    return importlib.import_module("hf_semicrf.ops.kernels.span_scores")
-
-
 def _save_for_backward(ctx, inputs, output) -> None:
     states, width, weight, bias, kept, ctx.scale = inputs
     ctx.save_for_backward(states, width, weight, *([] if kept is None else [kept]))
     ctx.bias_dtype = bias.dtype
 
 
-def _backward(ctx, gradient: Tensor, function: Callable[..., Any] | None = None):
+def _backward(ctx, gradient: Tensor, *, function: Callable[..., Any]):
     states, width, weight, *kept = ctx.saved_tensors
     inputs = (gradient.contiguous(), states, width, weight, kept[0] if kept else None, ctx.scale)
-    *of_inputs, of_bias = (function or _gradient_operation)(*inputs)
+    *of_inputs, of_bias = function(*inputs)
     return *of_inputs, of_bias.to(ctx.bias_dtype), None, None
 
 
@@ -173,14 +170,14 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        output = _kernels().span_scores(*inputs)
+        output = kernels("span_scores").span_scores(*inputs)
         _save_for_backward(ctx, inputs, output)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        return _backward(ctx, gradient, _kernels().span_scores_gradient)
+        return _backward(ctx, gradient, function=kernels("span_scores").span_scores_gradient)
 
 
 direct = _Direct.apply
@@ -190,7 +187,7 @@ direct = _Direct.apply
 def _operation(
     states: Tensor, width: Tensor, weight: Tensor, bias: Tensor, kept: Tensor | None, scale: float
 ) -> Tensor:
-    return _kernels().span_scores(states, width, weight, bias, kept, scale)
+    return kernels("span_scores").span_scores(states, width, weight, bias, kept, scale)
 
 
 @_operation.register_fake
@@ -208,7 +205,7 @@ def _gradient_operation(
     kept: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _kernels().span_scores_gradient(gradient, states, width, weight, kept, scale)
+    return kernels("span_scores").span_scores_gradient(gradient, states, width, weight, kept, scale)
 
 
 @_gradient_operation.register_fake
@@ -217,4 +214,6 @@ def _(gradient, states, width, weight, kept, scale):
     return torch.empty_like(states), torch.empty_like(width), torch.empty_like(weight), bias
 
 
-_operation.register_autograd(_backward, setup_context=_save_for_backward)
+_operation.register_autograd(
+    partial(_backward, function=_gradient_operation), setup_context=_save_for_backward
+)
