@@ -37,10 +37,10 @@ check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/mypy
 
 bench: $(VENV)/installed  ## Time the head on the CPU; one JSON line a measurement
-	$(BIN)/python scripts/bench_cpu.py --out benchmarks/results/cpu.jsonl $(ARGS)
+	$(BIN)/python benchmarks/cpu.py --out benchmarks/results/cpu.jsonl $(ARGS)
 
 bench-gpu: $(VENV)/installed  ## Time the dense contract on a GPU: correctness first, then medians
-	$(BIN)/python scripts/bench_dense.py --out benchmarks/results/dense.jsonl $(ARGS)
+	$(BIN)/python benchmarks/dense.py --out benchmarks/results/dense.jsonl $(ARGS)
 
 clean:  ## Remove the environments
 	rm -rf $(VENV) .venv-min

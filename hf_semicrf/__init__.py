@@ -1,42 +1,79 @@
-"""Semi-Markov CRF token classification on top of any transformers encoder."""
+"""Semi-Markov CRF token classification on top of any transformers encoder.
 
-from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
-from transformers.pipelines import PIPELINE_REGISTRY
+Names are imported when they are first used. The Auto classes and `pipeline` know the model as soon
+as transformers' own auto classes and pipelines are imported.
+"""
 
-from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.data import (
-    SemiCRFDataCollator,
-    TokenizeAndAlign,
-    choose_max_segment_length,
-    prepare_tokenizer,
-)
-from hf_semicrf.head import SemiCRF
-from hf_semicrf.metrics import seqeval_metrics
-from hf_semicrf.modeling_semicrf import SemiCRFForTokenClassification
-from hf_semicrf.pipeline import TASK, SemiCRFPipeline
-from hf_semicrf.segments import LabelScheme
-from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hf_semicrf.registration import register_with_transformers
+
+if TYPE_CHECKING:
+    from hf_semicrf.data import (
+        SemiCRFDataCollator as SemiCRFDataCollator,
+    )
+    from hf_semicrf.data import (
+        TokenizeAndAlign as TokenizeAndAlign,
+    )
+    from hf_semicrf.data import (
+        choose_max_segment_length as choose_max_segment_length,
+    )
+    from hf_semicrf.evaluation import seqeval_metrics as seqeval_metrics
+    from hf_semicrf.head import SemiCRF as SemiCRF
+    from hf_semicrf.labels import LabelScheme as LabelScheme
+    from hf_semicrf.model import (
+        SemiCRFConfig as SemiCRFConfig,
+    )
+    from hf_semicrf.model import (
+        SemiCRFForTokenClassification as SemiCRFForTokenClassification,
+    )
+    from hf_semicrf.pipeline import SemiCRFPipeline as SemiCRFPipeline
+    from hf_semicrf.text import prepare_tokenizer as prepare_tokenizer
+    from hf_semicrf.trainer import (
+        SemiCRFTrainer as SemiCRFTrainer,
+    )
+    from hf_semicrf.trainer import (
+        SemiCRFTrainingArguments as SemiCRFTrainingArguments,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LabelScheme",
-    "SemiCRF",
-    "SemiCRFConfig",
-    "SemiCRFDataCollator",
-    "SemiCRFForTokenClassification",
-    "SemiCRFPipeline",
-    "SemiCRFTrainer",
-    "SemiCRFTrainingArguments",
-    "TokenizeAndAlign",
-    "choose_max_segment_length",
-    "prepare_tokenizer",
-    "seqeval_metrics",
-]
+_ROOM_OF = {
+    "LabelScheme": "labels",
+    "SemiCRF": "head",
+    "SemiCRFConfig": "model",
+    "SemiCRFDataCollator": "data",
+    "SemiCRFForTokenClassification": "model",
+    "SemiCRFPipeline": "pipeline",
+    "SemiCRFTrainer": "trainer",
+    "SemiCRFTrainingArguments": "trainer",
+    "TokenizeAndAlign": "data",
+    "choose_max_segment_length": "data",
+    "prepare_tokenizer": "text",
+    "seqeval_metrics": "evaluation",
+}
+_ROOMS = {"ops", "results", "export", "hub", "inference", "reporting", *_ROOM_OF.values()}
 
-AutoConfig.register(SemiCRFConfig.model_type, SemiCRFConfig)
-AutoModel.register(SemiCRFConfig, SemiCRFForTokenClassification)
-AutoModelForTokenClassification.register(SemiCRFConfig, SemiCRFForTokenClassification)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK, pipeline_class=SemiCRFPipeline, pt_model=AutoModelForTokenClassification, type="text"
-)
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name or a room, imported at its first use."""
+    if name in _ROOM_OF:
+        value = getattr(import_module(f"hf_semicrf.{_ROOM_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _ROOMS:
+        return import_module(f"hf_semicrf.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All names, imported or not."""
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+register_with_transformers()

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset, Subset
-from transformers import Pipeline
+from transformers import AutoModelForTokenClassification, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.prediction import predict
-from hf_semicrf.words import is_prepared, prepare_tokenizer
+from hf_semicrf.inference import predict
+from hf_semicrf.model import SemiCRFConfig
+from hf_semicrf.text import is_prepared, prepare_tokenizer
 
 TASK = "semicrf-ner"
 OPTIONS = frozenset(
@@ -161,3 +162,8 @@ def _as_dataset(inputs: Any) -> Dataset:
     if isinstance(inputs, Iterable):
         return _Stream(inputs)
     raise ValueError(f"expected a text or texts, got {type(inputs).__name__}")
+
+
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=SemiCRFPipeline, pt_model=AutoModelForTokenClassification, type="text"
+)

@@ -17,12 +17,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_semicrf.calibration import fit_temperature, fit_threshold
-from hf_semicrf.corpora import count_entities
-from hf_semicrf.hub import write_shim
-from hf_semicrf.model_card import CARD_NAME, PLOT_NAME, render_card
-from hf_semicrf.report import plot_scores
-from hf_semicrf.segments import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.data import count_entities
+from hf_semicrf.head import fit_temperature, fit_threshold
+from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
+from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.reporting import plot_scores
 
 logger = logging.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 import hf_semicrf  # noqa: F401  (makes the model known to the Auto classes)
 from hf_semicrf import prepare_tokenizer
-from hf_semicrf.visualize import to_ansi, to_html
+from hf_semicrf.reporting.visualize import to_ansi, to_html
 
 SENTENCES = [
     "Good morning, Amelia Rosamund Clarke here. My new address is 48 Harbour View Terrace, "

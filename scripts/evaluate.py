@@ -18,10 +18,10 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 from transformers import pipeline
 
-from hf_semicrf.corpora import read_corpus
-from hf_semicrf.evaluation import evaluate_tagger
+from hf_semicrf.data.readers import read_corpus
+from hf_semicrf.evaluation.breakdown import evaluate_tagger
 from hf_semicrf.pipeline import TASK
-from hf_semicrf.report import length_table, plot_scores, reliability_table, type_table
+from hf_semicrf.reporting.tables import length_table, plot_scores, reliability_table, type_table
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.export import export_onnx
+from hf_semicrf.export.onnx import export_onnx
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,11 +23,11 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import pipeline
 
-from hf_semicrf.corpora import Text, read_texts, stream_texts
-from hf_semicrf.heatmap import uncertainty_page
+from hf_semicrf.data.readers import Text, read_texts, stream_texts
+from hf_semicrf.inference.shards import merge_shards, write_shards
 from hf_semicrf.pipeline import TASK
-from hf_semicrf.shards import merge_shards, write_shards
-from hf_semicrf.visualize import to_ansi, to_html
+from hf_semicrf.reporting.heatmap import uncertainty_page
+from hf_semicrf.reporting.visualize import to_ansi, to_html
 
 Tag = Callable[[Sequence[Text]], list[list[dict]]]
 WAIT = timedelta(days=30)  # for the slowest process

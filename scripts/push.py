@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import hf_semicrf  # noqa: F401  (makes the configuration known to AutoConfig)
-from hf_semicrf.hub import push_folder
+from hf_semicrf.hub.push import push_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

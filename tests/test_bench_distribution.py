@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import SCRIPTS, script
+from tiny import BENCHMARKS, benchmark
 
 from hf_semicrf import ops
 
@@ -11,8 +11,8 @@ from hf_semicrf import ops
 @pytest.fixture
 def bench(monkeypatch):
     pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return script("bench_distribution")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return benchmark("distribution")
 
 
 @pytest.fixture

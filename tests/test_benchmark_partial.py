@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import SCRIPTS, save_tiny_bert, script, sentences, write_jsonl
+from tiny import BENCHMARKS, benchmark, save_tiny_bert, sentences, write_jsonl
 
 from hf_semicrf import LabelScheme
 
@@ -12,16 +12,16 @@ SCHEME = LabelScheme.from_labels(LABELS)
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return script("benchmark_partial")
+def partial_labels(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return benchmark("partial_labels")
 
 
-def test_conditions_hide_the_same_entities(benchmark):
+def test_conditions_hide_the_same_entities(partial_labels):
     tags = [row["ner_tags"] for row in sentences(30)]
     entities = sum(len(SCHEME.tags_to_spans(row)) for row in tags)
     words = sum(len(row) for row in tags)
-    hidden = {c: benchmark.hide(tags, SCHEME, c, 0.3, 5) for c in benchmark.CONDITIONS}
+    hidden = {c: partial_labels.hide(tags, SCHEME, c, 0.3, 5) for c in partial_labels.CONDITIONS}
     assert hidden["full"] == tags
     flat = {c: [tag for row in rows for tag in row] for c, rows in hidden.items()}
     changed = {c: [n for n in range(words) if x[n] != flat["full"][n]] for c, x in flat.items()}
@@ -32,13 +32,13 @@ def test_conditions_hide_the_same_entities(benchmark):
     more = set(changed["unknown+outside"]) - set(changed["unknown"])
     assert more and all(flat["full"][n] == "O" for n in more)
     assert len(more) <= len(changed["unknown"]) < 2 * len(more)
-    assert hidden["unknown"] != benchmark.hide(tags, SCHEME, "unknown", 0.3, 6)
+    assert hidden["unknown"] != partial_labels.hide(tags, SCHEME, "unknown", 0.3, 6)
 
 
-def test_a_run(benchmark, tmp_path):
+def test_a_run(partial_labels, tmp_path):
     for name, count in (("train", 40), ("validation", 12), ("test", 12)):
         write_jsonl(tmp_path / f"{name}.jsonl", sentences(count))
-    run = benchmark.Run(
+    run = partial_labels.Run(
         encoder=save_tiny_bert(tmp_path / "bert"),
         encoder_name="tiny",
         corpus=str(tmp_path),
@@ -51,6 +51,6 @@ def test_a_run(benchmark, tmp_path):
         jobs=1,
         scratch=str(tmp_path / "out"),
     )
-    row = benchmark.train_and_score(run)
+    row = partial_labels.train_and_score(run)
     assert row["test_f1"] > 0.8 and row["unknown_words"] > 0
-    assert "| unknown+outside | " in benchmark.table([row, row])
+    assert "| unknown+outside | " in partial_labels.table([row, row])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import save_tiny_bert, script, sentences, write_jsonl
+from tiny import benchmark, save_tiny_bert, sentences, write_jsonl
 
-quality = script("benchmark_quality")
+quality = benchmark("quality")
 TRAINING = ("use_cpu=true", "num_train_epochs=12", "per_device_train_batch_size=8")
 RATES = "+learning_rate=1e-2+head_learning_rate=1e-1"
 

@@ -10,7 +10,7 @@ from oracle import Sentence
 from tolerances import FLOAT64
 
 from hf_semicrf import SemiCRF, ops
-from hf_semicrf.calibration import (
+from hf_semicrf.head.calibration import (
     THRESHOLDS,
     Scored,
     fit_temperature,

@@ -13,8 +13,8 @@ from tolerances import FLOAT64, GRADCHECK
 from torch.testing import assert_close
 
 from hf_semicrf import LabelScheme, ops
-from hf_semicrf.constraints import Rules, allowed_segments
-from hf_semicrf.partial_labels import Known, types_as_bits
+from hf_semicrf.labels.constraints import Rules, allowed_segments
+from hf_semicrf.labels.partial import Known, types_as_bits
 
 TYPES = ("O", "PER", "LOC")
 LONGEST = 3

@@ -8,7 +8,7 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
-from hf_semicrf.corpora import (
+from hf_semicrf.data.readers import (
     count_entities,
     entity_spans,
     label_names,
@@ -17,7 +17,7 @@ from hf_semicrf.corpora import (
     read_texts,
     stream_texts,
 )
-from hf_semicrf.segments import LabelScheme
+from hf_semicrf.labels.schemes import LabelScheme
 
 SENTENCES = [
     {"tokens": ["Amelia", "Earhart", "\u00a0", "flew"], "ner_tags": ["B-PER", "I-PER", "O", "O"]},

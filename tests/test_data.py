@@ -26,11 +26,9 @@ from hf_semicrf.data import (
     TokenizeAndAlign,
     choose_max_segment_length,
     longest_entity,
-    prepare_tokenizer,
-    split_words,
 )
-from hf_semicrf.segments import LabelScheme
-from hf_semicrf.words import first_subwords, tokenize_words
+from hf_semicrf.labels.schemes import LabelScheme
+from hf_semicrf.text import first_subwords, prepare_tokenizer, split_words, tokenize_words
 
 CORPUS = ["Amelia Earhart flew to Paris in her plane", "it's not to be's Paris plane flew"] * 5
 WORDS = ["Amelia", "Earhart", "flew", "to", "Paris", "it's"]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.distribution import Prediction
+from hf_semicrf.inference.distribution import Prediction
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 FLOAT32 = {"rtol": 0, "atol": 1e-6}  # what is returned; the model computes in float64

@@ -11,7 +11,7 @@ from seqeval.metrics import f1_score
 from tiny import save_tiny_bert, sentences
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer, TrainingArguments
 
-import hf_semicrf.seqeval_metric
+import hf_semicrf.evaluation.seqeval_metric
 from hf_semicrf import (
     SemiCRFDataCollator,
     SemiCRFForTokenClassification,
@@ -72,7 +72,7 @@ def test_from_a_plain_encoder_to_a_reloaded_tagger(tmp_path, monkeypatch, tags_a
     assert truth == [row["ner_tags"] for row in sentences(20)]
     assert scores["eval_overall_f1"] == pytest.approx(f1_score(truth, predicted))
     assert scores["eval_overall_f1"] > 0.9
-    metric = evaluate.load(hf_semicrf.seqeval_metric.__file__)
+    metric = evaluate.load(hf_semicrf.evaluation.seqeval_metric.__file__)
     computed = metric.compute(predictions=predicted, references=truth)
     assert computed["overall_f1"] == pytest.approx(scores["eval_overall_f1"])
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Sequence
 from seqeval.metrics import classification_report, f1_score
-from tiny import save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
+from tiny import benchmark, save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
-from hf_semicrf.evaluation import LENGTHS, breakdown, evaluate_tagger
-from hf_semicrf.metrics import entity_scores
-from hf_semicrf.segments import LabelScheme
+from hf_semicrf.evaluation.breakdown import LENGTHS, breakdown, evaluate_tagger
+from hf_semicrf.evaluation.metrics import entity_scores
+from hf_semicrf.labels.schemes import LabelScheme
 
 SCHEME = LabelScheme.from_labels(["O", "B-A", "I-A", "B-B", "I-B"])
 
@@ -224,7 +224,7 @@ def test_the_benchmark_of_windows_counts_what_seams_cut(folder, tagger, tmp_path
     rows, out = sentences(36), tmp_path / "windows.jsonl"
     file = write_jsonl(tmp_path / "test.jsonl", rows)
     arguments = [folder, "--file", file, "--join", "18", "--max_length", "9", "--out", str(out)]
-    script("benchmark_windows").main(arguments)
+    benchmark("windows").main(arguments)
     none, quarter, half = (json.loads(line) for line in out.read_text().splitlines())
     assert [row["overlap"] for row in (none, quarter, half)] == ["none", "a quarter", "a half"]
     documents = [

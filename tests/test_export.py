@@ -22,12 +22,12 @@ from transformers import AutoTokenizer
 from hf_semicrf import (
     SemiCRFConfig,
     SemiCRFForTokenClassification,
-    numpy_decoder,
     ops,
     prepare_tokenizer,
 )
-from hf_semicrf.export import EncoderAndScorer, decoder_of, export_program
-from hf_semicrf.words import first_subwords
+from hf_semicrf.export import numpy_decoder
+from hf_semicrf.export.onnx import EncoderAndScorer, decoder_of, export_program
+from hf_semicrf.text.subwords import first_subwords
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -118,7 +118,7 @@ def test_word_index_is_where_the_words_stand():
 )
 def test_tags_are_those_of_the_scheme(labels):
     """Every segmentation of a short sentence, written by the decoder and by the label scheme."""
-    from hf_semicrf.segments import LabelScheme
+    from hf_semicrf.labels.schemes import LabelScheme
 
     scheme = LabelScheme.from_labels(labels)
     written = scheme.written_tags()

@@ -13,8 +13,8 @@ from tiny import save_tiny_bert, script, sentences
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.distribution import Prediction
-from hf_semicrf.heatmap import plot_uncertainty, uncertainty_page
+from hf_semicrf.inference.distribution import Prediction
+from hf_semicrf.reporting.heatmap import plot_uncertainty, uncertainty_page
 
 TYPES = ("O", "LOC", "PER")
 HOSTILE = ["<script>alert(1)</script>", '"><b>', "</div>", "{title}", "\u202e"]

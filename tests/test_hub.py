@@ -30,9 +30,9 @@ from hf_semicrf import (
     prepare_tokenizer,
     seqeval_metrics,
 )
-from hf_semicrf.evaluation import breakdown
-from hf_semicrf.hub import SHIM
-from hf_semicrf.model_card import render_card
+from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.hub.model_card import render_card
+from hf_semicrf.hub.push import SHIM
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -148,7 +148,7 @@ def test_in_a_fresh_process_the_flag_suffices_or_the_error_says_what_to_install(
     assert done.returncode == 0, done.stderr
     without, loaded = done.stdout.splitlines()
     assert "pip install hf_semicrf" in without
-    expected = "with it: hf_semicrf.modeling_semicrf SemiCRFForTokenClassification"
+    expected = "with it: hf_semicrf.model.modeling_semicrf SemiCRFForTokenClassification"
     assert loaded == expected
     assert has_shim(tmp_path / "again")
     assert len(list((tmp_path / "again").glob("*.py"))) == 1
@@ -364,7 +364,7 @@ def test_the_script_says_what_is_wrong(saved, bert, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(SystemExit, match="push.py: .*401 Unauthorized"):
         run_push(saved, "someone/tagger")
-    monkeypatch.setattr("hf_semicrf.hub.get_token", lambda: None)
+    monkeypatch.setattr("hf_semicrf.hub.push.get_token", lambda: None)
     with pytest.raises(SystemExit, match="no token: run `hf auth login`, or set HF_TOKEN"):
         run_push(saved, "someone/tagger")
     assert hub.files == {}

@@ -1,11 +1,10 @@
-"""The layer rule: the table in CONTRIBUTING.md against the imports that the files really have."""
+"""The layer rule: the table of folders against the imports that the files really have."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,32 @@ HUGGING_FACE |= {"accelerate"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def layer_table() -> dict[str, int]:
-    """File pattern to layer, as CONTRIBUTING.md states them."""
-    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
-    return {pattern: int(layer) for layer, cell in rows for pattern in re.findall("`(.+?)`", cell)}
+# A folder imports from those above it in this table, or beside it on its line where neither imports
+# the other in a circle.
+FOLDERS = [
+    ["results"],
+    ["ops", "text"],
+    ["labels"],
+    ["head", "export"],
+    ["data"],
+    ["inference", "evaluation"],
+    ["reporting"],
+    ["hub"],
+    ["model"],
+    ["trainer", "pipeline"],
+    ["registration", "cli"],
+    ["__init__", "__main__"],
+]
+WITHOUT_TRANSFORMERS = {"results", "ops", "labels", "head", "registration"}
+
+
+def folder_of(path: Path) -> str:
+    """The folder of a file, or the file's own name at the top."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def layer_of(path: Path) -> int:
-    name = path.relative_to(PACKAGE).as_posix()
-    layers = [layer for pattern, layer in layer_table().items() if fnmatch(name, pattern)]
-    assert len(layers) == 1, f"{name} stands in {len(layers)} rows of CONTRIBUTING.md's table"
-    return layers[0]
+    return next(n for n, names in enumerate(FOLDERS) if folder_of(path) in names)
 
 
 def file_of(module: str) -> Path | None:
@@ -60,10 +74,14 @@ def own_rooms(path: Path) -> set[Path]:
     return {file for name in imported_modules(path) if (file := file_of(name))}
 
 
-def test_every_row_of_the_table_names_a_file():
-    names = [file.relative_to(PACKAGE).as_posix() for file in FILES]
-    for pattern in layer_table():
-        assert any(fnmatch(name, pattern) for name in names), f"no file for the row {pattern}"
+def test_every_folder_stands_in_the_table_once():
+    listed = [name for names in FOLDERS for name in names]
+    assert sorted(listed) == sorted({folder_of(path) for path in FILES})
+
+
+def test_every_folder_says_what_lives_in_it():
+    for path in PACKAGE.rglob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -73,9 +91,16 @@ def test_imports_point_downwards(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_layers_1_to_4_know_no_transformers(path):
+def test_other_folders_are_imported_as_folders(path):
+    for room in own_rooms(path):
+        if folder_of(room) != folder_of(path) and room.parent != PACKAGE:
+            assert room.name == "__init__.py", f"{path} imports {room}, not its folder"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_head_and_all_below_know_no_transformers(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
-    if layer_of(path) <= 4:
+    if folder_of(path) in WITHOUT_TRANSFORMERS:
         assert not roots & HUGGING_FACE
 
 

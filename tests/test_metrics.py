@@ -13,10 +13,10 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from transformers import EvalPrediction
 
-from hf_semicrf import seqeval_metric
-from hf_semicrf.metrics import entity_scores, seqeval_metrics
-from hf_semicrf.segments import PREFIXES, LabelScheme
-from hf_semicrf.seqeval_metric import SeqevalMetric
+from hf_semicrf.evaluation import seqeval_metric
+from hf_semicrf.evaluation.metrics import entity_scores, seqeval_metrics
+from hf_semicrf.evaluation.seqeval_metric import SeqevalMetric
+from hf_semicrf.labels.schemes import PREFIXES, LabelScheme
 
 TYPES = ("PER", "creative-work")
 

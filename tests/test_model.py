@@ -282,7 +282,7 @@ def test_logits_are_log_posteriors_whose_argmax_is_the_decoded_tagging(model, ba
 
 
 def _words(model, batch):
-    from hf_semicrf.lattice import Lattice
+    from hf_semicrf.text.lattice import Lattice
 
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "word_mask")}
     hidden = model.text_encoder(**inputs).last_hidden_state

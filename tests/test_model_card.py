@@ -8,9 +8,9 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_semicrf.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.evaluation import breakdown
-from hf_semicrf.model_card import TEMPLATE, find_card, render_card
+from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.hub.model_card import TEMPLATE, find_card, render_card
+from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER|X", "I-PER|X"]
 METRICS = {
@@ -136,7 +136,7 @@ def test_the_snippet_is_python_and_names_the_head(adapter):
 
 
 def test_there_is_one_template_and_no_gap_in_it():
-    link = TEMPLATE.parent.parent / "model_cards" / "template.md"
+    link = TEMPLATE.parents[2] / "model_cards" / "template.md"
     assert link.resolve() == TEMPLATE.resolve() and link.is_symlink()
     for card in (full_card(), render_card(config())):
         assert "{{" not in card and "{%" not in card

@@ -19,8 +19,8 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
-from hf_semicrf.corpora import label_names, named_tags
-from hf_semicrf.partial_labels import Known, types_as_bits
+from hf_semicrf.data.readers import label_names, named_tags
+from hf_semicrf.labels.partial import Known, types_as_bits
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 LABEL2ID = {tag: index for index, tag in enumerate(LABELS)}

@@ -7,10 +7,10 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
-from tiny import SCRIPTS
+from tiny import BENCHMARKS
 
-FOLDER = SCRIPTS.parent / "model_cards"
-RESULTS = SCRIPTS.parent / "benchmarks/results/quality_test_h100.jsonl"
+FOLDER = BENCHMARKS.parent / "model_cards"
+RESULTS = BENCHMARKS.parent / "benchmarks/results/quality_test_h100.jsonl"
 RUNS = [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
@@ -55,7 +55,7 @@ def test_calibration_decoding_and_origin(card_and_run):
 
 
 def test_the_script_writes_these_cards(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.syspath_prepend(BENCHMARKS)
     import quality_cards
 
     for corpus in quality_cards.DATA:

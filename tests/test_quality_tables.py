@@ -8,9 +8,9 @@ import statistics
 from pathlib import Path
 
 import pytest
-from tiny import SCRIPTS, script
+from tiny import BENCHMARKS, benchmark
 
-ROOT = SCRIPTS.parent
+ROOT = BENCHMARKS.parent
 RUNS = [
     json.loads(line)
     for line in (ROOT / "benchmarks/results/quality_test_h100.jsonl").read_text().splitlines()
@@ -20,8 +20,8 @@ RUNS = [
 @pytest.fixture(scope="module")
 def tables():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield script("quality_tables")
+        patch.syspath_prepend(BENCHMARKS)
+        yield benchmark("quality_tables")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quality.md"])

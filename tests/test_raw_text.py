@@ -12,9 +12,9 @@ from test_data import KINDS, SELECTOR, gpt2_like, metaspace, qwen_like, wordpiec
 from tiny import StandIn
 from transformers import AutoTokenizer
 
-from hf_semicrf.lattice import INSIDE_WORD, SPECIAL, STARTS_WORD, word_start_table, word_starts
-from hf_semicrf.prediction import predict
-from hf_semicrf.words import first_subwords, prepare_tokenizer, split_words
+from hf_semicrf.inference.predict import predict
+from hf_semicrf.text import first_subwords, prepare_tokenizer, split_words
+from hf_semicrf.text.lattice import INSIDE_WORD, SPECIAL, STARTS_WORD, word_start_table, word_starts
 
 TEXT = f"(Paris). Amelia-Earhart  flew, {SELECTOR} it's to-to;Paris!\n«plane»  "
 PLAIN = "Amelia Earhart flew to Paris, in her plane. Paris flew not"

@@ -7,9 +7,9 @@ import sys
 import pytest
 from test_evaluation import SCHEME, random_case
 
-from hf_semicrf.evaluation import breakdown
-from hf_semicrf.metrics import entity_scores
-from hf_semicrf.report import (
+from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.metrics import entity_scores
+from hf_semicrf.reporting.tables import (
     length_table,
     markdown_table,
     plot_scores,

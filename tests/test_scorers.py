@@ -8,11 +8,12 @@ from oracle import Sentence
 from tolerances import FLOAT64
 from torch.nn.functional import gelu
 
-from hf_semicrf import SemiCRF, scorers
-from hf_semicrf.context import CONTEXTS
-from hf_semicrf.head import expected_word_score
+from hf_semicrf import SemiCRF
+from hf_semicrf.head import scorers
+from hf_semicrf.head.context import CONTEXTS
+from hf_semicrf.head.module import expected_word_score
+from hf_semicrf.head.scorers import SCORERS, ScorerSettings, build_scorer
 from hf_semicrf.ops import span_scores as spans
-from hf_semicrf.scorers import SCORERS, ScorerSettings, build_scorer
 
 SETTINGS = ScorerSettings(hidden_size=6, num_types=3, max_segment_length=4, dropout=0.0, width=16)
 LENGTHS = torch.tensor([5, 2])

@@ -10,7 +10,7 @@ import torch
 from seqeval import scheme as seqeval_schemes
 from seqeval.metrics.sequence_labeling import get_entities
 
-from hf_semicrf.segments import PREFIXES, LabelScheme, split_long_segments
+from hf_semicrf.labels.schemes import PREFIXES, LabelScheme, split_long_segments
 
 PREFIXED = [name for name in PREFIXES if name != "plain"]
 

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from tiny import save_tiny_tagger, script, sentences, write_jsonl
 
 from hf_semicrf import SemiCRFForTokenClassification
-from hf_semicrf.shards import merge_shards, write_shards
+from hf_semicrf.inference.shards import merge_shards, write_shards
 
 
 def upper(items):

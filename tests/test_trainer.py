@@ -17,8 +17,8 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
-from hf_semicrf.evaluation import breakdown
-from hf_semicrf.metrics import seqeval_metrics
+from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hf_semicrf.visualize import to_ansi, to_html
+from hf_semicrf.reporting.visualize import to_ansi, to_html
 
 HOSTILE = '<script>alert("1")</script> & O\'Neil </mark></article><img src=x onerror=y> {title}'
 

@@ -20,11 +20,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import RobertaConfig
 
 from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
-from hf_semicrf.corpora import entity_spans, read_corpus
-from hf_semicrf.prediction import Document, predict
-from hf_semicrf.segments import LabelScheme
-from hf_semicrf.windows import Entity, Window, sections, windows_of
-from hf_semicrf.words import prepare_tokenizer, tokenize_words
+from hf_semicrf.data.readers import entity_spans, read_corpus
+from hf_semicrf.inference.predict import Document, predict
+from hf_semicrf.labels.schemes import LabelScheme
+from hf_semicrf.text.subwords import prepare_tokenizer, tokenize_words
+from hf_semicrf.text.windows import Entity, Window, sections, windows_of
 
 SCHEME = LabelScheme.from_labels(["O", "B-A", "I-A", "B-B", "I-B"])
 LINNAEUS = Path(__file__).parents[2] / "shared" / "data" / "linnaeus_docs" / "test.jsonl.gz"

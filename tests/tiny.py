@@ -24,15 +24,21 @@ SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
 PLACES = ["Paris", "Oslo", "Lima", "Quito"]
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+BENCHMARKS = SCRIPTS.parent / "benchmarks"
 
 
-def script(name: str) -> ModuleType:
+def script(name: str, folder: Path = SCRIPTS) -> ModuleType:
     """A script as a module, without running it."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"script_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module, without running it."""
+    return script(name, BENCHMARKS)
 
 
 def sentences(count: int) -> list[dict[str, list[str]]]:

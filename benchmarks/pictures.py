@@ -1,0 +1,84 @@
+r"""Draw the pictures of docs/distribution.md with a small model, not trained to the end.
+
+python scripts/demo.py --sentences 600 --epochs 2
+python benchmarks/pictures.py out/demo/model --test_file out/demo/corpus/test.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from transformers import AutoTokenizer
+
+from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
+from hf_semicrf.data.readers import entity_spans, read_corpus
+from hf_semicrf.reporting.heatmap import plot_uncertainty
+from hf_semicrf.reporting.tables import BLUE, GREY
+
+SENTENCES = [
+    "Hollis, Granger and Sons wrote to May June Parker about the flat.",
+    "Did Jean-Pierre Delacroix reply from jp.delacroix@example.org?",
+]
+DOUBTFUL = "Please ask Rosa Marsh or the Marsh family trust before 3 May."
+KNOWN = "Marsh family trust"
+THRESHOLDS = (0.02, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
+
+
+def draw_constraint(model: Any, tokenizer: Any, path: Path) -> None:
+    """One sentence as the model sees it, and under the constraint that a span is an entity."""
+    start = DOUBTFUL.index(KNOWN)
+    span = {"start": start, "end": start + len(KNOWN), "label": "ORGANISATION"}
+    plot_uncertainty(
+        [
+            model.predict([DOUBTFUL], tokenizer, constraints=[spans], return_posteriors=True)[0]
+            for spans in ([], [span])
+        ],
+        path,
+    )
+
+
+def draw_thresholds(model: Any, tokenizer: Any, file: str, path: Path) -> None:
+    """Precision and recall on a test file, threshold by threshold."""
+    corpus = read_corpus(file)
+    gold = [set(spans) for spans in entity_spans(corpus, model.config.scheme)]
+    points = []
+    for threshold in THRESHOLDS:
+        rows = model.predict(list(corpus["tokens"]), tokenizer, threshold=threshold)
+        found = [{(e["start"], e["end"], e["label"]) for e in row} for row in rows]
+        right = sum(len(a & b) for a, b in zip(gold, found, strict=True))
+        points.append((right / sum(map(len, gold)), right / max(1, sum(map(len, found)))))
+    figure = Figure((4.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*points, strict=True), "o-", color=BLUE, markersize=4, linewidth=1.2)
+    for threshold, point in zip(THRESHOLDS, points, strict=True):
+        axes.annotate(f"{threshold:g}", point, (4, 4), textcoords="offset points", fontsize=7,
+                      color=GREY)  # fmt: skip
+    axes.set(xlabel="recall", ylabel="precision", title="Entities by threshold")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="folder of the demo's model")
+    parser.add_argument("--test_file", required=True, help="the demo's test corpus")
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/pictures"))
+    args = parser.parse_args(arguments)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    model = SemiCRFForTokenClassification.from_pretrained(args.model)
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
+    predictions = model.predict(SENTENCES, tokenizer, return_posteriors=True)
+    plot_uncertainty(predictions, args.output_dir / "uncertainty.png")
+    draw_constraint(model, tokenizer, args.output_dir / "constraint.png")
+    draw_thresholds(model, tokenizer, args.test_file, args.output_dir / "thresholds.png")
+
+
+if __name__ == "__main__":
+    main()

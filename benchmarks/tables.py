@@ -1,0 +1,64 @@
+"""Write the measured tables of README.md and docs, and figures, from benchmarks/results.
+
+python benchmarks/tables.py
+
+A table stands between the lines ``<!-- table: NAME -->`` and ``<!-- end -->``; what was between
+them is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import partial_labels
+import quality_tables
+import speed_tables
+from speed_tables import read
+
+from hf_semicrf.reporting.tables import markdown_table
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "docs" / "pictures"
+
+
+def windows() -> str:
+    """Long documents in windows with and without an overlap."""
+    return markdown_table(
+        ["sub-words in a window", "overlap", "F1", "recall of the entities that a seam would cut"],
+        [
+            [
+                str(r["max_length"]),
+                r["overlap"],
+                f"{100 * r['f1']:.1f}",
+                f"{r['cut_found']} of {r['cut']}",
+            ]
+            for r in read("windows_cpu.jsonl")
+        ],
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "windows": windows,
+    "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
+    **speed_tables.TABLES,
+    **quality_tables.TABLES,
+}
+
+
+def fill(text: str) -> str:
+    """The text with its tables made anew."""
+    return re.sub(
+        r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{TABLES[match[2]]().rstrip()}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    speed_tables.figures(PICTURES)
+    quality_tables.figures(PICTURES)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page.write_text(fill(page.read_text()))

@@ -1,0 +1,1 @@
+"""`python -m hf_semicrf` is the command `hf-semicrf`."""

@@ -1,0 +1,39 @@
+"""From people's files to model inputs.
+
+Lives here: the readers of corpora and texts, the alignment of tags with sub-words, the padding of
+batches. Nothing here runs a model.
+"""
+
+from hf_semicrf.data.alignment import (
+    AlignmentCounts,
+    TokenizeAndAlign,
+    choose_max_segment_length,
+    longest_entity,
+)
+from hf_semicrf.data.collator import SemiCRFDataCollator
+from hf_semicrf.data.readers import (
+    Text,
+    count_entities,
+    entity_spans,
+    label_names,
+    named_tags,
+    read_corpus,
+    read_texts,
+    stream_texts,
+)
+
+__all__ = [
+    "AlignmentCounts",
+    "SemiCRFDataCollator",
+    "Text",
+    "TokenizeAndAlign",
+    "choose_max_segment_length",
+    "count_entities",
+    "entity_spans",
+    "label_names",
+    "longest_entity",
+    "named_tags",
+    "read_corpus",
+    "read_texts",
+    "stream_texts",
+]

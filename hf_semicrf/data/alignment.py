@@ -1,0 +1,274 @@
+"""Align tags with sub-words: the columns that the model trains on.
+
+The lattice is over words, and a word stands at its first sub-word: ``word_mask`` is 1 there and
+``labels`` holds the word's tag; everywhere else they are 0 and -100.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme, Rules, types_as_bits
+from hf_semicrf.text import (
+    first_subwords,
+    is_prepared,
+    tokenize_words,
+)
+
+
+@dataclass
+class AlignmentCounts:
+    """What `TokenizeAndAlign` met so far.
+
+    Attributes:
+        sentences: Sentences in all.
+        truncated_sentences: Sentences cut at `max_length` sub-words.
+        lost_words: Words behind the cut.
+        lost_entities: Entities that are not whole before the cut.
+        long_entities: Entities of more than `max_segment_length` words, which train as pieces.
+    """
+
+    sentences: int = 0
+    truncated_sentences: int = 0
+    lost_words: int = 0
+    lost_entities: int = 0
+    long_entities: int = 0
+
+
+class TokenizeAndAlign:
+    """Tokenise split sentences and put each word's tag on its first sub-word.
+
+    For ``dataset.map(..., batched=True)``. Tags are names, or class ids: those of the data set's
+    ClassLabel where it has one (translated by name, whatever their order), else ids of `label2id`.
+    Without the tags column the result has ``word_mask`` but no ``labels``. A tag of None, "?" or
+    -100 is unknown: its label is -100 inside ``word_mask``.
+
+    Long sentences are cut between words and words without sub-words keep their place, both as in
+    `tokenize_words`. The first loss and the first too long entity warn, once each; `counts` has the
+    figures (with ``num_proc``, each worker counts and warns for itself).
+
+    Args:
+        tokenizer: As `prepare_tokenizer` returns it.
+        label2id: Tag name to tag id, ``model.config.label2id``.
+        max_length: Sub-words in a sentence, special tokens included; by default the tokenizer's
+            own limit, if it has one.
+        tokens_column: Column of the sentences, each a list of words.
+        tags_column: Column of the tags, one a word; may be missing.
+        max_segment_length: The model's, to count the entities that are longer.
+        types_column: Column of the types that each word may have, where its tag is unknown: a list
+            of type names a word, an empty one for any; may be missing.
+        constraints: The model's, to refuse tags that break them; with `max_segment_length`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        label2id: Mapping[str, int],
+        max_length: int | None = None,
+        tokens_column: str = "tokens",
+        tags_column: str = "ner_tags",
+        max_segment_length: int | None = None,
+        types_column: str = "allowed_types",
+        constraints: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See the class."""
+        if not is_prepared(tokenizer):
+            raise ValueError("expected a tokenizer that went through prepare_tokenizer")
+        if max_length is None and tokenizer.model_max_length < 10**6:
+            max_length = tokenizer.model_max_length
+        self.tokenizer = tokenizer
+        self.scheme = LabelScheme.from_labels({index: tag for tag, index in label2id.items()})
+        self.max_length = max_length
+        self.tokens_column = tokens_column
+        self.tags_column = tags_column
+        self.max_segment_length = max_segment_length
+        self.types_column = types_column
+        self.rules = None
+        if constraints:
+            if max_segment_length is None:
+                raise ValueError("expected max_segment_length together with constraints, got None")
+            self.rules = Rules.read(constraints, self.scheme.types, max_segment_length)
+        self.counts = AlignmentCounts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the counts: what `dataset.map` caches by depends on settings only."""
+        return {**self.__dict__, "counts": AlignmentCounts()}
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list[list[int]]]:
+        """Tokenise a batch of sentences.
+
+        Args:
+            batch: Columns of a data set.
+
+        Returns:
+            The tokenizer's columns, ``word_mask``, and ``labels`` and ``allowed_types`` if there
+            are tags and types.
+
+        Raises:
+            ValueError: A column is missing, a sentence has no words or not one tag a word, a tag is
+                not in `label2id`, or tags break the constraints; the message names the row.
+        """
+        sentences = self._sentences(batch)
+        tags = self._tags(batch, sentences)
+        types = self._allowed_types(batch, sentences)
+        before = AlignmentCounts(**asdict(self.counts))
+        columns: dict[str, list[list[int]]] = {}
+        tokenized = tokenize_words(self.tokenizer, sentences, self.max_length)
+        for row, (inputs, word_ids) in enumerate(tokenized):
+            firsts = first_subwords(word_ids)
+            inputs["word_mask"] = [int(word is not None) for word in firsts]
+            if tags is not None:
+                inputs["labels"] = [
+                    UNKNOWN_TAG if word is None else tags[row][word] for word in firsts
+                ]
+            if types is not None:
+                inputs["allowed_types"] = [
+                    -1 if word is None else types[row][word] for word in firsts
+                ]
+            self._count(len(sentences[row]), sum(inputs["word_mask"]), tags and tags[row])
+            for name, values in inputs.items():
+                columns.setdefault(name, []).append(values)
+        self._warn(before)
+        return columns
+
+    def _sentences(self, batch: Mapping[str, Sequence]) -> list[list[str]]:
+        if self.tokens_column not in batch:
+            raise ValueError(
+                f"expected a column {self.tokens_column!r} of words, got the columns "
+                f"{list(batch)}; pass tokens_column=..."
+            )
+        sentences = list(batch[self.tokens_column])
+        for row, words in enumerate(sentences):
+            if words is None or isinstance(words, str):
+                raise ValueError(
+                    f"expected a list of words in {self.tokens_column!r}, got {words!r} in "
+                    f"{_row(batch, row)}"
+                )
+            if len(words) == 0:
+                raise ValueError(
+                    f"expected at least one word a sentence, got none in {_row(batch, row)}"
+                )
+            for word in words:
+                if not isinstance(word, str):
+                    raise ValueError(f"expected words, got {word!r} in {_row(batch, row)}")
+        return [list(words) for words in sentences]
+
+    def _tags(self, batch: Mapping[str, Sequence], sentences: list[list[str]]):
+        """The tag ids of each sentence, or None."""
+        if self.tags_column not in batch:
+            return None
+        features = getattr(getattr(batch, "formatter", None), "features", None)
+        names = _class_names(features, self.tags_column)
+        tags = []
+        for row, (words, values) in enumerate(zip(sentences, batch[self.tags_column], strict=True)):
+            if values is None or len(values) != len(words):
+                count = "none" if values is None else len(values)
+                raise ValueError(
+                    f"expected a tag for each of the {len(words)} words, got {count} in "
+                    f"{_row(batch, row)}"
+                )
+            try:
+                tags.append(self.scheme.tag_ids(_named(values, names)))
+            except ValueError as error:
+                raise ValueError(f"{error}; found in {_row(batch, row)}") from None
+        if self.rules is not None:
+            for row, allowed in enumerate(self.rules.allow(self.scheme, tags)):
+                if not allowed:
+                    broken = batch[self.tags_column][row]
+                    raise ValueError(
+                        f"expected tags that the constraints allow, got {broken} in "
+                        f"{_row(batch, row)}"
+                    )
+        return tags
+
+    def _allowed_types(self, batch: Mapping[str, Sequence], sentences: list[list[str]]):
+        """The types that each word may have, as the bits of an integer, or None."""
+        if self.types_column not in batch:
+            return None
+        rows = []
+        for row, (words, names) in enumerate(zip(sentences, batch[self.types_column], strict=True)):
+            if len(names) != len(words):
+                raise ValueError(
+                    f"expected a list of types for each of the {len(words)} words, got "
+                    f"{len(names)} in {_row(batch, row)}"
+                )
+            rows.append([types_as_bits(n, self.scheme.types) if n else -1 for n in names])
+        return rows
+
+    def _count(self, words: int, kept: int, tags: list[int] | None) -> None:
+        counts, longest = self.counts, self.max_segment_length
+        counts.sentences += 1
+        counts.truncated_sentences += kept < words
+        counts.lost_words += words - kept
+        if tags is not None and (kept < words or (longest is not None and longest < words)):
+            spans = self.scheme.tags_to_spans(tags)
+            counts.lost_entities += sum(end > kept for _, end, _ in spans)
+            if longest is not None:
+                counts.long_entities += sum(end - start > longest for start, end, _ in spans)
+
+    def _warn(self, before: AlignmentCounts) -> None:
+        counts = self.counts
+        if counts.lost_words and not before.lost_words:
+            warnings.warn(
+                f"{counts.truncated_sentences} of {counts.sentences} sentences so far are longer "
+                f"than max_length={self.max_length} sub-words: {counts.lost_words} words and "
+                f"{counts.lost_entities} entities are cut off (all of them: .counts)",
+                stacklevel=3,
+            )
+        if counts.long_entities and not before.long_entities:
+            warnings.warn(
+                f"{counts.long_entities} entities in {counts.sentences} sentences so far have more "
+                f"than max_segment_length={self.max_segment_length} words and train as pieces (all "
+                "of them: .counts); choose_max_segment_length picks a length from the data",
+                stacklevel=3,
+            )
+
+
+def longest_entity(tags: Iterable[Sequence[int | str]], scheme: LabelScheme) -> int:
+    """The words of the longest entity in a data set, 0 if it has none.
+
+    Args:
+        tags: Tag names or ids of `scheme` for each sentence, such as ``dataset["ner_tags"]``.
+        scheme: Their scheme.
+    """
+    return max(
+        (end - start for row in tags for start, end, _ in scheme.tags_to_spans(row)), default=0
+    )
+
+
+def choose_max_segment_length(
+    tags: Iterable[Sequence[int | str]], scheme: LabelScheme, limit: int = 32
+) -> int:
+    """A `max_segment_length` for a data set: its longest entity, at least 1 and at most `limit`.
+
+    The cost of the model is linear in it, and one odd annotation should not set it; entities above
+    the limit train as pieces.
+    """
+    return min(max(longest_entity(tags, scheme), 1), limit)
+
+
+def _class_names(features: Mapping[str, Any] | None, column: str) -> list[str] | None:
+    """The class names of a column of lists, where the data set has them."""
+    spec = (features or {}).get(column)
+    inner = spec[0] if isinstance(spec, list) else getattr(spec, "feature", None)
+    return getattr(inner, "names", None)
+
+
+def _named(tags: Sequence[int | str], names: list[str] | None) -> list[int | str]:
+    """Tags with class ids replaced by the names of the classes."""
+    if names is None:
+        return list(tags)
+    return [
+        tag if tag is None or isinstance(tag, str) or not 0 <= tag < len(names) else names[tag]
+        for tag in tags
+    ]
+
+
+def _row(batch: Mapping[str, Sequence], row: int) -> str:
+    """A row of a batch in words, with its id where the data set has one."""
+    return f"row {row} of the batch" + (f" (id {batch['id'][row]!r})" if "id" in batch else "")

@@ -1,0 +1,10 @@
+"""How good predictions are.
+
+Lives here: scores of entities (by seqeval), scores by length and calibration. Figures only; what
+they look like is the room `reporting`.
+"""
+
+from hf_semicrf.evaluation.breakdown import breakdown, evaluate_tagger
+from hf_semicrf.evaluation.metrics import entity_scores, seqeval_metrics
+
+__all__ = ["breakdown", "entity_scores", "evaluate_tagger", "seqeval_metrics"]

@@ -1,0 +1,190 @@
+"""What a tagger is good at: entities by type, by length, on neighbours of a type; calibration."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_semicrf.data import entity_spans, label_names, named_tags
+from hf_semicrf.evaluation.metrics import entity_scores
+from hf_semicrf.labels import LabelScheme
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Span = tuple[int, int, str]
+ScoredSpan = tuple[int, int, str, float]
+
+LENGTHS = ("1", "2", "3-4", "5+")
+
+
+def evaluate_tagger(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    tokens_column: str = "tokens",
+    tags_column: str = "ner_tags",
+    bins: int = 10,
+    **options: Any,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Tag a data set and compare with its tags, entity by entity.
+
+    Sentences are read whole, in windows where they are longer than the encoder takes. The tags of
+    the data may follow another scheme than the model's; entities of types that the model does not
+    know count as not found.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+        tokenizer: The encoder's fast tokenizer.
+        dataset: Sentences and tags, as `corpora` describes them.
+        tokens_column: Column of the words.
+        tags_column: Column of the tags.
+        bins: Of scores, as in `breakdown`.
+        **options: Of ``model.predict``, such as ``batch_size`` and ``threshold``.
+
+    Returns:
+        The scores of `entity_scores` over IOB2 tags, and the `breakdown`.
+
+    Raises:
+        ValueError: A tag follows no scheme, or an option is out of range.
+    """
+    known = model.config.scheme
+    tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
+    scheme = known
+    if not tags <= {*known.labels, *range(-100, len(known.labels))}:
+        scheme = LabelScheme.from_labels(label_names(dataset, tags_column))
+    gold = list(entity_spans(dataset, scheme, tags_column))
+    sentences = list(dataset[tokens_column])
+    found = [
+        [(e["start"], e["end"], e["label"], e["score"]) for e in row]
+        for row in model.predict(sentences, tokenizer, **options)
+    ]
+    types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
+    tagged = LabelScheme.from_labels(["O", *(f"{p}-{name}" for name in types for p in "BI")])
+    predictions, references = (
+        [
+            tagged.spans_to_tags([span[:3] for span in row], len(words))
+            for row, words in zip(rows, sentences, strict=True)
+        ]
+        for rows in (found, gold)
+    )
+    return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
+
+
+def breakdown(
+    gold: Sequence[Iterable[Span]], found: Sequence[Iterable[ScoredSpan]], bins: int = 10
+) -> dict[str, Any]:
+    """Scores of entities by their length and on neighbours, and how far a score can be trusted.
+
+    An entity is right if its type and both boundaries are. The expected calibration error is the
+    distance between the mean score and the precision of the entities in a bin of scores, averaged
+    over the entities.
+
+    Args:
+        gold: The entities of each sentence, (first word, word after the last, type).
+        found: What a tagger found in each sentence, with the probability that it gives each.
+        bins: Bins of equal width on 0..1.
+
+    Returns:
+        A dictionary that can be written as JSON:
+
+        - ``lengths``: for each of `LENGTHS` (words) that occurs, its ``precision``, ``recall``,
+          ``f1``, ``number`` (in the truth) and ``predicted``;
+        - ``neighbours``: the same of entities that touch another of their type, in the truth for
+          the recall and in the prediction for the precision;
+        - ``calibration_error``: in 0..1, 0 where nothing was found;
+        - ``reliability``: of each bin that is not empty, from the lowest scores to the highest, its
+          ``low`` and ``high`` end, ``score`` (the mean), ``precision`` and ``predicted``.
+
+    Raises:
+        ValueError: The two differ in length, a score is no probability, or there is no bin.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
+    """
+    if len(gold) != len(found):
+        raise ValueError(
+            f"expected as many sentences found as gold ({len(gold)}), got {len(found)}"
+        )
+    if bins < 1:
+        raise ValueError(f"expected at least one bin, got {bins}")
+    truth = [{(start, end, label) for start, end, label in row} for row in gold]
+    said = [{(start, end, label): score for start, end, label, score in row} for row in found]
+    for row in said:
+        for span, score in row.items():
+            if not 0 <= score <= 1 + 1e-4:  # float32 rounds past 1
+                raise ValueError(f"expected scores in 0..1, got {score} for the entity {span}")
+    by_length = _scores(truth, said, lambda span, _: _length(span))
+    neighbours = _scores(truth, said, lambda span, row: _touches(span, row) and "neighbours")
+    return {
+        "lengths": {name: by_length[name] for name in LENGTHS if name in by_length},
+        "neighbours": neighbours.get("neighbours", _ratios(0, 0, 0, 0)),
+        **_calibration(truth, said, bins),
+    }
+
+
+def _length(span: Span) -> str:
+    """The one of `LENGTHS` that a span belongs to."""
+    words = span[1] - span[0]
+    return "5+" if words > 4 else "3-4" if words > 2 else str(words)
+
+
+def _touches(span: Span, spans: Iterable[Span]) -> bool:
+    """Whether a span ends where another of its type begins, or begins where one ends."""
+    start, end, label = span
+    return any(t == label and (e == start or s == end) for s, e, t in spans)
+
+
+def _scores(
+    truth: Sequence[Iterable[Span]],
+    said: Sequence[Iterable[Span]],
+    group: Callable[[Span, Iterable[Span]], str | bool],
+) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each group of entities; a group is found among the own side's."""
+    hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: {"truth": [], "said": []})
+    for gold, found in zip(truth, said, strict=True):
+        for side, own, other in (("truth", gold, found), ("said", found, gold)):
+            for span in own:
+                if name := group(span, own):
+                    hits[str(name)][side].append(span in other)
+    return {
+        name: _ratios(sum(h["said"]), len(h["said"]), sum(h["truth"]), len(h["truth"]))
+        for name, h in hits.items()
+    }
+
+
+def _ratios(right: int, predicted: int, recalled: int, number: int) -> dict[str, float]:
+    precision = right / predicted if predicted else 0.0
+    recall = recalled / number if number else 0.0
+    both = precision + recall
+    f1 = 2 * precision * recall / both if both else 0.0
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "number": number,
+        "predicted": predicted,
+    }
+
+
+def _calibration(
+    truth: Sequence[set[Span]], said: Sequence[Mapping[Span, float]], bins: int
+) -> dict[str, Any]:
+    """The error and the bins of `breakdown`."""
+    members: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for gold, found in zip(truth, said, strict=True):
+        for span, score in found.items():
+            members[min(int(score * bins), bins - 1)].append((score, span in gold))
+    reliability = [
+        {
+            "low": index / bins,
+            "high": (index + 1) / bins,
+            "score": sum(score for score, _ in inside) / len(inside),
+            "precision": sum(right for _, right in inside) / len(inside),
+            "predicted": len(inside),
+        }
+        for index, inside in sorted(members.items())
+    ]
+    total = sum(row["predicted"] for row in reliability)
+    gaps = (row["predicted"] * abs(row["score"] - row["precision"]) for row in reliability)
+    return {"calibration_error": sum(gaps) / total if total else 0.0, "reliability": reliability}

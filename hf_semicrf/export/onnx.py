@@ -1,0 +1,183 @@
+"""Encoder and scorer as one graph, for `torch.export` and ONNX; decoding stays outside.
+
+The graph goes from tokens to potentials. Its last input says where the words stand, so that scores
+are of words only; sentences, sub-words and words are all dynamic axes. What follows, the dynamic
+programs, is `hf_semicrf.export.numpy_decoder`, a file that needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from hf_semicrf.export import numpy_decoder
+from hf_semicrf.text import Lattice
+
+GRAPH_NAME, DECODER_NAME = "model.onnx", "decoder.json"
+TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class EncoderAndScorer(nn.Module):
+    """A model as far as its potentials.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        word_index: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The potentials of a batch by name, in nats, without those that the scorer does not give.
+
+        Args:
+            input_ids: Token ids [B, T] int64.
+            attention_mask: 0 on padding [B, T] int64.
+            word_index: Sub-word of each word [B, N] int64, -1 past a sentence's words.
+            token_type_ids: For encoders that take them [B, T] int64.
+        """
+        inside = word_index >= 0
+        index = word_index.clamp(min=0)
+        mask = torch.zeros_like(input_ids).scatter_add(1, index, inside.long()) > 0
+        lattice = Lattice(mask, index, inside, inside.sum(1))
+        tokens = (input_ids, attention_mask, token_type_ids)
+        encoded = self.model._encode(
+            dict(zip(TOKEN_INPUTS, tokens, strict=True)),
+            output_hidden_states=self.model.config.mix_layers > 0,
+        )
+        states = self.model._states(encoded)
+        words = self.model._word_states(states, lattice, input_ids, attention_mask)
+        scores = self.model.classifier.potentials(words, lattice.lengths)._asdict()
+        del scores["lengths"]
+        return {name: score.clone() for name, score in scores.items() if score is not None}
+
+
+def export_program(
+    model: Any, token_inputs: Sequence[str] = TOKEN_INPUTS[:2]
+) -> tuple[ExportedProgram, dict[str, Tensor]]:
+    """Trace encoder and scorer by `torch.export`, with dynamic axes.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+        token_inputs: Those of `TOKEN_INPUTS` that its tokenizer gives.
+
+    Returns:
+        The program, of the keyword arguments of `EncoderAndScorer.forward`, and the arguments that
+        it was traced with.
+
+    Raises:
+        ValueError: An input is unknown, input_ids or attention_mask is missing, or the model's
+            graph depends on the sizes of its inputs (an LSTM's does).
+    """
+    if not set(TOKEN_INPUTS[:2]) <= set(token_inputs) <= set(TOKEN_INPUTS):
+        raise ValueError(
+            f"expected input_ids, attention_mask and perhaps token_type_ids, got {token_inputs}"
+        )
+    recurrent = [type(part).__name__ for part in model.modules() if isinstance(part, nn.RNNBase)]
+    if recurrent:  # the tracer would leave its own tensors in them
+        raise ValueError(
+            f"expected a graph that takes inputs of all sizes, got a model with {recurrent[0]}, "
+            "which is traced step by step"
+        )
+    # no two axes of a kind alike, so that none are taken for one
+    example = _ones(model, token_inputs, 7, [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]])
+    shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in example}
+    was_training = model.training
+    module = EncoderAndScorer(model).eval()
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, (), example, dynamic_shapes=shapes)
+            program.module()(**_ones(model, token_inputs, 9, [[1, 3, 4]]))
+    except (torch._dynamo.exc.UserError, AssertionError) as error:
+        raise ValueError(
+            "expected a graph that takes inputs of all sizes, got one that does not from a "
+            f"{type(model.text_encoder).__name__} with the scorer {model.config.scorer!r}: {error}"
+        ) from error
+    finally:
+        model.train(was_training)
+    return program, example
+
+
+def _ones(
+    model: Any, token_inputs: Sequence[str], sub_words: int, index: list[list[int]]
+) -> dict[str, Tensor]:
+    """Inputs of the graph: one token everywhere, and where the words stand."""
+    shape = (len(index), sub_words)
+    inputs = {name: torch.ones(shape, dtype=torch.long) for name in TOKEN_INPUTS[:2]}
+    if "token_type_ids" in token_inputs:
+        inputs["token_type_ids"] = torch.zeros(shape, dtype=torch.long)
+    inputs["word_index"] = torch.tensor(index)
+    return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write all that tagging without PyTorch needs.
+
+    That is ``model.onnx`` (encoder and scorer), ``decoder.json`` (labels, threshold, temperature),
+    ``numpy_decoder.py`` (which reads it) and the tokenizer's files.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+        tokenizer: Its tokenizer, as `prepare_tokenizer` returns it.
+        folder: Where to write; made where there is none.
+
+    Returns:
+        The path of the graph.
+
+    Raises:
+        RuntimeError: onnx or onnxscript is not installed.
+        ValueError: The tokenizer gives inputs that the graph has no place for.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"expected the packages onnx and onnxscript, {' and '.join(missing)} not installed: "
+            "pip install 'hf_semicrf[onnx]'"
+        )
+    program, example = export_program(model, tokenizer.model_input_names)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        program,
+        kwargs=example,
+        f=folder / GRAPH_NAME,
+        output_names=list(program.module()(**example)),
+        dynamo=True,
+        verbose=False,
+    )
+    decoder = decoder_of(model)._asdict()
+    (folder / DECODER_NAME).write_text(json.dumps(decoder, ensure_ascii=False), encoding="utf-8")
+    shutil.copyfile(numpy_decoder.__file__, folder / "numpy_decoder.py")
+    tokenizer.save_pretrained(folder)
+    return folder / GRAPH_NAME
+
+
+def decoder_of(model: Any) -> numpy_decoder.Decoder:
+    """The decoder of a model's potentials, with its labels and its threshold.
+
+    Args:
+        model: A `SemiCRFForTokenClassification`.
+    """
+    scheme = model.config.scheme
+    return numpy_decoder.Decoder(
+        types=list(scheme.types),
+        threshold=model.config.threshold,
+        temperature=model.config.head_temperature,
+        tags=list(scheme.labels),
+        written=scheme.written_tags(),
+    )

@@ -1,0 +1,183 @@
+"""The model card of a trained tagger: front matter for the Hub, scores, how to use it.
+
+The text stands in ``model_card_template.md``, a Jinja template; here are the values for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_semicrf.reporting import length_table, markdown_table, reliability_table, type_table
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
+_NOT_OF_THE_HEAD = ("self", "encoder_config", "labels", "base_model", "has_word_starts", "kwargs")
+CARD_NAME, PLOT_NAME = "README.md", "scores.png"
+
+
+def render_card(
+    config: Any,
+    *,
+    model_id: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    split: str = "evaluation",
+    breakdown: Mapping[str, Any] | None = None,
+    plot: str | None = None,
+    entity_counts: Mapping[str, int] | None = None,
+    sentences: Mapping[str, int] | None = None,
+    speed: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
+    dataset: str | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    tags: Sequence[str] = (),
+    adapter: bool = False,
+) -> str:
+    """Write a model card.
+
+    What is not given is left out of the front matter and said to be missing in the text.
+
+    Args:
+        config: The model's `SemiCRFConfig`.
+        model_id: Name of the model on the Hub.
+        metrics: Scores as `seqeval_metrics` names them, without a prefix.
+        split: What they were measured on.
+        breakdown: The scores' breakdown, as `evaluation.breakdown` returns it.
+        plot: Name of a picture of them that lies beside the card.
+        entity_counts: Entities of each type in the training data.
+        sentences: Sentences of each split of the data.
+        speed: What was timed, name to value.
+        training: Settings of the training run, name to value; ``versions`` of the libraries, the
+            installed ones by default.
+        examples: Texts that the Hub's page offers to try: ``text``, and ``entities`` as `predict`
+            finds them.
+        dataset: Name of the data set, on the Hub or elsewhere.
+        language: Code of its language, such as "en".
+        license: Identifier of the model's licence.
+        tags: Further tags.
+        adapter: Whether the model is a PEFT adapter on its base model.
+
+    Returns:
+        Markdown with YAML front matter.
+    """
+    base_model = config.base_model
+    if base_model and os.path.exists(base_model):
+        base_model = None  # a local folder is of no use to a reader, and its path is private
+    title = (model_id or "A semi-Markov CRF tagger").rsplit("/", 1)[-1]
+    front_matter = ModelCardData(
+        base_model=base_model,
+        datasets=dataset,
+        eval_results=_results(metrics or {}, dataset or "local files", split) or None,
+        language=language,
+        library_name="peft" if adapter else "transformers",
+        license=license,
+        model_name=title,
+        pipeline_tag="token-classification",
+        tags=list(dict.fromkeys([*TAGS, *tags])),
+        widget=[{"text": example["text"]} for example in examples] or None,
+    )
+    counts = entity_counts or {}
+    model_type = config.encoder_config.model_type
+    card = ModelCard.from_template(
+        front_matter,
+        template_path=str(TEMPLATE),
+        title=title,
+        encoder=f"`{base_model}`" if base_model else f"a {model_type} encoder",
+        config=config,
+        scheme=config.scheme,
+        model_id=model_id or "path/to/this/folder",
+        adapter=adapter,
+        settings=_settings(config),
+        dataset=dataset,
+        types=markdown_table(
+            ("type", "entities in the training data"),
+            [(name, counts.get(name, "unknown")) for name in config.scheme.types[1:]],
+        ),
+        data=_data(dataset, sentences or {}),
+        metrics=metrics,
+        split=split,
+        type_scores=type_table(metrics) if metrics else None,
+        breakdown=breakdown,
+        length_scores=length_table(breakdown) if breakdown else None,
+        reliability=reliability_table(breakdown) if breakdown else None,
+        plot=plot,
+        speed=markdown_table(("measured", "value"), list(speed.items())) if speed else None,
+        training=_training(training or {}),
+        examples=[_example(example) for example in examples],
+    )
+    return str(card)
+
+
+def find_card(folder: str | os.PathLike | None) -> str | None:
+    """The card in a folder, if there is one and it is of this library.
+
+    Args:
+        folder: Where to look; None and what is no folder hold none.
+    """
+    path = Path(folder, CARD_NAME) if folder else None
+    if path is None or not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    return (
+        text if TAGS[0] in (ModelCard(text, ignore_metadata_errors=True).data.tags or ()) else None
+    )
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The settings of a head that differ from the defaults, beside its labels."""
+    defaults = inspect.signature(type(config).__init__).parameters
+    head = [n for n in defaults if hasattr(config, n) and n not in _NOT_OF_THE_HEAD]
+    return {n: getattr(config, n) for n in head if getattr(config, n) != defaults[n].default}
+
+
+def _results(metrics: Mapping[str, float], dataset: str, split: str) -> list[EvalResult]:
+    """The scores for the Hub's index."""
+    return [
+        EvalResult(
+            task_type="token-classification",
+            task_name="Named entity recognition",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=name,
+            metric_name=f"entity {name}",
+            metric_value=round(metrics[f"overall_{name}"], 4),
+        )
+        for name in ("precision", "recall", "f1")
+        if f"overall_{name}" in metrics
+    ]
+
+
+def _data(dataset: str | None, sentences: Mapping[str, int]) -> str:
+    name = f"The data set is {dataset}." if dataset else "The data set was not named to this card."
+    if not sentences:
+        return f"{name}\n"
+    rows = [(split, f"{count:,}") for split, count in sentences.items()]
+    return f"{name}\n\n{markdown_table(('split', 'sentences'), rows)}"
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    installed = {"torch": torch.__version__, "transformers": transformers.__version__}
+    with suppress(PackageNotFoundError):  # it may be imported from its source folder
+        installed["hf_semicrf"] = version("hf_semicrf")
+    versions = ", ".join(f"{name} {number}" for name, number in installed.items())
+    settings = {**training, "versions": training.get("versions", versions)}
+    return markdown_table(("setting", "value"), list(settings.items()))
+
+
+def _example(example: Mapping[str, Any]) -> dict[str, str]:
+    """The text of an example, and a table of its entities."""
+    rows = [(e["text"], e["label"], f"{e['score']:.3f}") for e in example.get("entities", ())]
+    table = markdown_table(("entity", "type", "score"), rows) if rows else "No entities.\n"
+    return {"text": example["text"], "table": table}

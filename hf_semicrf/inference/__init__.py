@@ -1,0 +1,11 @@
+"""From texts to entities, and to all else that the distribution says of them.
+
+Lives here: prediction over texts of any length, posteriors and n-best lists, work on long streams
+in shards. A model comes as an argument: nothing here imports one.
+"""
+
+from hf_semicrf.inference.distribution import Distribution, Prediction
+from hf_semicrf.inference.predict import predict
+from hf_semicrf.inference.shards import merge_shards, write_shards
+
+__all__ = ["Distribution", "Prediction", "merge_shards", "predict", "write_shards"]

@@ -1,0 +1,581 @@
+"""A transformers encoder with a semi-Markov CRF head, over the words of a sentence."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput, check_settings
+from hf_semicrf.hub import card_files, card_for_push
+from hf_semicrf.inference import Prediction, predict
+from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
+from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.model.loading import (
+    Request,
+    accepted,
+    encoder_class,
+    head_settings,
+    hub_arguments,
+    tokenizer_of,
+    vocabulary_size,
+)
+from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.text import SPECIAL, Lattice, word_start_table, word_starts
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class SemiCRFTokenClassifierOutput(ModelOutput):
+    """Output of :class:`SemiCRFForTokenClassification`.
+
+    Args:
+        loss: Negative log-likelihood in nats a word (or over ``num_items_in_batch``).
+        logits: Log posterior of each tag at each sub-word [B, T, len(id2label)], float32; its
+            argmax is the decoded tagging. Sub-words after a word's first repeat it, inside. None
+            while training.
+        segment_posteriors: Probability of the decoded segment that covers each word's first
+            sub-word [B, T], on request.
+        potentials: Scores of all segmentations, before the temperature, and the labels' one, on
+            request.
+        head: All that the head computed, over words, on request.
+        hidden_states: The encoder's, on request.
+        attentions: The encoder's, on request.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    segment_posteriors: Tensor | None = None
+    potentials: Scored | None = None
+    head: SemiCRFOutput | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SemiCRFForTokenClassification(PreTrainedModel):
+    """Any transformers encoder with a semi-Markov CRF over words.
+
+    Args:
+        config: Configuration of the model.
+        encoder: A loaded encoder to put the head on; built from the configuration where None.
+    """
+
+    config_class = SemiCRFConfig
+    base_model_prefix = "text_encoder"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch in forward
+    _no_split_modules = ["SemiCRF"]
+
+    def __init__(self, config: SemiCRFConfig, encoder: PreTrainedModel | None = None):
+        built = encoder_class(config.encoder_config) if encoder is None else type(encoder)
+        for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
+            setattr(self, flag, getattr(built, flag, False))
+        super().__init__(config)
+        scheme = config.scheme
+        if encoder is None:
+            extra = accepted(built.__init__, add_pooling_layer=False)
+            encoder = built._from_config(config.encoder_config, **extra)
+        self.text_encoder = encoder
+        self.encoder_inputs = frozenset(inspect.signature(encoder.forward).parameters)
+        self.classifier = SemiCRF(
+            hidden_size=config.encoder_config.get_text_config().hidden_size,
+            num_types=len(scheme.types),
+            max_segment_length=config.max_segment_length,
+            scorer=config.scorer,
+            dropout=config.head_dropout,
+            threshold=config.threshold,
+            potentials=config.potentials,
+            temperature=config.head_temperature,
+            context=config.context,
+            width=config.head_width,
+            mix_layers=config.mix_layers,
+            label_smoothing=config.label_smoothing,
+            token_loss=config.token_loss,
+            rules=config.rules,
+        )
+        # whether a token is special (0), starts a word (1) or goes on with one (2)
+        table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
+        self.register_buffer("word_starts", table)
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        if isinstance(module, SemiCRF):
+            module.reset_parameters()
+        elif module is self:
+            torch.nn.init.ones_(self.word_starts)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The encoder's token embeddings."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the encoder's token embeddings."""
+        self.text_encoder.set_input_embeddings(value)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | None,
+        *,
+        config: PretrainedConfig | str | None = None,
+        labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> SemiCRFForTokenClassification:
+        """Load a saved model, or put a new head on a pretrained encoder.
+
+        Args:
+            pretrained_model_name_or_path: Hub name or folder of either.
+            config: Configuration of the model or of its encoder, to use in place of the stored one.
+            labels: Tag names in the order of their ids, for a new head; ``id2label``, ``label2id``
+                or the names in ``config`` do too.
+            **kwargs: Settings of the head (``max_segment_length``, ``scorer`` and all that
+                `SemiCRFConfig` takes); overrides of the encoder's configuration; and what
+                ``from_pretrained`` takes anywhere (dtype, attn_implementation, revision, ...).
+
+        Returns:
+            The model in evaluation mode; with ``output_loading_info=True`` also what was found in
+            the checkpoint.
+
+        Raises:
+            ValueError: A new head was given no labels, or a setting is out of range; nothing has
+                been loaded then.
+            TypeError: An argument is unknown; likewise.
+        """
+        name = pretrained_model_name_or_path
+        config, saved, loader = Request.read(name, config, labels, kwargs)
+        if saved:
+            return super().from_pretrained(name, config=config, **loader)
+        with_info = loader.pop("output_loading_info", False)
+        built = encoder_class(config.encoder_config)
+        extra = accepted(built.__init__, add_pooling_layer=False)
+        encoder, info = built.from_pretrained(
+            name, config=config.encoder_config, output_loading_info=True, **extra, **loader
+        )
+        # the encoder's loader has settled its attention, and noted where it comes from
+        config = SemiCRFConfig(encoder.config, labels=config.labels, **head_settings(config))
+        model = cls(config, encoder=encoder)
+        if len(model.word_starts) and (tokenizer := tokenizer_of(name, hub_arguments(kwargs))):
+            model.use_tokenizer(tokenizer)
+        model.classifier.to(dtype=encoder.dtype, device=encoder.device)
+        model.word_starts = model.word_starts.to(encoder.device)
+        if (device_map := getattr(encoder, "hf_device_map", None)) is not None:
+            parts = {
+                f"text_encoder.{part}".rstrip("."): place for part, place in device_map.items()
+            }
+            model.hf_device_map = {**parts, "classifier": encoder.device}
+        model.eval()
+        logger.warning(
+            "The head of %s is newly initialized on %s: classifier.*. You should probably TRAIN "
+            "this model on a down-stream task.", cls.__name__, name
+        )  # fmt: skip
+        if with_info:
+            head = {f"classifier.{part}" for part in model.classifier.state_dict()}
+            info["missing_keys"] = set(info["missing_keys"]) | head
+            return model, info
+        return model
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to remember: every save names the Auto classes; the stock way copies files."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Write weights, config.json and the shim through which the Auto classes find this package.
+
+        Args:
+            save_directory: The folder.
+            *args: What every model takes.
+            **kwargs: The same, such as ``push_to_hub`` and ``max_shard_size``.
+        """
+        # a push from this folder would overwrite the card that lies in it
+        self._card_files = card_files(save_directory) if kwargs.get("push_to_hub") else {}
+        super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
+
+    def _upload_modified_files(
+        self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        files = self._card_files or card_for_push(self, repo_id, kwargs.get("token"))
+        for name, content in files.items():  # over the stock card, which has just been written
+            Path(working_dir, name).write_bytes(content)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        """Remember which tokens start a word, and which one stands for a dropped word.
+
+        Args:
+            tokenizer: The encoder's tokenizer.
+        """
+        table = word_start_table(tokenizer, len(self.word_starts))
+        self.word_starts.copy_(table)
+        self.config.has_word_starts = True
+        tokens = (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        self.config.dropped_token_id = next((t for t in tokens if t is not None), None)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        threshold: float | None = None,
+        allowed_types: Tensor | None = None,
+        allowed_segments: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_segment_posteriors: bool = False,
+        output_potentials: bool = False,
+        output_head: bool = False,
+        return_dict: bool | None = None,
+    ) -> SemiCRFTokenClassifierOutput | tuple[Tensor, ...]:
+        """Tag a batch, and score its labels where they are given.
+
+        Args:
+            input_ids: Token ids [B, T].
+            attention_mask: 0 on padding [B, T].
+            token_type_ids: For encoders that take them [B, T].
+            position_ids: For encoders that take them [B, T].
+            inputs_embeds: Embeddings instead of ids [B, T, H].
+            word_mask: True on the first sub-word of every word [B, T]; where None, the positions
+                with labels other than -100, and without labels the tokens that start a word.
+            labels: Tag ids on the words' first sub-words [B, T], -100 elsewhere.
+            num_items_in_batch: What the summed loss is divided by; the number of words where None.
+            threshold: What to decode with instead of the model's own (see `set_threshold`).
+            allowed_types: With ``unknown="marginalize"``, the segment types that a word whose label
+                is -100 may have, as the bits of an integer [B, T] (``types_as_bits``); -1 allows
+                all.
+            allowed_segments: Which segments may occur [B, N, L, C] bool, by word, length less one
+                and type; N is T.
+            output_attentions: Whether to return the encoder's attentions.
+            output_hidden_states: Whether to return the encoder's hidden states.
+            output_segment_posteriors: Whether to return the decoded segments' probabilities.
+            output_potentials: Whether to return the scores of all segmentations and the one that
+                the labels say, instead of decoding.
+            output_head: Whether to return all that the head computed.
+            return_dict: Whether to return an output object instead of a tuple.
+
+        Raises:
+            ValueError: ``output_potentials`` or training mode without labels, or ``word_dropout``
+                in a model that does not know its tokenizer. There is no way to tell the words; on
+                the CPU also a word's label is -100 (unless ``unknown="marginalize"``) or out of
+                range, or labels break constraints.
+        """
+        if output_potentials and labels is None:
+            raise ValueError("expected labels together with output_potentials, got none")
+        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
+        if self.training and labels is None:
+            raise ValueError(
+                "expected labels in training mode, got none: call model.eval() to predict; a "
+                "Trainer's label_smoothing_factor takes the labels away, which the configuration's "
+                "label_smoothing does not"
+            )
+        inputs = {
+            "input_ids": self._drop_words(input_ids, lattice),
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        mixed = self.config.mix_layers > 0
+        encoded = self._encode(
+            inputs,
+            output_attentions=output_attentions,
+            output_hidden_states=True if mixed else output_hidden_states,
+        )
+        types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
+        head = self.classifier(
+            self._word_states(self._states(encoded), lattice, input_ids, attention_mask),
+            lattice.lengths.clamp(min=1),
+            types,
+            starts,
+            decode=not (self.training or output_potentials),
+            segment_marginals=output_segment_posteriors or self.config.scheme.marks_ends,
+            threshold=threshold,
+            known=known,
+            allowed=allowed_segments,
+        )
+        loss = None
+        if head.nll is not None:
+            words = lattice.lengths
+            nll = torch.where(words > 0, head.nll, 0)
+            self._check_possible(nll)
+            if num_items_in_batch is None:
+                num_items_in_batch = words.sum()
+            elif known is not None:  # with nothing known there is nothing to count, and no loss
+                num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+            loss = nll.sum() / num_items_in_batch
+        logits = posteriors = None
+        if head.marginals is not None:
+            logits = tag_logits(self.config.scheme, head, lattice)
+            if output_segment_posteriors:
+                posteriors = lattice.scatter(head.segment_posteriors)
+        states = None if mixed and not output_hidden_states else encoded.get("hidden_states")
+        output = SemiCRFTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            segment_posteriors=posteriors,
+            potentials=Scored(head.potentials, types, starts) if output_potentials else None,
+            head=head if output_head else None,
+            hidden_states=states,
+            attentions=encoded.get("attentions"),
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def set_threshold(self, threshold: float | None) -> None:
+        """Change what decoding asks of a segment's posterior, here and in the configuration.
+
+        Args:
+            threshold: A probability; None for the most probable segmentation as a whole. The F1 of
+                a corpus is highest at about half its value.
+
+        Raises:
+            ValueError: It is no probability.
+        """
+        check_settings(self.config.scorer, threshold, self.config.potentials)
+        self.config.threshold = threshold
+        self._set_on_heads("threshold", threshold)
+
+    def set_constraints(self, constraints: Mapping[str, Any] | None) -> None:
+        """Change what is allowed in every sentence, here and in the configuration.
+
+        Args:
+            constraints: As `SemiCRFConfig` takes them; None for none.
+
+        Raises:
+            ValueError: They cannot be met, or name what there is not; nothing has changed then.
+        """
+        types, longest = self.config.scheme.types, self.config.max_segment_length
+        rules = Rules.read(constraints, types, longest) if constraints else None
+        self.config.constraints = dict(constraints) if constraints else None
+        self._set_on_heads("rules", rules)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Change how sure decoding and posteriors are, here and in the configuration.
+
+        Args:
+            temperature: What all scores are divided by; 1 leaves them as they were trained.
+
+        Raises:
+            ValueError: It is not above 0.
+        """
+        check_settings(
+            self.config.scorer,
+            self.config.threshold,
+            self.config.potentials,
+            temperature=temperature,
+        )
+        self.config.head_temperature = temperature
+        self._set_on_heads("temperature", temperature)
+
+    def _set_on_heads(self, name: str, value: Any) -> None:
+        """Change a setting of the head; PEFT keeps two of them, the frozen and the trained one."""
+        for module in self.modules():
+            if isinstance(module, SemiCRF):
+                setattr(module, name, value)
+
+    def predict(
+        self,
+        texts: Sequence[str | Sequence[str]],
+        tokenizer: Any,
+        batch_size: int = 32,
+        *,
+        threshold: float | None = None,
+        max_length: int | None = None,
+        overlap: int | None = None,
+        constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+        return_posteriors: bool = False,
+        n_best: int = 0,
+    ) -> list[list[dict[str, Any]]] | list[Prediction]:
+        """Find the entities of texts, in their order.
+
+        A text of more sub-words than the encoder takes is read in overlapping windows, each word in
+        the one where it has most context. The seams go through no entity of either window, unless
+        the two contradict each other throughout; then the less probable entities are given up.
+
+        Args:
+            texts: Raw strings, split into words here, or lists of words.
+            tokenizer: The encoder's fast tokenizer.
+            batch_size: Windows that are encoded together.
+            threshold: Posterior that an entity has to exceed, instead of the model's own: lower
+                means more recall and less precision.
+            max_length: Sub-words in a window, special tokens included; by default as many as the
+                encoder takes, which may be more than it has been fine-tuned on.
+            overlap: Words that neighbouring windows share, at most half of a window's; by default a
+                quarter of a window, and at least ``max_segment_length``. The last window begins as
+                early as it fits.
+            constraints: For each text None or a list of what is known of its spans: mappings with
+                "start" and "end" (of whole words, in the units of the entities) and "label", the
+                type of the entity that is exactly this span (so that an entity found before can be
+                given back), a list of types or None for any; or "O" where no word of the span lies
+                in an entity. With "exclude" true, exactly this span is no such entity. What they
+                forbid has probability 0; they take a mask [B, N, L, C] of each batch.
+            return_posteriors: Whether to return a `Prediction` for each text, with the posteriors
+                of types and boundaries at each word and the entropy.
+            n_best: How many of the most probable segmentations to return in a `Prediction`; the
+                texts have to fit the encoder whole.
+
+        Returns:
+            For each text a list of entities: ``label``, ``score`` (the probability of exactly this
+            segment), ``start`` and ``end`` (half-open; characters of a string, words of a list) and
+            ``text``; or a `Prediction`, which holds that list, where posteriors or the n best are
+            asked for.
+
+        Raises:
+            ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
+                tokenizer is not a fast one, an option is out of range, or no segmentation meets the
+                constraints.
+        """
+        return predict(
+            self,
+            texts,
+            tokenizer,
+            batch_size,
+            threshold=threshold,
+            max_length=max_length,
+            overlap=overlap,
+            constraints=constraints,
+            return_posteriors=return_posteriors,
+            n_best=n_best,
+        )
+
+    def _encode(self, inputs: dict[str, Any], **outputs: bool | None) -> ModelOutput:
+        """Run the encoder on those of the inputs that it knows."""
+        known = {
+            name: value
+            for name, value in ({"use_cache": False} | inputs).items()
+            if value is not None and name in self.encoder_inputs
+        }
+        wanted = {name: value for name, value in outputs.items() if value is not None}
+        return self.text_encoder(**known, **wanted, return_dict=True)
+
+    def _drop_words(self, input_ids: Tensor | None, lattice: Lattice) -> Tensor | None:
+        """In training, the token ids with some of the words replaced by the mask token."""
+        if not (self.training and self.config.word_dropout):
+            return input_ids
+        if input_ids is None or self.config.dropped_token_id is None:
+            raise ValueError(
+                "expected input_ids and a model that knows its tokenizer for word_dropout (call "
+                "model.use_tokenizer once)"
+            )
+        word = lattice.word_of_token()
+        drawn = torch.rand(word.shape, device=word.device) < self.config.word_dropout
+        of_words = drawn.gather(1, word.clamp(min=0)) & (word >= 0)
+        real = self.word_starts[input_ids] != SPECIAL
+        return input_ids.masked_fill(of_words & real, self.config.dropped_token_id)
+
+    def _states(self, encoded: ModelOutput) -> Tensor:
+        """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""
+        count = self.config.mix_layers
+        return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
+
+    def _word_mask(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        word_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> Tensor:
+        """The first sub-words of the words [B, T]."""
+        if word_mask is not None:
+            return word_mask.bool()
+        if labels is not None:
+            return labels != UNKNOWN_TAG
+        if input_ids is None or not self.config.has_word_starts:
+            raise ValueError(
+                "expected word_mask (True on the first sub-word of each word), or labels, or a "
+                "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
+            )
+        return word_starts(self.word_starts, input_ids, attention_mask)
+
+    def _word_states(
+        self,
+        hidden: Tensor,
+        lattice: Lattice,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """Hidden states of the words [B, N, ...] from those of the sub-words [B, T, ...]."""
+        if self.config.word_pooling == "first":
+            return lattice.gather(hidden)
+        if input_ids is None or not self.config.has_word_starts:
+            raise ValueError(
+                'expected input_ids and a model that knows its tokenizer for word_pooling="mean" '
+                "(call model.use_tokenizer once)"
+            )
+        counted = self.word_starts[input_ids] != SPECIAL
+        if attention_mask is not None:
+            counted = counted & attention_mask.bool()
+        return lattice.mean(hidden, counted)
+
+    def _targets(
+        self,
+        labels: Tensor | None,
+        allowed_types: Tensor | None,
+        lattice: Lattice,
+        whole: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Known | None]:
+        """Types and starts [B, N] that the labels [B, T] say, or what is known of them.
+
+        Args:
+            labels: Tag ids on the words' first sub-words, or None.
+            allowed_types: Types that a word of unknown label may have, as bits [B, T], or None.
+            lattice: Where the words stand.
+            whole: Whether one segmentation is asked for, even where some labels may be unknown.
+        """
+        if labels is None:
+            return None, None, None
+        scheme, longest = self.config.scheme, self.config.max_segment_length
+        tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
+        self._check_tags(tags, lattice.inside)
+        if self.config.unknown == "marginalize" and not whole:
+            known = Known.of_tags(scheme, tags, longest)
+            if allowed_types is not None:
+                sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
+                known = known.within(sets)
+            return None, None, known
+        types, starts = scheme.encode(tags)
+        starts = split_long_segments(types, starts, longest)
+        # a sentence without words runs as one outside word that counts nothing
+        empty = lattice.lengths == 0
+        types[:, 0] += empty  # from -1
+        starts[:, 0] |= empty
+        return types, starts, None
+
+    def _check_tags(self, tags: Tensor, inside: Tensor) -> None:
+        """Refuse unknown tags inside the lattice; on a GPU this would wait for the device."""
+        if tags.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        if self.config.unknown == "marginalize":
+            inside = inside & (tags != UNKNOWN_TAG)
+        wrong = tags[inside & ((tags < 0) | (tags >= self.config.num_labels))]
+        if len(wrong):
+            raise ValueError(
+                f"expected labels in 0..{self.config.num_labels - 1} on every word of word_mask, "
+                f"got {int(wrong[0])}"
+            )
+
+    def _check_possible(self, nll: Tensor) -> None:
+        """Refuse labels of probability 0 [B]; on a GPU this would wait for the device."""
+        if nll.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        impossible = nll.isposinf().nonzero().flatten().tolist()
+        if impossible:
+            raise ValueError(
+                f"expected labels that the model's constraints {self.config.constraints} and "
+                f"segments of at most {self.config.max_segment_length} words allow, got others in "
+                f"rows {impossible} of the batch"
+            )

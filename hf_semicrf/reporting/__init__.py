@@ -1,0 +1,26 @@
+"""Entities and figures for readers: HTML, terminal colours, Markdown tables, pictures.
+
+Lives here: pure functions of results that others computed. Nothing here runs a model.
+"""
+
+from hf_semicrf.reporting.heatmap import plot_uncertainty, uncertainty_page
+from hf_semicrf.reporting.tables import (
+    length_table,
+    markdown_table,
+    plot_scores,
+    reliability_table,
+    type_table,
+)
+from hf_semicrf.reporting.visualize import to_ansi, to_html
+
+__all__ = [
+    "length_table",
+    "markdown_table",
+    "plot_scores",
+    "plot_uncertainty",
+    "reliability_table",
+    "to_ansi",
+    "to_html",
+    "type_table",
+    "uncertainty_page",
+]

@@ -1,0 +1,1 @@
+"""What users hold in their hands: entities, and what else is known of a text."""

@@ -1,0 +1,26 @@
+"""Words and sub-words: how text is cut into words, words into sub-words, and texts into windows.
+
+Lives here: the splitter, the tokenisation of words, the lattice that says which sub-word stands for
+which word, the windows of a long text. Nothing here knows labels, scores or models.
+"""
+
+from hf_semicrf.text.lattice import SPECIAL, Lattice, word_start_table, word_starts
+from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
+from hf_semicrf.text.windows import Entity, Window, sections, windows_of
+from hf_semicrf.text.words import split_words
+
+__all__ = [
+    "Entity",
+    "Lattice",
+    "SPECIAL",
+    "Window",
+    "first_subwords",
+    "is_prepared",
+    "prepare_tokenizer",
+    "sections",
+    "split_words",
+    "tokenize_words",
+    "windows_of",
+    "word_start_table",
+    "word_starts",
+]
