@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         choose_max_segment_length as choose_max_segment_length,
     )
     from hf_semicrf.evaluation import seqeval_metrics as seqeval_metrics
+    from hf_semicrf.head import HeadSettings as HeadSettings
     from hf_semicrf.head import SemiCRF as SemiCRF
     from hf_semicrf.labels import LabelScheme as LabelScheme
     from hf_semicrf.model import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOM_OF = {
+    "HeadSettings": "head",
     "LabelScheme": "labels",
     "SemiCRF": "head",
     "SemiCRFConfig": "model",

@@ -5,7 +5,6 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +32,6 @@ class SemiCRFTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak rate of the encoder."})
     head_learning_rate: float = field(
         default=1e-3, metadata={"help": "Peak rate of all parameters outside the encoder."}
-    )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={"help": "Factor of the encoder's rate from each layer to the one below it."},
     )
     temperature_loss: str = field(
         default="sentence",
@@ -108,22 +103,10 @@ class SemiCRFTrainer(Trainer):
 
     def _rates(self, model: torch.nn.Module) -> dict[int, float]:
         """The peak learning rate of each parameter, by its id."""
-        names = {id(value): name for name, value in model.named_parameters()}
         encoder = f"{model.base_model_prefix}."
-        inner = {key: name.partition(encoder)[2] for key, name in names.items() if encoder in name}
-        layers = {key: re.search(r"\.(\d+)\.", name) for key, name in inner.items()}
-        top = max((int(found[1]) for found in layers.values() if found), default=0)
-
-        def below_top(key: int) -> int:
-            if found := layers[key]:
-                return top - int(found[1])
-            return top + 1 if "embed" in inner[key] else 0
-
         return {
-            key: self.args.learning_rate * self.args.layer_decay ** below_top(key)
-            if key in inner
-            else self.args.head_learning_rate
-            for key in names
+            id(value): self.args.learning_rate if encoder in name else self.args.head_learning_rate
+            for name, value in model.named_parameters()
         }
 
     def calibrate(self, dataset: Any, temperature: bool = True, threshold: bool = True) -> None:
@@ -291,7 +274,6 @@ def describe_training(args: SemiCRFTrainingArguments) -> dict[str, Any]:
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "learning rate of the encoder": args.learning_rate,
         "learning rate of the head": args.head_learning_rate,
-        "factor of the rate from layer to layer": args.layer_decay,
         "schedule": getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
         "warm-up (steps, or share below 1)": args.warmup_steps,
         "weight decay": args.weight_decay,

@@ -60,8 +60,7 @@ class EncoderAndScorer(nn.Module):
             dict(zip(TOKEN_INPUTS, tokens, strict=True)),
             output_hidden_states=self.model.config.mix_layers > 0,
         )
-        states = self.model._states(encoded)
-        words = self.model._word_states(states, lattice, input_ids, attention_mask)
+        words = lattice.gather(self.model._states(encoded))
         scores = self.model.classifier.potentials(words, lattice.lengths)._asdict()
         del scores["lengths"]
         return {name: score.clone() for name, score in scores.items() if score is not None}
@@ -82,17 +81,11 @@ def export_program(
 
     Raises:
         ValueError: An input is unknown, input_ids or attention_mask is missing, or the model's
-            graph depends on the sizes of its inputs (an LSTM's does).
+            graph depends on the sizes of its inputs.
     """
     if not set(TOKEN_INPUTS[:2]) <= set(token_inputs) <= set(TOKEN_INPUTS):
         raise ValueError(
             f"expected input_ids, attention_mask and perhaps token_type_ids, got {token_inputs}"
-        )
-    recurrent = [type(part).__name__ for part in model.modules() if isinstance(part, nn.RNNBase)]
-    if recurrent:  # the tracer would leave its own tensors in them
-        raise ValueError(
-            f"expected a graph that takes inputs of all sizes, got a model with {recurrent[0]}, "
-            "which is traced step by step"
         )
     # no two axes of a kind alike, so that none are taken for one
     example = _ones(model, token_inputs, 7, [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]])

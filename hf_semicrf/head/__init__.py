@@ -1,17 +1,20 @@
 """The semi-Markov CRF as a PyTorch module: hidden states in, loss and segmentations out.
 
-Lives here: the module, the scorers that give segments their potentials, the fit of temperature and
-threshold. Needs torch alone: nothing here imports transformers.
+Lives here: the settings, the module, the scorers that give segments their potentials, the fit of
+temperature and threshold. Needs torch alone: nothing here imports transformers.
 """
 
 from hf_semicrf.head.calibration import Scored, fit_temperature, fit_threshold
-from hf_semicrf.head.module import SemiCRF, SemiCRFOutput, check_settings
+from hf_semicrf.head.module import SemiCRF, SemiCRFOutput
+from hf_semicrf.head.settings import DEFAULTS, HeadSettings, without_removed
 
 __all__ = [
+    "DEFAULTS",
+    "HeadSettings",
     "Scored",
     "SemiCRF",
     "SemiCRFOutput",
-    "check_settings",
     "fit_temperature",
     "fit_threshold",
+    "without_removed",
 ]

@@ -6,57 +6,20 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from hf_semicrf import ops
-from hf_semicrf.head.context import CONTEXTS
-from hf_semicrf.head.scorers import ScorerSettings, build_scorer, check_scorer
+from hf_semicrf.head.scorers import SCORERS
+from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
 
 INIT_STD = 0.02
-POTENTIALS = ("factored", "edge")
-
-
-def check_settings(
-    scorer: str,
-    threshold: float | None,
-    potentials: str,
-    temperature: float = 1.0,
-    context: str | None = None,
-    width: int = 192,
-    mix_layers: int = 0,
-    label_smoothing: float = 0.0,
-    token_loss: float = 0.0,
-) -> None:
-    """Refuse settings of a head that are out of range.
-
-    Raises:
-        ValueError: A name is unknown, or a number out of range.
-    """
-    check_scorer(scorer)
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"expected a temperature above 0, got {temperature}")
-    if context is not None and context not in CONTEXTS:
-        raise ValueError(f"expected a context among {sorted(CONTEXTS)} or None, got {context!r}")
-    for name, number, least in (("width", width, 2), ("mix_layers", mix_layers, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"expected {name} as an int of at least {least}, got {number!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"expected label_smoothing in 0..1, below 1, got {label_smoothing}")
-    if token_loss < 0:
-        raise ValueError(f"expected a token_loss of at least 0, got {token_loss}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"expected a threshold in 0..1 or None, got {threshold}")
-    if potentials not in POTENTIALS:
-        raise ValueError(f"expected potentials among {POTENTIALS}, got {potentials!r}")
 
 
 class SemiCRFOutput(NamedTuple):
     """What the head computes.
 
     Args:
-        nll: Negative log-likelihood of the given segmentation [B], nats; None without one. In
-            training, plus what ``label_smoothing`` and ``token_loss`` add.
+        nll: Negative log-likelihood of the given segmentation [B], nats; None without one.
         labels: Types of the decoded segmentation [B, N]; None if not decoded, as all that follows.
         starts: Segment starts of the decoded segmentation [B, N].
         segment_posteriors: Probability of the decoded segment that covers each position [B, N].
@@ -81,89 +44,40 @@ class SemiCRF(nn.Module):
     Args:
         hidden_size: Width H of the hidden states.
         num_types: Segment types C, the outside type included.
-        max_segment_length: Longest segment L, in positions.
-        scorer: How hidden states score segments: a name of ``scorers.SCORERS``, or several joined
-            by "+", which are added.
-        dropout: Probability of dropping a hidden unit before scoring.
-        threshold: Posterior that a segment has to exceed to be decoded (``ops.minimum_risk``: it
-            trades recall for precision); None to decode the most probable segmentation as a whole.
-        temperature: What all potentials are divided by in decoding and posteriors; above 1 the
-            model is less sure. Source: Guo et al. (2017).
-        context: A mixer of neighbouring states before the scorer: "convolution", "lstm" or None.
-        width: Units of the hidden layers of scorer and context.
-        mix_layers: States that a position comes with, whose learned mix is scored; 0 for one state.
-        label_smoothing: Share of the training target that is spread evenly: a one-position segment
-            of any type everywhere. Like ``token_loss``, not for partly known segmentations.
-        token_loss: Weight in training of a cross-entropy between the emissions and each position's
-            type, in nats.
-        potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
-            distribution at O(N L C^2) time and memory.
+        settings: How it scores and decodes; the defaults where None.
+        rules: What is allowed in every sentence; None for everything.
         backend: Implementation of the dynamic programs on factored potentials, and of scores of
             whole segments.
-        rules: What is allowed in every sentence; None for everything.
 
     Raises:
-        ValueError: A size or name is out of range.
+        ValueError: A size is below 1.
     """
 
     def __init__(
         self,
         hidden_size: int,
         num_types: int,
-        max_segment_length: int,
-        scorer: str = "span",
-        dropout: float = 0.1,
-        threshold: float | None = 0.4,
-        potentials: str = "factored",
-        backend: ops.Backend = "auto",
-        temperature: float = 1.0,
-        context: str | None = None,
-        width: int = 192,
-        mix_layers: int = 0,
-        label_smoothing: float = 0.0,
-        token_loss: float = 0.0,
+        settings: HeadSettings | None = None,
+        *,
         rules: Rules | None = None,
+        backend: ops.Backend = "auto",
     ):
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
             if value < 1:
                 raise ValueError(f"expected {name} of at least 1, got {value}")
-        if max_segment_length < 1:
-            raise ValueError(
-                f"expected max_segment_length of at least 1 position, got {max_segment_length}"
-            )
-        check_settings(
-            scorer,
-            threshold,
-            potentials,
-            temperature,
-            context,
-            width,
-            mix_layers,
-            label_smoothing,
-            token_loss,
-        )
-        self.threshold = threshold
-        self.temperature = temperature
-        self.label_smoothing = label_smoothing
-        self.token_loss = token_loss
-        self.dense = potentials == "edge"
+        settings = settings or HeadSettings()
+        self.threshold = settings.threshold
+        self.temperature = settings.head_temperature
+        self.dense = settings.potentials == "edge"
         self.backend = backend
-        settings = ScorerSettings(
-            hidden_size, num_types, max_segment_length, dropout, width, backend
-        )
-        self.context = None if context is None else CONTEXTS[context](settings)
-        self.scorer = build_scorer(scorer, settings)
-        # logarithms of the layers' weights, times their number
-        self.mix_bias = nn.Parameter(torch.empty(mix_layers)) if mix_layers else None
-        if rules is not None and label_smoothing:
-            raise ValueError(
-                f"expected no label_smoothing beside constraints, got {label_smoothing}: it would "
-                "spread the target over what they forbid"
-            )
         self.rules = rules
+        self.scorer = SCORERS[settings.scorer](hidden_size, num_types, settings, backend)
+        layers, longest = settings.mix_layers, settings.max_segment_length
+        # logarithms of the layers' weights, times their number
+        self.mix_bias = nn.Parameter(torch.empty(layers)) if layers else None
         # 'bias' in the name keeps weight decay away from them
-        self.duration_bias = nn.Parameter(torch.empty(max_segment_length, num_types))
+        self.duration_bias = nn.Parameter(torch.empty(longest, num_types))
         self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
         self.initial_bias = nn.Parameter(torch.empty(num_types))
         self.final_bias = nn.Parameter(torch.empty(num_types))
@@ -186,8 +100,6 @@ class SemiCRF(nn.Module):
             if self.mix_bias is not None:
                 layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
-            if self.context is not None:
-                hidden = self.context(hidden, lengths)
         scores = self.scorer(hidden)
         duration = self.duration_bias.clone()
         duration[1:, 0] = -torch.inf  # the outside type has length 1 only
@@ -249,8 +161,6 @@ class SemiCRF(nn.Module):
             nll = self._partial_nll(p, edge, known)
         elif labels is not None and starts is not None:
             nll = self._nll(p, edge, labels, starts)
-            if self.training:
-                nll = nll + self._regularizer(p, labels, starts)
         if decode is None:
             decode = not self.training
         if not decode:
@@ -275,21 +185,6 @@ class SemiCRF(nn.Module):
             return ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
         return log_z - ops.segmentation_score(p, labels, starts)
-
-    def _regularizer(self, p: ops.Potentials, labels: Tensor, starts: Tensor) -> Tensor | float:
-        """What training adds to the negative log-likelihood [B], nats."""
-        added: Tensor | float = 0.0
-        if self.label_smoothing:
-            # the cross-entropy with a target e*uniform + (1 - e)*gold is
-            # nll + e * (score of the gold - expected score of the uniform)
-            surplus = ops.segmentation_score(p, labels, starts) - expected_word_score(p)
-            added = added + self.label_smoothing * surplus
-        if self.token_loss and p.emission is not None:
-            inside = torch.arange(labels.shape[1], device=labels.device) < p.lengths[:, None]
-            types = torch.where(inside, labels, -100)
-            loss = cross_entropy(p.emission.transpose(1, 2), types, reduction="none")
-            added = added + self.token_loss * loss.sum(1)
-        return added
 
     def _partial_nll(self, p: ops.Potentials, edge: Tensor | None, known: Known) -> Tensor:
         """Negative log-probability of the segmentations that agree with what is known [B], nats."""
@@ -327,18 +222,3 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
-
-
-def expected_word_score(p: ops.Potentials) -> Tensor:
-    """Mean score [B] of segmentations into single positions, each of any type independently.
-
-    Args:
-        p: Potentials; finite for segments of length 1.
-    """
-    words = p.duration[0].mean()
-    for part in (p.emission, p.start, p.end, None if p.segment is None else p.segment[:, :, 0]):
-        if part is not None:
-            words = words + part.mean(-1)
-    inside = torch.arange(p.sizes[1], device=p.lengths.device) < p.lengths[:, None]
-    total = torch.where(inside, words, 0).sum(1) + (p.lengths - 1) * p.transition.mean()
-    return total + p.initial.mean() + p.final.mean()

@@ -17,6 +17,7 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_semicrf.head import DEFAULTS
 from hf_semicrf.reporting import length_table, markdown_table, reliability_table, type_table
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -136,9 +137,10 @@ def find_card(folder: str | os.PathLike | None) -> str | None:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings of a head that differ from the defaults, beside its labels."""
-    defaults = inspect.signature(type(config).__init__).parameters
-    head = [n for n in defaults if hasattr(config, n) and n not in _NOT_OF_THE_HEAD]
-    return {n: getattr(config, n) for n in head if getattr(config, n) != defaults[n].default}
+    others = inspect.signature(type(config).__init__).parameters
+    defaults = {n: p.default for n, p in others.items() if n not in _NOT_OF_THE_HEAD}
+    defaults = {**DEFAULTS, **defaults}
+    return {n: getattr(config, n) for n in defaults if getattr(config, n) != defaults[n]}
 
 
 def _results(metrics: Mapping[str, float], dataset: str, split: str) -> list[EvalResult]:

@@ -19,15 +19,20 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_semicrf.head import DEFAULTS, without_removed
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 
 logger = logging.get_logger(__name__)
 
-# settings of the head: what its configuration takes, but for what the checkpoint decides
-HEAD_ARGUMENTS = tuple(
-    name
-    for name in (*inspect.signature(SemiCRFConfig.__init__).parameters, "return_dict")
-    if name not in ("self", "encoder_config", "labels", "has_word_starts", "kwargs")
+# what a configuration of the model takes, but for what the checkpoint decides
+HEAD_ARGUMENTS = (
+    *DEFAULTS,
+    *(
+        name
+        for name, parameter in inspect.signature(SemiCRFConfig.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "has_word_starts"
+    ),
+    "return_dict",
 )
 # where the files of a repository are looked for: configuration, weights and tokenizer alike
 HUB_ARGUMENTS = (
@@ -80,7 +85,7 @@ class Request(NamedTuple):
             ValueError: There are no labels, or a value is out of range or contradicts another.
             TypeError: An argument is unknown.
         """
-        arguments = dict(arguments)
+        arguments = without_removed(arguments)
         hub = hub_arguments(arguments)
         if isinstance(config, str | os.PathLike):
             config = AutoConfig.from_pretrained(config, **hub)
@@ -106,7 +111,7 @@ class Request(NamedTuple):
                 "labels=[...], such as ['O', 'B-PER', 'I-PER'], got None"
             )
         if isinstance(config, SemiCRFConfig):
-            head = head_settings(config) | head
+            head = head_arguments(config) | head
         if not saved and head.get("base_model") is None:
             head["base_model"] = None if name is None else str(name)
         checked = SemiCRFConfig(encoder, labels=labels, **head)
@@ -129,8 +134,8 @@ class Request(NamedTuple):
         return cls(config if saved else checked, saved, arguments)
 
 
-def head_settings(config: SemiCRFConfig) -> dict[str, Any]:
-    """The settings of the head in a configuration, as arguments of another."""
+def head_arguments(config: SemiCRFConfig) -> dict[str, Any]:
+    """What a configuration says of the head, as arguments of another configuration."""
     return {name: getattr(config, name) for name in HEAD_ARGUMENTS}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
-from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput, check_settings
+from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput
 from hf_semicrf.hub import card_files, card_for_push
 from hf_semicrf.inference import analyze, predict
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
@@ -23,14 +23,14 @@ from hf_semicrf.model.loading import (
     Request,
     accepted,
     encoder_class,
-    head_settings,
+    head_arguments,
     hub_arguments,
     tokenizer_of,
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
 from hf_semicrf.results import Entity, Prediction
-from hf_semicrf.text import SPECIAL, Lattice, word_start_table, word_starts
+from hf_semicrf.text import Lattice, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
 
@@ -90,17 +90,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.classifier = SemiCRF(
             hidden_size=config.encoder_config.get_text_config().hidden_size,
             num_types=len(scheme.types),
-            max_segment_length=config.max_segment_length,
-            scorer=config.scorer,
-            dropout=config.head_dropout,
-            threshold=config.threshold,
-            potentials=config.potentials,
-            temperature=config.head_temperature,
-            context=config.context,
-            width=config.head_width,
-            mix_layers=config.mix_layers,
-            label_smoothing=config.label_smoothing,
-            token_loss=config.token_loss,
+            settings=config.head_settings,
             rules=config.rules,
         )
         # whether a token is special (0), starts a word (1) or goes on with one (2)
@@ -164,7 +154,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             name, config=config.encoder_config, output_loading_info=True, **extra, **loader
         )
         # the encoder's loader has settled its attention, and noted where it comes from
-        config = SemiCRFConfig(encoder.config, labels=config.labels, **head_settings(config))
+        config = SemiCRFConfig(encoder.config, labels=config.labels, **head_arguments(config))
         model = cls(config, encoder=encoder)
         if len(model.word_starts) and (tokenizer := tokenizer_of(name, hub_arguments(kwargs))):
             model.use_tokenizer(tokenizer)
@@ -211,7 +201,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def use_tokenizer(self, tokenizer: Any) -> None:
-        """Remember which tokens start a word, and which one stands for a dropped word.
+        """Remember which tokens start a word.
 
         Args:
             tokenizer: The encoder's tokenizer.
@@ -219,8 +209,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         table = word_start_table(tokenizer, len(self.word_starts))
         self.word_starts.copy_(table)
         self.config.has_word_starts = True
-        tokens = (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
-        self.config.dropped_token_id = next((t for t in tokens if t is not None), None)
 
     def forward(
         self,
@@ -276,10 +264,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` or training mode without labels, or ``word_dropout``
-                in a model that does not know its tokenizer. There is no way to tell the words; on
-                the CPU also a word's label is -100 (unless ``unknown="marginalize"``) or out of
-                range, or labels break constraints.
+            ValueError: ``output_potentials`` or training mode without labels, or there is no way to
+                tell the words. On the CPU also a word's label is -100 (unless
+                ``unknown="marginalize"``) or out of range, or labels break constraints.
         """
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
@@ -287,11 +274,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if self.training and labels is None:
             raise ValueError(
                 "expected labels in training mode, got none: call model.eval() to predict; a "
-                "Trainer's label_smoothing_factor takes the labels away, which the configuration's "
-                "label_smoothing does not"
+                "Trainer's label_smoothing_factor takes the labels away"
             )
         inputs = {
-            "input_ids": self._drop_words(input_ids, lattice),
+            "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
@@ -305,7 +291,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         )
         types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
         head = self.classifier(
-            self._word_states(self._states(encoded), lattice, input_ids, attention_mask),
+            lattice.gather(self._states(encoded)),
             lattice.lengths.clamp(min=1),
             types,
             starts,
@@ -355,7 +341,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no probability.
         """
-        check_settings(self.config.scorer, threshold, self.config.potentials)
+        replace(self.config.head_settings, threshold=threshold)  # refuses what is no probability
         self.config.threshold = threshold
         self._set_on_heads("threshold", threshold)
 
@@ -380,14 +366,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             temperature: What all scores are divided by; 1 leaves them as they were trained.
 
         Raises:
-            ValueError: It is not above 0.
+            ValueError: It is no number above 0.
         """
-        check_settings(
-            self.config.scorer,
-            self.config.threshold,
-            self.config.potentials,
-            temperature=temperature,
-        )
+        replace(self.config.head_settings, head_temperature=temperature)
         self.config.head_temperature = temperature
         self._set_on_heads("temperature", temperature)
 
@@ -516,21 +497,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 
-    def _drop_words(self, input_ids: Tensor | None, lattice: Lattice) -> Tensor | None:
-        """In training, the token ids with some of the words replaced by the mask token."""
-        if not (self.training and self.config.word_dropout):
-            return input_ids
-        if input_ids is None or self.config.dropped_token_id is None:
-            raise ValueError(
-                "expected input_ids and a model that knows its tokenizer for word_dropout (call "
-                "model.use_tokenizer once)"
-            )
-        word = lattice.word_of_token()
-        drawn = torch.rand(word.shape, device=word.device) < self.config.word_dropout
-        of_words = drawn.gather(1, word.clamp(min=0)) & (word >= 0)
-        real = self.word_starts[input_ids] != SPECIAL
-        return input_ids.masked_fill(of_words & real, self.config.dropped_token_id)
-
     def _states(self, encoded: ModelOutput) -> Tensor:
         """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""
         count = self.config.mix_layers
@@ -554,26 +520,6 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
         return word_starts(self.word_starts, input_ids, attention_mask)
-
-    def _word_states(
-        self,
-        hidden: Tensor,
-        lattice: Lattice,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-    ) -> Tensor:
-        """Hidden states of the words [B, N, ...] from those of the sub-words [B, T, ...]."""
-        if self.config.word_pooling == "first":
-            return lattice.gather(hidden)
-        if input_ids is None or not self.config.has_word_starts:
-            raise ValueError(
-                'expected input_ids and a model that knows its tokenizer for word_pooling="mean" '
-                "(call model.use_tokenizer once)"
-            )
-        counted = self.word_starts[input_ids] != SPECIAL
-        if attention_mask is not None:
-            counted = counted & attention_mask.bool()
-        return lattice.mean(hidden, counted)
 
     def _targets(
         self,

@@ -46,24 +46,6 @@ class Lattice(NamedTuple):
         rows = self.index + length * torch.arange(batch, device=tokens.device)[:, None]
         return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
-    def mean(self, tokens: Tensor, counted: Tensor) -> Tensor:
-        """The mean of each word's sub-words [B, N, H], in float32 inside.
-
-        Args:
-            tokens: Hidden states [B, T, H].
-            counted: False on sub-words of no word, such as special tokens and padding [B, T].
-        """
-        counted = counted & (self.word_of_token() >= 0)
-        summed = torch.cat([tokens, counted[..., None].to(tokens.dtype)], -1).float()
-        summed = torch.where(counted[..., None], summed, 0).cumsum(1)
-        before = torch.nn.functional.pad(summed, (0, 0, 1, 0))[:, :-1]
-        # a word reaches to the next one's first sub-word, the last word to the end
-        following = torch.where(self.inside, self.index, tokens.shape[1]).roll(-1, 1)
-        following[:, -1] = tokens.shape[1]
-        until = summed.gather(1, (following - 1)[..., None].expand(-1, -1, summed.shape[2]))
-        total = until - self.gather(before)
-        return (total[..., :-1] / total[..., -1:].clamp(min=1)).to(tokens.dtype)
-
     def scatter(self, words: Tensor) -> Tensor:
         """From words [B, N] to their first sub-words [B, T]; 0 elsewhere."""
         return torch.zeros_like(words).scatter(1, self.index, torch.where(self.inside, words, 0))
