@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hf_semicrf import SemiCRF, ops
+from hf_semicrf import HeadSettings, SemiCRF, ops
 from hf_semicrf.ops import semi_crf_triton_forward
 
 BATCH, POSITIONS, LONGEST, TYPES, HIDDEN = 8, 128, 8, 9, 64
@@ -30,7 +30,7 @@ def our_calls(hidden, lengths, labels, starts) -> dict[str, Callable[[], None]]:
     """The operations on factored potentials, and a training step and decoding with two heads."""
     calls: dict[str, Callable[[], None]] = {}
     for scorer in ("boundary", "span"):
-        head = SemiCRF(HIDDEN, TYPES, LONGEST, scorer=scorer, backend="torch")
+        head = SemiCRF(HIDDEN, TYPES, HeadSettings(LONGEST, scorer), backend="torch")
 
         def step(head=head):
             head.zero_grad()

@@ -1,11 +1,11 @@
 r"""Compare heads on named entity corpora: entity F1, by length, on neighbours, and calibration.
 
 python benchmarks/quality.py --encoder bert-base-cased --corpora data/wnut17 data/ncbi \
-    --heads softmax crf default "boundary+biaffine+mix_layers=4+learning_rate=2e-4" \
+    --heads softmax crf default "boundary+mix_layers=4+learning_rate=2e-4" \
     --seeds 1 2 3 4 5 --split test --jobs 6 --out results.jsonl
 
 Each corpus is a folder of train, validation and test files in jsonl. A head is a baseline, the
-"default" or scorers, and any setting of SemiCRFConfig or of SemiCRFTrainingArguments, joined by
+"default" or a scorer, and any setting of SemiCRFConfig or of SemiCRFTrainingArguments, joined by
 "+"; --training changes settings of all heads. All have the same encoder, schedule and budget, and
 decode as train.py would: temperature and threshold come from the validation data. Scores are those
 of one split: choose on validation, and read test once. Workers share the device and take one run
@@ -52,6 +52,7 @@ from hf_semicrf.data.readers import label_names, read_corpus
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.head.scorers import SCORERS
+from hf_semicrf.model.loading import HEAD_ARGUMENTS
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 HEADS: dict[str, dict[str, Any] | None] = {
@@ -63,10 +64,6 @@ HEADS: dict[str, dict[str, Any] | None] = {
         "threshold": None,
         "head_temperature": 1.0,
         "mix_layers": 0,
-        "context": None,
-        "label_smoothing": 0.0,
-        "token_loss": 0.0,
-        "word_dropout": 0.0,
     },
     "default": {},
 }
@@ -147,21 +144,23 @@ def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Settings of a head (None for softmax) and of its training.
 
     Raises:
-        ValueError: The head is unknown, or softmax is given settings of a semi-CRF.
+        ValueError: The head or a setting is unknown, or softmax is given settings of a semi-CRF.
     """
     names = [part for part in text.split("+") if "=" not in part]
     changes = settings_of(part for part in text.split("+") if "=" in part)
     training = {name: changes.pop(name) for name in list(changes) if name in TRAINING}
     if len(names) == 1 and names[0] in HEADS:
         settings = HEADS[names[0]]
-    elif names and set(names) <= set(SCORERS):
-        settings = {"scorer": "+".join(names)}
+    elif len(names) == 1 and names[0] in SCORERS:
+        settings = {"scorer": names[0]}
     else:
         raise ValueError(
-            f"expected a head among {sorted(HEADS)} or scorers among {sorted(SCORERS)}, got {text}"
+            f"expected a head among {sorted(HEADS)} or a scorer among {sorted(SCORERS)}, got {text}"
         )
     if settings is None and changes:
         raise ValueError(f"expected settings of training only for softmax, got {sorted(changes)}")
+    if unknown := sorted(changes.keys() - set(HEAD_ARGUMENTS)):
+        raise ValueError(f"expected settings of the head or of its training, got {unknown}")
     return (None if settings is None else {**settings, **changes}), training
 
 

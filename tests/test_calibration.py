@@ -9,7 +9,7 @@ import torch
 from oracle import Sentence
 from tolerances import FLOAT64
 
-from hf_semicrf import SemiCRF, ops
+from hf_semicrf import HeadSettings, SemiCRF, ops
 from hf_semicrf.head.calibration import (
     THRESHOLDS,
     Scored,
@@ -124,7 +124,8 @@ def test_the_threshold_is_the_best_of_all_or_half_of_the_best_f1(batch):
 def test_the_head_divides_all_scores_in_decoding_and_none_in_the_loss():
     torch.manual_seed(0)
     for potentials in ("factored", "edge"):
-        head = SemiCRF(6, 3, 4, "boundary", potentials=potentials, temperature=2.5).double().eval()
+        settings = HeadSettings(4, scorer="boundary", head_temperature=2.5, potentials=potentials)
+        head = SemiCRF(6, 3, settings).double().eval()
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         hidden, lengths = torch.randn(2, 5, 6, dtype=torch.float64), torch.tensor([5, 3])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tolerances import FLOAT64
 
-from hf_semicrf import SemiCRF, ops
+from hf_semicrf import HeadSettings, SemiCRF, ops
 
 
 @pytest.fixture
 def heads():
     torch.manual_seed(0)
-    factored = SemiCRF(16, 4, 3, dropout=0.0)
+    settings = HeadSettings(max_segment_length=3, head_dropout=0.0)
+    factored = SemiCRF(16, 4, settings)
     for parameter in factored.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    dense = SemiCRF(16, 4, 3, dropout=0.0, potentials="edge")
+    dense = SemiCRF(16, 4, replace(settings, potentials="edge"))
     dense.load_state_dict(factored.state_dict())
     return factored.double(), dense.double()
 
@@ -53,8 +56,3 @@ def test_a_tensor_that_cannot_fit_is_refused_with_its_size(heads):
     needed = (1 << 20) * 4000 * 4 * 4 * 4 * 4
     with pytest.raises(MemoryError, match=f"needs {needed:,} bytes, and cpu has"):
         ops.to_edge(p)
-
-
-def test_unknown_potentials_are_refused():
-    with pytest.raises(ValueError, match="expected potentials among .* got 'dense'"):
-        SemiCRF(16, 4, 3, potentials="dense")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -279,6 +280,65 @@ def test_the_auto_class_takes_the_same_overrides(saved):
     assert model.classifier.threshold == 0.3
 
 
+# Models of earlier versions
+
+EARLIER = {
+    "context": None,
+    "label_smoothing": 0.0,
+    "token_loss": 0.0,
+    "word_dropout": 0.0,
+    "word_pooling": "first",
+    "dropped_token_id": 4,
+}
+
+
+@pytest.fixture
+def earlier(saved, tmp_path):
+    """A saved model whose configuration has the settings of an earlier version."""
+
+    def write(**changes):
+        folder = tmp_path / "earlier"
+        shutil.copytree(saved, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | EARLIER | changes))
+        return str(folder)
+
+    return write
+
+
+def test_settings_that_did_nothing_are_dropped(saved, earlier, tmp_path):
+    folder = earlier()
+    model, info = load(folder, output_loading_info=True)
+    assert not any(info.values())
+    expected = load(saved).state_dict()
+    assert expected.keys() == model.state_dict().keys()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
+    assert not EARLIER.keys() & model.config.to_dict().keys()
+    model.save_pretrained(tmp_path / "again")
+    assert not EARLIER.keys() & json.loads((tmp_path / "again/config.json").read_text()).keys()
+    assert AutoModelForTokenClassification.from_pretrained(folder).config.scorer == "sum"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("context", "lstm"),
+        ("label_smoothing", 0.05),
+        ("token_loss", 0.5),
+        ("word_dropout", 0.1),
+        ("word_pooling", "mean"),
+        ("scorer", "mlp"),
+        ("scorer", "span+biaffine"),
+    ],
+)
+@pytest.mark.parametrize("auto", [False, True])
+def test_settings_that_are_gone_say_which_commit_loads_them(earlier, name, value, auto):
+    folder = earlier(**{name: value})
+    read = AutoModelForTokenClassification.from_pretrained if auto else load
+    with pytest.raises(ValueError, match=rf"{name}.*{re.escape(repr(value))}.*commit 77474b6"):
+        read(folder)
+
+
 # Refusals, before weights are read
 
 
@@ -288,9 +348,11 @@ def test_the_auto_class_takes_the_same_overrides(saved):
     [
         ({"max_segment_lenght": 3}, TypeError, r"unknown arguments \['max_segment_lenght'\]"),
         ({"hiden_dropout": 0.1, "thresold": 1}, TypeError, r"\['hiden_dropout', 'thresold'\]"),
-        ({"threshold": 2}, ValueError, "expected a threshold in 0..1 or None, got 2"),
-        ({"scorer": "best"}, ValueError, "expected a scorer among"),
-        ({"max_segment_length": 0}, ValueError, "at least 1 word, got 0"),
+        ({"threshold": 2}, ValueError, "expected threshold as a number in 0..1 or None, got 2"),
+        ({"scorer": "best"}, ValueError, "expected scorer as one of .* got 'best'$"),
+        ({"scorer": "biaffine"}, ValueError, "scorer as one of .*'biaffine'; .* commit 77474b6"),
+        ({"word_dropout": 0.1}, ValueError, "no setting word_dropout, .*=0.1; .* commit 77474b6"),
+        ({"max_segment_length": 0}, ValueError, "as an int of at least 1, got 0"),
         ({"mix_layers": 30}, ValueError, "expected mix_layers of at most .* got 30"),
         ({"num_labels": 4}, ValueError, "expected num_labels=3 .* got 4"),
         ({"id2label": {0: "O", 1: "B-X"}}, ValueError, "labels and id2label to name the same"),

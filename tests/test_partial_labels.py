@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from hf_semicrf import (
+    HeadSettings,
     LabelScheme,
     SemiCRF,
     SemiCRFConfig,
@@ -192,7 +193,7 @@ def test_rules_change_for_a_trained_model(folder, tokenizer):
 def test_what_rules_forbid_trains_nothing():
     scheme = LabelScheme.from_labels(LABELS)
     config = SemiCRFConfig(labels=LABELS, constraints=RULES, max_segment_length=3)
-    head = SemiCRF(8, len(scheme.types), 3, rules=config.rules)
+    head = SemiCRF(8, len(scheme.types), config.head_settings, rules=config.rules)
     labels, starts = scheme.encode(torch.tensor([[1, 2, 0, 3]]))
     head(torch.randn(1, 4, 8), torch.tensor([4]), labels, starts).nll.sum().backward()
     assert (head.duration_bias.grad[1:, 2] == 0).all()
@@ -211,7 +212,8 @@ def head_loss(head, scheme, hidden, lengths, tags):
 def test_one_graph_without_breaks(device, backend):
     scheme = LabelScheme.from_labels(LABELS)
     torch.manual_seed(0)
-    head = SemiCRF(8, len(scheme.types), 3, dropout=0.0).double().to(device)
+    settings = HeadSettings(max_segment_length=3, head_dropout=0.0)
+    head = SemiCRF(8, len(scheme.types), settings).double().to(device)
     torch.compiler.reset()
     compiled = torch.compile(head_loss, backend=backend, fullgraph=True, dynamic=True)
     for size in (4, 7):
@@ -253,7 +255,7 @@ def test_the_script_trains_on_partly_known_labels(folder, tmp_path):
 def test_the_loss_waits_for_nothing_on_the_gpu():
     scheme = LabelScheme.from_labels(LABELS)
     config = SemiCRFConfig(labels=LABELS, constraints=RULES, max_segment_length=3)
-    head = SemiCRF(8, len(scheme.types), 3, rules=config.rules).cuda()
+    head = SemiCRF(8, len(scheme.types), config.head_settings, rules=config.rules).cuda()
     hidden = torch.randn(2, 6, 8, device="cuda")
     tags = torch.tensor([[1, -100, 0, -100, 2, 0], [-100, 3, 0, -100, -100, -100]]).cuda()
     lengths = torch.tensor([6, 4]).cuda()

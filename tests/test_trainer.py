@@ -122,18 +122,6 @@ def test_stock_arguments_are_refused(folder, tmp_path):
         SemiCRFTrainer(None, TrainingArguments(str(tmp_path)))
 
 
-def test_layers_further_down_learn_more_slowly(folder, tmp_path):
-    settings = {"learning_rate": 1e-4, "head_learning_rate": 1e-2, "layer_decay": 0.5}
-    subject = trainer(folder, tmp_path, **settings)
-    groups = subject.create_optimizer().param_groups
-    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    for name, parameter in subject.model.named_parameters():
-        expected = 1e-2 if name.startswith("classifier.") else 1e-4
-        if "embeddings" in name:  # one below the only layer
-            expected = 0.5e-4
-        assert rates[id(parameter)] == pytest.approx(expected), name
-
-
 def test_calibration_sets_temperature_and_threshold_from_held_out_sentences(folder, tmp_path):
     subject = trainer(folder, tmp_path, num_train_epochs=4, head_learning_rate=1e-1)
     subject.train()
