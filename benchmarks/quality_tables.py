@@ -17,6 +17,18 @@ CORPORA = {"ncbi_disease": "NCBI-disease", "bc5cdr": "BC5CDR", "wnut17": "WNUT17
 TEST = read_lines(RESULTS / "quality_test_h100.jsonl")
 HEADS = ["softmax", "crf", "span", "span+mix_layers=4"]  # those of the file, in this order
 PLAIN = "none/viterbi"
+# heads with a setting that has been taken out, and the head that each stands beside
+LOST = {
+    "boundary+biaffine+mix_layers=4": "span+mix_layers=4",
+    "boundary+pointer+entity+mix_layers=7": "span+mix_layers=7",
+    "span_max+mix_layers=7": "span+mix_layers=7",
+    "span+mix_layers=7+context=lstm": "span+mix_layers=7",
+    "span+mix_layers=7+layer_decay=0.85+learning_rate=2e-4": "span+mix_layers=7",
+    "span+mix_layers=7+label_smoothing=0.05": "span+mix_layers=7",
+    "span+mix_layers=7+word_dropout=0.1": "span+mix_layers=7",
+    "span+word_pooling=mean": "span",
+    "boundary+word_pooling=mean": "boundary",
+}
 
 
 def chosen(rows: Iterable[dict], **wanted: str) -> list[dict]:
@@ -88,28 +100,72 @@ def types() -> str:
     return markdown_table(["type", *HEADS], lines)
 
 
+def on_validation() -> list[dict]:
+    """All runs with the present schedule, which have a validation F1."""
+    return [*read_lines(RESULTS / "quality_validation_h100.jsonl"), *TEST]
+
+
+def on_wnut17() -> list[dict]:
+    """Runs on WNUT17 before decoding was fitted to the validation data, by Viterbi."""
+    rows = read_lines(RESULTS / "quality_wnut17_h100.jsonl")
+    known = {(row["head"], row["seed"]) for row in rows}
+    thresholds = read_lines(RESULTS / "threshold_wnut17_h100.jsonl")
+    return [*rows, *(row for row in thresholds if (row["head"], row["seed"]) not in known)]
+
+
+def kept_heads(rows: Iterable[dict]) -> list[str]:
+    """The heads of runs that can still be built, in the order of the runs."""
+    return [head for head in dict.fromkeys(row["head"] for row in rows) if head not in LOST]
+
+
 def validation() -> str:
-    """Validation F1 of all heads, best first."""
-    rows = [*read_lines(RESULTS / "quality_validation_h100.jsonl"), *TEST]
-    heads = dict.fromkeys(row["head"] for row in rows)
-    lines = [[h, *f1_cells(chosen(rows, head=h), CORPORA, "validation_f1")] for h in heads]
+    """Validation F1 of all heads that can still be built, best first."""
+    rows = on_validation()
+    lines = [
+        [h, *f1_cells(chosen(rows, head=h), CORPORA, "validation_f1")] for h in kept_heads(rows)
+    ]
     lines.sort(key=lambda line: line[-1], reverse=True)  # those without a mean come last
     return markdown_table(["head", *CORPORA.values(), "mean"], lines)
 
 
 def earlier() -> str:
-    """F1 by Viterbi of heads on WNUT17 before decoding was fitted to the validation data."""
-    rows = read_lines(RESULTS / "quality_wnut17_h100.jsonl")
-    known = {(row["head"], row["seed"]) for row in rows}
-    thresholds = read_lines(RESULTS / "threshold_wnut17_h100.jsonl")
-    rows += [row for row in thresholds if (row["head"], row["seed"]) not in known]
-    lines = []
-    for head in dict.fromkeys(row["head"] for row in rows):
+    """F1 of the earlier runs on WNUT17, of heads that can still be built."""
+    rows, lines = on_wnut17(), []
+    for head in kept_heads(rows):
         own = chosen(rows, head=head)
         scores = [f1_cells(own, ["wnut17"], f"{split}_f1")[0] for split in ("validation", "test")]
         lines.append([head, *scores])
     lines.sort(key=lambda line: line[1], reverse=True)
     return markdown_table(["head", "validation F1", "test F1"], lines)
+
+
+def difference(own: list[dict], others: list[dict], score: str, digits: int = 2) -> str:
+    """The mean of runs' scores in percent and, in brackets, less that of others; or nothing."""
+    values = [[100 * row[score] for row in rows if score in row] for rows in (own, others)]
+    if not all(values):
+        return ""
+    mine, theirs = map(statistics.mean, values)
+    return f"{mine:.{digits}f} ({mine - theirs:+.{digits}f})"
+
+
+def lost() -> str:
+    """F1 of heads with a setting that has been taken out, and the difference without it."""
+    lines = []
+    for head, beside in LOST.items():
+        rows = on_wnut17() if "word_pooling" in head else on_validation()
+        own = [chosen(rows, head=head, corpus=corpus) for corpus in CORPORA]
+        others = [chosen(rows, head=beside, corpus=corpus) for corpus in CORPORA]
+        pairs = list(zip(own, others, strict=True))
+        test = difference(own[-1], others[-1], "test_f1")
+        # those on the validation data alone
+        errors = [
+            difference(x, [r for r in y if r.get("split") == "validation"], "calibration_error", 1)
+            for x, y in pairs
+        ]
+        cells = [difference(*pair, "validation_f1") for pair in pairs]
+        lines.append([head, beside, *cells, test, " / ".join(filter(None, errors))])
+    columns = [*CORPORA.values(), "WNUT17, test", "calibration error"]
+    return markdown_table(["head", "beside", *columns], lines)
 
 
 def pooled(rows: Iterable[dict]) -> list[tuple[float, float, int]]:
@@ -199,4 +255,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality_types": types,
     "quality_validation": validation,
     "quality_earlier": earlier,
+    "quality_lost": lost,
 }

@@ -47,6 +47,26 @@ def test_the_main_table_has_means_and_deviations_of_the_runs(tables, head):
     assert line.split("|")[5].strip() == f"{statistics.mean(means):.2f}"
 
 
+def test_what_was_lost_stands_in_its_own_table_with_the_difference(tables):
+    runs = [
+        json.loads(line)
+        for line in (ROOT / "benchmarks/results/quality_validation_h100.jsonl")
+        .read_text()
+        .splitlines()
+    ]
+    f1 = {(r["head"], r["corpus"]): 100 * r["validation_f1"] for r in runs}
+    lost, kept = tables.lost(), tables.validation() + tables.earlier()
+    for head, beside in tables.LOST.items():
+        assert f"| {head} |" in lost and f"| {head} |" not in kept and f"| {beside} |" in kept
+    head, beside = "span+mix_layers=7+word_dropout=0.1", "span+mix_layers=7"
+    (line,) = re.findall(rf"^\| {re.escape(head)} \|.*$", lost, re.M)
+    cells = [cell.strip() for cell in line.split("|")]
+    for corpus, cell in (("ncbi_disease", cells[3]), ("wnut17", cells[5])):
+        mine, theirs = f1[head, corpus], f1[beside, corpus]
+        assert cell == f"{mine:.2f} ({mine - theirs:+.2f})"
+    assert cells[2] == beside and cells[4] == cells[6] == ""
+
+
 def test_bins_of_several_runs_are_pooled_by_their_entities(tables):
     row = {"low": 0.5, "score": 0.6, "precision": 1.0, "predicted": 3}
     other = {"low": 0.5, "score": 0.5, "precision": 0.0, "predicted": 1}
