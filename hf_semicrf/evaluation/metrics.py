@@ -1,4 +1,4 @@
-"""Scores of whole entities, by the seqeval library."""
+"""Score whole entities by the seqeval library, for a Trainer and for anybody."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def entity_scores(
     """Precision, recall and F1 of entities that match in type and in both boundaries.
 
     Tags of every scheme are read as `LabelScheme.tags_to_spans` does (an orphan ``I-`` begins an
-    entity), written as IOB2 and compared in seqeval's strict mode. A score with nothing to divide
+    entity; without prefixes neighbours of one type are one entity), written as IOB2 and compared in seqeval's strict mode. A score with nothing to divide
     by is 0.
 
     Args:
