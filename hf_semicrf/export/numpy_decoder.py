@@ -176,20 +176,20 @@ def segment_scores(potentials: Arrays, lengths: np.ndarray) -> np.ndarray:
     longest, types = present["duration"].shape
     scores = np.full((batch, positions, longest, types), -np.inf)
     content = np.zeros((batch, positions, types))
-    for length_minus_one in range(min(longest, positions)):
-        begins, ends = slice(0, positions - length_minus_one), slice(length_minus_one, positions)
-        content = content[:, : positions - length_minus_one]
+    for d in range(min(longest, positions)):  # length less one
+        begins, ends = slice(0, positions - d), slice(d, positions)
+        content = content[:, : positions - d]
         if "emission" in present:
             content = content + present["emission"][:, ends]
-        score = content + present["duration"][length_minus_one]
+        score = content + present["duration"][d]
         if "start" in present:
             score = score + present["start"][:, begins]
         if "end" in present:
             score = score + present["end"][:, ends]
         if "segment" in present:
-            score = score + present["segment"][:, begins, length_minus_one]
-        inside = np.arange(length_minus_one, positions) < lengths[:, None]
-        scores[:, begins, length_minus_one] = np.where(inside[..., None], score, -np.inf)
+            score = score + present["segment"][:, begins, d]
+        inside = np.arange(d, positions) < lengths[:, None]
+        scores[:, begins, d] = np.where(inside[..., None], score, -np.inf)
     return scores
 
 
@@ -226,11 +226,9 @@ def segment_posteriors(
         if begin == 0:
             log_z = _log_sum(initial + begun, 1)
     log_p = np.full_like(scores, -np.inf)
-    for length_minus_one in range(min(longest, positions)):
-        begins = slice(0, positions - length_minus_one)
-        log_p[:, begins, length_minus_one] = (
-            pre[:, begins] + scores[:, begins, length_minus_one] + post[:, length_minus_one + 1 :]
-        )
+    for d in range(min(longest, positions)):
+        begins = slice(0, positions - d)
+        log_p[:, begins, d] = pre[:, begins] + scores[:, begins, d] + post[:, d + 1 :]
     possible = np.isfinite(log_z)[:, None, None, None]
     shift = np.where(possible, log_z[:, None, None, None], 0)
     return np.where(possible, np.exp(log_p - shift), 0)
