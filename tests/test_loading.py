@@ -335,8 +335,11 @@ def test_settings_that_did_nothing_are_dropped(saved, earlier, tmp_path):
 def test_settings_that_are_gone_say_which_commit_loads_them(earlier, name, value, auto):
     folder = earlier(**{name: value})
     read = AutoModelForTokenClassification.from_pretrained if auto else load
-    with pytest.raises(ValueError, match=rf"{name}.*{re.escape(repr(value))}.*commit 77474b6"):
+    message = rf"{name}.*{re.escape(repr(value))}.*commit 77474b6"
+    with pytest.raises(ValueError, match=message):
         read(folder)
+    with pytest.raises(ValueError, match=message):  # whatever is given in place of what is stored
+        load(folder, config=SemiCRFConfig(labels=LABELS))
 
 
 # Refusals, before weights are read

@@ -6,11 +6,12 @@ temperature and threshold. Needs torch alone: nothing here imports transformers.
 
 from hf_semicrf.head.calibration import Scored, fit_temperature, fit_threshold
 from hf_semicrf.head.module import SemiCRF, SemiCRFOutput
-from hf_semicrf.head.settings import DEFAULTS, HeadSettings, without_removed
+from hf_semicrf.head.settings import DEFAULTS, HeadSettings, RemovedError, without_removed
 
 __all__ = [
     "DEFAULTS",
     "HeadSettings",
+    "RemovedError",
     "Scored",
     "SemiCRF",
     "SemiCRFOutput",

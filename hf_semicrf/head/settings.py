@@ -93,10 +93,10 @@ class HeadSettings:
         for setting in fields(self):
             value, values = getattr(self, setting.name), setting.metadata["range"]
             if not values.contains(value):
-                hint = REMOVED_HINT if setting.name == "scorer" and _was_a_scorer(value) else ""
-                raise ValueError(
-                    f"expected {setting.name} as {values.expected}, got {value!r}{hint}"
-                )
+                message = f"expected {setting.name} as {values.expected}, got {value!r}"
+                if setting.name == "scorer" and _was_a_scorer(value):
+                    raise RemovedError(message + REMOVED_HINT)
+                raise ValueError(message)
 
 
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(HeadSettings)}
@@ -117,16 +117,20 @@ REMOVED_SETTINGS = {
 REMOVED_NAMES = (*REMOVED_SETTINGS, "dropped_token_id")
 
 
+class RemovedError(ValueError):
+    """A configuration has a setting that has been taken out, or a value of one."""
+
+
 def without_removed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a configuration without the settings that have been taken out.
 
     Raises:
-        ValueError: One of those has a value at which it did something.
+        RemovedError: One of those has a value at which it did something.
     """
     for name, nothing in REMOVED_SETTINGS.items():
         value = arguments.get(name, nothing)
         if value != nothing:
-            raise ValueError(f"expected no setting {name}, got {name}={value!r}{REMOVED_HINT}")
+            raise RemovedError(f"expected no setting {name}, got {name}={value!r}{REMOVED_HINT}")
     return {name: value for name, value in arguments.items() if name not in REMOVED_NAMES}
 
 

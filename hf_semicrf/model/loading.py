@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_semicrf.head import DEFAULTS, without_removed
+from hf_semicrf.head import DEFAULTS, RemovedError, without_removed
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 
 logger = logging.get_logger(__name__)
@@ -186,6 +186,8 @@ def _stored_config(
     """The configuration beside the weights; the one that was given where there is none."""
     try:
         return AutoConfig.from_pretrained(name, **hub) if name is not None else config
+    except RemovedError:
+        raise
     except (OSError, ValueError):
         if config is None:
             raise
