@@ -122,12 +122,14 @@ class SemiCRFConfig(PretrainedConfig):
     @property
     def scheme(self) -> LabelScheme:
         """The labels read as a tagging scheme."""
-        return _scheme(tuple(self.id2label.items()), self.label_scheme)
+        names: Any = self.id2label
+        return _scheme(tuple(names.items()), self.label_scheme)
 
     @property
     def labels(self) -> list[str]:
         """Tag names in the order of their ids."""
-        return [self.id2label[index] for index in range(len(self.id2label))]
+        names: Any = self.id2label
+        return [names[index] for index in range(len(names))]
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The encoder's text configuration: its vocabulary, width and positions."""
@@ -137,7 +139,9 @@ class SemiCRFConfig(PretrainedConfig):
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing to remember: every save names the Auto classes; the stock way copies files."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> None:
         """Write config.json, and the shim through which the Auto classes find this package.
 
         Args:
@@ -149,6 +153,8 @@ class SemiCRFConfig(PretrainedConfig):
             write_shim(save_directory)
         super().save_pretrained(os.fspath(save_directory), **kwargs)
 
-    def _upload_modified_files(self, working_dir: str, *args: Any, **kwargs: Any) -> Any:
+    def _upload_modified_files(  # type: ignore[override]
+        self, working_dir: str, *args: Any, **kwargs: Any
+    ) -> Any:
         write_shim(working_dir)  # anew, so that it counts as modified
         return super()._upload_modified_files(working_dir, *args, **kwargs)

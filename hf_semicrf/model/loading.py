@@ -69,7 +69,7 @@ class Request(NamedTuple):
     def read(
         cls,
         name: str | None,
-        config: PretrainedConfig | str | None,
+        config: Any,
         labels: Sequence[str] | None,
         arguments: Mapping[str, Any],
     ) -> Request:
@@ -77,7 +77,7 @@ class Request(NamedTuple):
 
         Args:
             name: Hub name or folder; None with a ``state_dict``.
-            config: Configuration of the model or of the encoder, or where to read one.
+            config: Configuration of the model or of the encoder, where to read one, or None.
             labels: Tag names in the order of their ids.
             arguments: All others, by name.
 
@@ -89,7 +89,7 @@ class Request(NamedTuple):
         hub = hub_arguments(arguments)
         if isinstance(config, str | os.PathLike):
             config = AutoConfig.from_pretrained(config, **hub)
-        stored = _stored_config(name, config, hub)
+        stored: Any = _stored_config(name, config, hub)
         saved = isinstance(stored, SemiCRFConfig)
         config = copy.deepcopy(stored if config is None else config)
         encoder = getattr(config, "encoder_config", config)
@@ -152,7 +152,7 @@ def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """
     for mapping in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
-            found = mapping[type(config)]
+            found: Any = mapping[type(config)]
             return found[0] if isinstance(found, tuple) else found
     raise ValueError(f"expected the configuration of a text encoder, got {type(config).__name__}")
 
@@ -166,12 +166,13 @@ def accepted(function: Any, **arguments: Any) -> dict[str, Any]:
 def vocabulary_size(encoder: PreTrainedModel) -> int:
     """Rows of the encoder's token embeddings; 0 for one that reads characters without them."""
     try:
-        return len(encoder.get_input_embeddings().weight)
+        embeddings: Any = encoder.get_input_embeddings()
+        return len(embeddings.weight)
     except NotImplementedError:
         return 0
 
 
-def tokenizer_of(name: str, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
+def tokenizer_of(name: str | None, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside an encoder; None where there is none that can be read."""
     try:
         return AutoTokenizer.from_pretrained(name, **hub)
@@ -182,7 +183,7 @@ def tokenizer_of(name: str, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase |
 
 def _stored_config(
     name: str | None, config: PretrainedConfig | None, hub: Mapping[str, Any]
-) -> PretrainedConfig:
+) -> PretrainedConfig | None:
     """The configuration beside the weights; the one that was given where there is none."""
     try:
         return AutoConfig.from_pretrained(name, **hub) if name is not None else config
@@ -212,7 +213,8 @@ def _labels(
     if any(other != names for other in given.values()):
         raise ValueError(f"expected {' and '.join(given)} to name the same tags, got {given}")
     if names is None:
-        names = [config.id2label[index] for index in sorted(config.id2label)]
+        stored: Any = config.id2label
+        names = [stored[index] for index in sorted(stored)]
         if all(tag.startswith("LABEL_") for tag in names):  # what stands there by default
             names = None
     count = arguments.pop("num_labels", None)

@@ -70,6 +70,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         encoder: A loaded encoder to put the head on; built from the configuration where None.
     """
 
+    config: SemiCRFConfig
+    text_encoder: PreTrainedModel
+    classifier: SemiCRF
+    word_starts: Tensor
+    hf_device_map: dict[str, Any]
     config_class = SemiCRFConfig
     base_model_prefix = "text_encoder"
     supports_gradient_checkpointing = True
@@ -115,7 +120,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self.text_encoder.set_input_embeddings(value)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | None,
         *,
@@ -144,18 +149,18 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             TypeError: An argument is unknown; likewise.
         """
         name = pretrained_model_name_or_path
-        config, saved, loader = Request.read(name, config, labels, kwargs)
+        asked, saved, loader = Request.read(name, config, labels, kwargs)
         if saved:
-            return super().from_pretrained(name, config=config, **loader)
+            return super().from_pretrained(name, config=asked, **loader)
         with_info = loader.pop("output_loading_info", False)
-        built = encoder_class(config.encoder_config)
+        built: Any = encoder_class(asked.encoder_config)
         extra = accepted(built.__init__, add_pooling_layer=False)
         encoder, info = built.from_pretrained(
-            name, config=config.encoder_config, output_loading_info=True, **extra, **loader
+            name, config=asked.encoder_config, output_loading_info=True, **extra, **loader
         )
         # the encoder's loader has settled its attention, and noted where it comes from
-        config = SemiCRFConfig(encoder.config, labels=config.labels, **head_arguments(config))
-        model = cls(config, encoder=encoder)
+        settled = SemiCRFConfig(encoder.config, labels=asked.labels, **head_arguments(asked))
+        model = cls(settled, encoder=encoder)
         if len(model.word_starts) and (tokenizer := tokenizer_of(name, hub_arguments(kwargs))):
             model.use_tokenizer(tokenizer)
         model.classifier.to(dtype=encoder.dtype, device=encoder.device)
@@ -173,7 +178,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if with_info:
             head = {f"classifier.{part}" for part in model.classifier.state_dict()}
             info["missing_keys"] = set(info["missing_keys"]) | head
-            return model, info
+            return model, info  # type: ignore[return-value]
         return model
 
     @classmethod
@@ -192,7 +197,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         self._card_files = card_files(save_directory) if kwargs.get("push_to_hub") else {}
         super().save_pretrained(os.fspath(save_directory), *args, **kwargs)
 
-    def _upload_modified_files(
+    def _upload_modified_files(  # type: ignore[override]
         self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any
     ) -> Any:
         files = self._card_files or card_for_push(self, repo_id, kwargs.get("token"))
@@ -319,11 +324,14 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if head.segment_posteriors is not None and output_segment_posteriors:
             posteriors = lattice.scatter(head.segment_posteriors)
         states = None if mixed and not output_hidden_states else encoded.get("hidden_states")
+        scored = None
+        if output_potentials and types is not None and starts is not None:
+            scored = Scored(head.potentials, types, starts)
         output = SemiCRFTokenClassifierOutput(
             loss=loss,
             logits=logits,
             segment_posteriors=posteriors,
-            potentials=Scored(head.potentials, types, starts) if output_potentials else None,
+            potentials=scored,
             head=head if output_head else None,
             hidden_states=states,
             attentions=encoded.get("attentions"),
@@ -497,7 +505,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         wanted = {name: value for name, value in outputs.items() if value is not None}
         return self.text_encoder(**known, **wanted, return_dict=True)
 
-    def _states(self, encoded: ModelOutput) -> Tensor:
+    def _states(self, encoded: Any) -> Tensor:
         """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""
         count = self.config.mix_layers
         return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
@@ -561,11 +569,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return
         if self.config.unknown == "marginalize":
             inside = inside & (tags != UNKNOWN_TAG)
-        wrong = tags[inside & ((tags < 0) | (tags >= self.config.num_labels))]
+        count = len(self.config.labels)
+        wrong = tags[inside & ((tags < 0) | (tags >= count))]
         if len(wrong):
             raise ValueError(
-                f"expected labels in 0..{self.config.num_labels - 1} on every word of word_mask, "
-                f"got {int(wrong[0])}"
+                f"expected labels in 0..{count - 1} on every word of word_mask, got {int(wrong[0])}"
             )
 
     def _check_possible(self, nll: Tensor) -> None:

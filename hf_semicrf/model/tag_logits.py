@@ -20,6 +20,7 @@ def tag_logits(scheme: LabelScheme, head: SemiCRFOutput, lattice: Lattice) -> Te
             segment; a sub-word of no word is outside for certain.
     """
     marginals = head.marginals
+    assert marginals is not None and head.labels is not None and head.starts is not None
     # of words' first sub-words, then of others: nothing starts or ends there
     token = torch.stack([marginals.token, marginals.token])
     start, end = (torch.stack([x, torch.zeros_like(x)]) for x in (marginals.start, marginals.end))
