@@ -38,7 +38,7 @@ class SemiCRFConfig(PretrainedConfig):
             way to give ``id2label``.
         max_segment_length: Longest segment L, in words.
         scorer: How hidden states score segments: "sum", "boundary", "mlp", "entity", "length",
-            "biaffine", "pointer", "span" or "span_max" (see ``hf_semicrf.scorers``), or several
+            "biaffine", "pointer", or "span" (see ``hf_semicrf.scorers``), or several
             joined by "+", which are added.
         head_dropout: Probability of dropping a hidden unit before scoring.
         head_width: Units of the head's own hidden layers.

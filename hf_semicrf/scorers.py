@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
-from hf_semicrf.ops.checks import Backend, resolve_backend
-from hf_semicrf.ops.span_scores import Content, span_scores, windows
+from hf_semicrf.ops import Backend, resolve_backend, span_scores
+from hf_semicrf.ops.host.span_scores import windows
 
 BLOCK = 64  # positions whose segments one product of start and end states scores
 
@@ -186,15 +186,15 @@ class BiaffineScorer(nn.Module):
 class SpanScorer(nn.Module):
     """Boundary scores, and a score of each segment as a whole.
 
-    The segment's first and last states, its content (the mean or the maximum of its states) and its
+    The segment's first and last states, its mean state and its
     width are projected and added, then a GELU and a linear layer give one score a type. Dropout
     leaves out the same hidden units in all segments that start at a position. Autocast reaches the
     projection alone.
     """
 
-    def __init__(self, s: ScorerSettings, content: Content = "mean"):
+    def __init__(self, s: ScorerSettings):
         super().__init__()
-        self.content, self.backend = content, s.backend
+        self.backend = s.backend
         self.boundary = BoundaryScorer(s)
         self.projection = nn.Linear(s.hidden_size, 3 * s.width, bias=False)  # widths are biases
         self.width = nn.Embedding(s.max_segment_length, s.width)
@@ -213,17 +213,9 @@ class SpanScorer(nn.Module):
             self.output.weight,
             self.output.bias,
             dropout.p if self.training else 0.0,
-            self.content,
             backend,
         )
         return self.boundary.score(hidden)._replace(segment=segment)
-
-
-class MaxSpanScorer(SpanScorer):
-    """A `SpanScorer` whose content is the maximum of the states."""
-
-    def __init__(self, s: ScorerSettings):
-        super().__init__(s, "max")
 
 
 class PointerScorer(BiaffineScorer):
@@ -257,7 +249,6 @@ SCORERS: dict[str, type[nn.Module]] = {
     "biaffine": BiaffineScorer,
     "pointer": PointerScorer,
     "span": SpanScorer,
-    "span_max": MaxSpanScorer,
 }
 
 

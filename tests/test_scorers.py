@@ -11,7 +11,8 @@ from torch.nn.functional import gelu
 from hf_semicrf import SemiCRF, scorers
 from hf_semicrf.context import CONTEXTS
 from hf_semicrf.head import expected_word_score
-from hf_semicrf.ops import span_scores as spans
+from hf_semicrf.ops import span_scores
+from hf_semicrf.ops.host import span_scores as implementations
 from hf_semicrf.scorers import SCORERS, ScorerSettings, build_scorer
 
 SETTINGS = ScorerSettings(hidden_size=6, num_types=3, max_segment_length=4, dropout=0.0, width=16)
@@ -49,21 +50,18 @@ def test_products_in_blocks_are_the_products_of_all_pairs(monkeypatch, block, po
             torch.testing.assert_close(banded[:, s, extra], expected.to(banded), **FLOAT64)
 
 
-@pytest.mark.parametrize("name", ["span", "span_max"])
-def test_span_scores_are_those_of_each_segment_by_itself(name, monkeypatch):
-    scorer, hidden = SCORERS[name](SETTINGS).double(), hidden_states()
+def test_span_scores_are_those_of_each_segment_by_itself(monkeypatch):
+    scorer, hidden = SCORERS["span"](SETTINGS).double(), hidden_states()
     whole = scorer(hidden).segment
     for s, e in segments(5):
         first, last, inside = (x @ hidden[0].T for x in scorer.projection.weight.chunk(3))
-        states = inside[:, s:e]
-        content = states.mean(1) if name == "span" else states.max(1).values
-        features = first[:, s] + last[:, e - 1] + content
+        features = first[:, s] + last[:, e - 1] + inside[:, s:e].mean(1)
         expected = scorer.output(gelu(features + scorer.width.weight[e - s - 1]))
         torch.testing.assert_close(whole[0, s, e - s - 1], expected, rtol=1e-6, atol=1e-6)
     # in chunks, recomputed: the same values and gradients
     gradients = []
-    for size in (spans.CHUNK_ELEMENTS, 1):
-        monkeypatch.setattr(spans, "CHUNK_ELEMENTS", size)
+    for size in (implementations.CHUNK_ELEMENTS, 1):
+        monkeypatch.setattr(implementations, "CHUNK_ELEMENTS", size)
         scorer.zero_grad()
         chunked = scorer(hidden).segment
         torch.testing.assert_close(chunked, whole, **FLOAT64)
@@ -72,13 +70,11 @@ def test_span_scores_are_those_of_each_segment_by_itself(name, monkeypatch):
     torch.testing.assert_close(gradients[1], gradients[0], **FLOAT64)
 
 
-@pytest.mark.parametrize("content", ["mean", "max"])
-def test_dropout_takes_the_same_units_from_all_segments_of_a_start(content):
+def test_dropout_takes_the_same_units_from_all_segments_of_a_start():
     states = torch.randn(2, 50, 3 * 8, dtype=torch.float64)
     width, units, bias = torch.randn(3, 8).double(), torch.eye(8).double(), torch.zeros(8).double()
     whole, dropped = (
-        spans.span_scores(states, width, units, bias, dropout, content, "torch")
-        for dropout in (0.0, 0.25)
+        span_scores(states, width, units, bias, dropout, "torch") for dropout in (0.0, 0.25)
     )
     kept = (dropped != 0).all(2)
     expected = torch.where(kept[:, :, None], whole / 0.75, 0)
@@ -113,7 +109,7 @@ def test_joined_scorers_add_up():
     torch.testing.assert_close(scores.segment, parts[1].segment + parts[3].segment)
 
 
-@pytest.mark.parametrize("scorer", [*SCORERS, "mlp+biaffine+span_max"])
+@pytest.mark.parametrize("scorer", [*SCORERS, "mlp+biaffine+span"])
 @pytest.mark.parametrize("context", [None, *CONTEXTS])
 def test_gradients_reach_all_parameters_and_padding_changes_nothing(scorer, context):
     head = SemiCRF(

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials
-
-try:
-    import triton
-except ImportError:  # CPU builds of PyTorch come without it
-    triton = None
+from hf_semicrf.ops.routing import HAS_TRITON
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -44,16 +40,23 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
     if backend == "auto":
-        return "triton" if device.type == "cuda" and triton is not None else "torch"
+        return "triton" if device.type == "cuda" and HAS_TRITON else "torch"
     if backend == "triton":
-        if triton is None:
+        if not HAS_TRITON:
             raise RuntimeError('expected triton to be installed for backend="triton"; it is not')
-        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+        if device.type != "cuda" and not _triton_interprets():
             raise RuntimeError(
                 'expected tensors on a CUDA device for backend="triton", or TRITON_INTERPRET=1 in '
                 f"the environment before triton is imported; got tensors on {device}"
             )
     return backend
+
+
+def _triton_interprets() -> bool:
+    """Whether Triton runs its kernels on the CPU, which it has read from the environment."""
+    import triton
+
+    return triton.knobs.runtime.interpret
 
 
 def checked(p: Potentials) -> Potentials:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored, ranking, risk, sampling
 from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
+from hf_semicrf.ops.host import factored, ranking, risk, sampling
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 

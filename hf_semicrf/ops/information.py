@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import covariance, factored
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend
+from hf_semicrf.ops.host import covariance, factored
 from hf_semicrf.ops.potentials import Potentials
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_semicrf.ops import factored
 from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend
+from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.potentials import Potentials
 
 

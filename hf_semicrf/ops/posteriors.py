@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import covariance, ranking
-from hf_semicrf.ops import spans as of_spans
 from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend
+from hf_semicrf.ops.host import covariance, ranking, span_marginals
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import bounds
 
 
 class Marginals(NamedTuple):
@@ -78,7 +76,7 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -
     """
     p = checked(p)
     spans = checked_spans(p, spans)
-    return of_spans.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
+    return span_marginals.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
 
 
 class MaxMarginals(NamedTuple):
@@ -133,24 +131,3 @@ def segment_sums(segment: Tensor) -> Marginals:
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
     return Marginals(opened.cumsum(1).to(start.dtype), start, end, segment)
-
-
-def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Read a tensor over all segments at the segments of one segmentation.
-
-    Args:
-        values: Any value of each segment, by start and length less one [B, N, L, C].
-        labels: Type of each position [B, N], -1 past the length.
-        starts: Whether a segment starts at the position [B, N] bool.
-        lengths: Positions of each sentence [B].
-
-    Returns:
-        For each position the value of the segment that covers it [B, N]; 0 past the length.
-    """
-    _, positions, longest, types = values.shape
-    inside, begin, ends = bounds(starts, lengths)
-    n = torch.arange(positions, device=values.device)
-    last = torch.where(ends, n, positions - 1).flip(1).cummin(1).values.flip(1)
-    index = (begin * longest + last - begin) * types + labels
-    read = values.flatten(1).gather(1, torch.where(inside, index, 0))
-    return torch.where(inside, read, 0)

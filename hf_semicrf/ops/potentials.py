@@ -108,13 +108,6 @@ def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
     return scores
 
 
-def spread(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Labels [..., N] of all positions from those at the segments' starts; -1 past a length."""
-    n = torch.arange(labels.shape[-1], device=labels.device)
-    labels = labels.gather(-1, torch.where(starts, n, 0).cummax(-1).values)
-    return labels.masked_fill(n >= lengths[..., None], -1)
-
-
 def reverse(p: Potentials) -> Potentials:
     """The same distribution read from right to left: suffixes become prefixes.
 

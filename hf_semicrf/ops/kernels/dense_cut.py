@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import Plan, accumulator, durations, far_tile, pull
+from hf_semicrf.ops.kernels.dense_states import Plan, accumulator, durations, far_tile, pull
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import accumulator, durations
+from hf_semicrf.ops.kernels.dense_states import accumulator, durations
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import durations
+from hf_semicrf.ops.kernels.dense_states import durations
 
 
 @triton.jit

@@ -26,9 +26,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.kernels.common import LOG2E, contiguous, load_scaled, power_of_two
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import Expectations, State
 
 
 @triton.jit
@@ -273,7 +273,7 @@ def expectations(
 ) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
 
-    As :func:`hf_semicrf.ops.reference.expectations`; the state is that of :func:`scan.scan`.
+    As :func:`hf_semicrf.ops.host.expectations.expectations`, from the state of :func:`scan.scan`.
     """
     batch, positions, longest, types = p.sizes
     emission, segment, start, end, duration, transition, _, _, lengths = contiguous(p)

@@ -38,6 +38,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hf_semicrf.ops.forward_backward import State
 from hf_semicrf.ops.kernels.common import (
     LN2,
     LOG2E,
@@ -51,7 +52,6 @@ from hf_semicrf.ops.kernels.common import (
     window_table,
 )
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import State
 
 MAX_WINDOW_ELEMENTS = 8192  # of the window's tile: more would not fit in registers
 MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers

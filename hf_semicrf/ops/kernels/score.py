@@ -68,7 +68,7 @@ def score_kernel(
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Score of a segmentation in nats, float64 [B], and its ends, int32 [B, N].
 
-    As :func:`hf_semicrf.ops.reference.segmentation_score`; -inf where a label is not a type.
+    As :func:`hf_semicrf.ops.host.score.segmentation_score`; -inf where a label is not a type.
     """
     batch, positions, longest, types = p.sizes
     inputs = contiguous((*p, labels, starts))

@@ -46,7 +46,7 @@ def _steps(edge: Tensor, lengths: Tensor) -> int:
 
 
 def scan(
-    edge: Tensor, lengths: Tensor, semiring: str, dtype: torch.dtype, keep: bool
+    edge: Tensor, lengths: Tensor, semiring: str, dtype: torch.dtype, keep_states: bool
 ) -> tuple[Tensor, Tensor]:
     """Sum over all tilings.
 
@@ -55,7 +55,7 @@ def scan(
         lengths: Boundaries of each sequence [B], 1..T.
         semiring: `"log"` or `"max"`.
         dtype: Of the sums within a row.
-        keep: Whether to keep beta; without it the memory of the recurrence is O(B·K·C).
+        keep_states: Whether to keep beta; without it the memory of the recurrence is O(B·K·C).
 
     Returns:
         score [B] and beta [B, T, C] (or [B, 0, C]), float64.
@@ -65,7 +65,7 @@ def scan(
     count, first = durations(edge)
     last = lengths - 1
     beta = edge.new_zeros((batch, types), dtype=torch.float64)
-    kept = beta.new_full((batch, (rows + 1) * keep, types), -torch.inf)
+    kept = beta.new_full((batch, (rows + 1) * keep_states, types), -torch.inf)
     kept[:, :1] = beta[:, None]
     window = beta.new_full((batch, count, types), -torch.inf)  # boundaries s+1, ..., s+D
     empty = window[:, :1].clone()
@@ -79,7 +79,7 @@ def scan(
         window = join(window, torch.where(used[..., None], pushed, -torch.inf))
         beta = window[:, 0]
         window = torch.cat([window[:, 1:], empty], dim=1)
-        if keep:
+        if keep_states:
             kept[:, s + 1] = beta
         score = torch.where(last == s + 1, reduce(beta, -1), score)
     return score, kept
@@ -112,7 +112,7 @@ def scan_gradient(
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B].
-        beta: From `scan` with `keep` [B, T, C].
+        beta: From `scan` with `keep_states` [B, T, C].
         dtype: Of the exponentials.
         scale: Gradient of each score [B].
 
@@ -150,7 +150,7 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor) -> Tensor:
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B].
-        beta: From `scan` with `keep` in the max semiring [B, T, C].
+        beta: From `scan` with `keep_states` in the max semiring [B, T, C].
 
     Returns:
         Path [B, T-1], int64: where a segment starts its place in `edge[b, s].flatten()`, else -1.

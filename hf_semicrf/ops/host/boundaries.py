@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.factored import implementation
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import implementation
 
 UNITS = {"torch": 1.0, "triton": math.log(2)}  # nats
 
@@ -34,7 +34,7 @@ class LogSums(NamedTuple):
 
 def log_sums(p: Potentials, backend: str) -> LogSums:
     """Scan in both directions."""
-    log_z, state = implementation(backend).scan(p)
+    log_z, state = implementation(backend, "scan").scan(p)
     beyond = torch.arange(p.sizes[1] + 1, device=log_z.device) > p.lengths[:, None]
 
     def in_nats(x: Tensor) -> Tensor:

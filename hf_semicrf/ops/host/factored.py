@@ -11,21 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import reference
+from hf_semicrf.ops.forward_backward import Expectations, State
+from hf_semicrf.ops.host import score
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import Expectations, State
-from hf_semicrf.ops.registry import kernels, operation, parted
-
-
-def implementation(backend: str) -> ModuleType:
-    """The module that implements a back end: the public functions of ``reference``."""
-    return reference if backend == "torch" else kernels("factored")
+from hf_semicrf.ops.registry import implementation, operation, parted
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
@@ -45,7 +39,7 @@ def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backe
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """The segmentation's score in nats, float64 [B]; differentiable."""
     if wants_gradient(p):
-        return reference.segmentation_score(p, labels, starts)[0]
+        return score.segmentation_score(p, labels, starts)[0]
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
@@ -118,13 +112,13 @@ def _operation(tensors: int, *arguments: str) -> Callable[[Callable], Callable]:
 @_operation(1, "str backend")
 def _log_partition(*inputs):
     p, (backend,) = parted(inputs)
-    return implementation(backend).log_partition(p)
+    return implementation(backend, "scan").log_partition(p)
 
 
 @_operation(1, "Tensor labels", "Tensor starts", "str backend")
 def _segmentation_score(*inputs):
     p, (labels, starts, backend) = parted(inputs)
-    return implementation(backend).segmentation_score(p, labels, starts)[0]
+    return implementation(backend, "score").segmentation_score(p, labels, starts)[0]
 
 
 @OPERATIONS["_log_partition"].register_fake
@@ -137,7 +131,7 @@ def _per_sentence(*args) -> Tensor:
 @_operation(4, "str backend")
 def _scan(*inputs):
     p, (backend,) = parted(inputs)
-    log_z, state = implementation(backend).scan(p)
+    log_z, state = implementation(backend, "scan").scan(p)
     return log_z, *state
 
 
@@ -153,10 +147,9 @@ def _fake_scan(*args):
 @_operation(6, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
     p, (labels, starts, backend) = parted(inputs)
-    module = implementation(backend)
-    log_z, state = module.scan(p)
-    score, ends = module.segmentation_score(p, labels, starts)
-    return log_z - score, log_z, *state, ends
+    log_z, state = implementation(backend, "scan").scan(p)
+    gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
+    return log_z - gold, log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake
@@ -173,7 +166,7 @@ def _(*args):
 def _expectations(*inputs):
     p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = parted(inputs)
     gold = None if labels is None or ends is None else (labels, ends)
-    expected = implementation(backend).expectations
+    expected = implementation(backend, "expectations").expectations
     return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
 
 
@@ -190,7 +183,7 @@ def _(*args):
 @_operation(2, "str backend")
 def _best(*inputs):
     p, (backend,) = parted(inputs)
-    return implementation(backend).best(p)
+    return implementation(backend, "viterbi").best(p)
 
 
 @OPERATIONS["_best"].register_fake

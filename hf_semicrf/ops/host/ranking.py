@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, spread
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
+from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end
 from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.segmentations import spread
 
 
 class Ranked(NamedTuple):

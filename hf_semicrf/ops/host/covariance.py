@@ -26,10 +26,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored
-from hf_semicrf.ops.boundaries import log_sums
+from hf_semicrf.ops.forward_backward import Expectations
+from hf_semicrf.ops.host import factored
+from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS, Expectations
 from hf_semicrf.ops.registry import kernels, operation, parted
 
 

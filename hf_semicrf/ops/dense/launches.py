@@ -1,4 +1,4 @@
-"""The dense recurrence on Triton: which kernels run, in which order. Counterpart of dense_scan.
+"""The dense recurrence on Triton: which kernels run, in which order. Counterpart of scan.py.
 
 All take contiguous `edge` [B, T-1, K, C, C] in nats and `lengths` [B] in 1..T on its device.
 """
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kernels import dense_cut, dense_gradient, dense_path, dense_states
-from .kernels.dense_states import Plan
+from hf_semicrf.ops.kernels import dense_cut, dense_gradient, dense_path, dense_states
+from hf_semicrf.ops.kernels.dense_states import Plan
 
 
 class States(NamedTuple):
@@ -57,7 +57,7 @@ def gradient(edge: Tensor, lengths: Tensor, states: States, scale: Tensor, cut: 
 
 
 def path(edge: Tensor, lengths: Tensor, states: States, cut: Plan) -> tuple[Tensor, Tensor]:
-    """Score [B] and path [B, T-1] as dense_scan.trace has it, from a max forward pass."""
+    """Score [B] and path [B, T-1] as scan.trace has it, from a max forward pass."""
     with torch.cuda.device_of(edge):
         cuts = dense_cut.cut(edge, lengths, *states, "max", cut)
         found = dense_path.trace(edge, lengths, states.beta, states.gamma, cuts)

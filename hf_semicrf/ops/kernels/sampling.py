@@ -101,7 +101,7 @@ def sample_kernel(
 
 
 def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`hf_semicrf.ops.sampling.walk`."""
+    """As :func:`hf_semicrf.ops.host.sampling.walk`."""
     batch, positions, longest, types = p.sizes
     emission, segment, start, end, duration, transition, _, final, lengths = contiguous(p)
     shape = uniform.shape[1:]

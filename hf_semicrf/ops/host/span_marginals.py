@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.boundaries import log_sums
+from hf_semicrf.ops.host.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, segment_scores
 from hf_semicrf.ops.registry import operation, parted
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.boundaries import log_sums
-from hf_semicrf.ops.potentials import Potentials, scores_by_end, spread
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS
-from hf_semicrf.ops.registry import kernels, operation, parted
+from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
+from hf_semicrf.ops.potentials import Potentials, scores_by_end
+from hf_semicrf.ops.registry import implementation, operation, parted
+from hf_semicrf.ops.segmentations import spread
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
@@ -38,9 +39,7 @@ def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor
 def _sample(*inputs):
     p, (uniform, backend) = parted(inputs)
     sums = log_sums(p, backend)
-    if backend == "torch":
-        return walk(p, sums.pre, sums.alpha, uniform)
-    return kernels("sample").walk(p, sums.pre, sums.alpha, uniform)
+    return implementation(backend, "sampling").walk(p, sums.pre, sums.alpha, uniform)
 
 
 @_sample.register_fake

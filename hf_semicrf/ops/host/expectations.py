@@ -1,0 +1,124 @@
+"""Expected counts from the state of a scan in both directions, all positions in parallel.
+
+    p(s, e, c) = exp(pre[s, c] + seg(s, e, c) + post[e, c] - log Z)
+
+Source: Sarawagi and Cohen (2004), equation 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_semicrf.ops.forward_backward import Expectations, State
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
+from hf_semicrf.ops.potentials import Potentials, segment_scores
+
+
+def expectations(
+    p: Potentials,
+    log_z: Tensor,
+    state: State,
+    weight: Tensor,
+    gold: tuple[Tensor, Tensor] | None,
+    with_segment: bool,
+    add_up: bool,
+) -> Expectations:
+    """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
+
+    All positions of all lengths in parallel; memory is O(B N C), and B N L C more for
+    ``with_segment``. A sentence that has no legal segmentation (log Z = -inf) expects nothing.
+
+    Args:
+        p: Potentials.
+        log_z: Log Z, float64 [B].
+        state: From :func:`scan`.
+        weight: Factor of each sentence [B].
+        gold: Labels [B, N], and from :func:`segmentation_score` the ends [B, N].
+        with_segment: Whether to count segments by start and length.
+        add_up: Whether to add up what the sentences share.
+    """
+    batch, positions, longest, types = p.sizes
+    possible = log_z > -torch.inf
+    gold_weight = weight.to(p.duration.dtype)
+    weight = torch.where(possible, gold_weight, 0)[:, None]
+    log_z = torch.where(possible, log_z, 0)
+    start = p.duration.new_zeros(batch, positions, types)
+    end = torch.zeros_like(start)
+    duration = p.duration.new_zeros(batch, longest, types)
+    segment = p.duration.new_zeros((batch, positions, longest, types) if with_segment else (0,))
+    inside = torch.arange(positions, device=p.lengths.device) < p.lengths[:, None]
+    (pre, post), (prefix_offset, suffix_offset) = state.pre, state.offset
+
+    for extra, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+        begins, ends = slice(0, positions - lo), slice(lo, positions)
+        shift = prefix_offset[:, begins] + suffix_offset[:, lo + 1 :] - log_z[:, None]
+        log_p = pre[:, begins] + score + post[:, lo + 1 :]
+        mass = torch.exp(log_p + shift[..., None].to(log_p.dtype)) * weight[..., None]
+        mass = torch.where((inside[:, ends] & possible[:, None])[..., None], mass, 0)
+        start[:, begins] += mass
+        end[:, ends] += mass
+        duration[:, extra] = mass.sum(1)
+        if with_segment:
+            segment[:, begins, extra] = mass
+
+    opened = start.to(torch.float64, copy=True)
+    opened[:, 1:] -= end[:, :-1]
+    sign = weight[..., None].sign()  # rounding must not change it
+    emission = ((opened.cumsum(1) * sign).clamp_(min=0) * sign * inside[..., None]).to(start.dtype)
+    if p.emission is not None:  # starts less ends need not cancel to the last bit
+        emission.masked_fill_(p.emission == -torch.inf, 0)
+    transition = _expected_transitions(p, log_z, state) * weight[..., None]
+    if gold is not None:
+        counts = (emission, segment, start, end, duration, transition)
+        _subtract(counts, gold, inside, gold_weight)
+    last = (p.lengths - 1)[:, None, None].expand(batch, 1, types)
+    shared = (duration, transition, start[:, 0], end.gather(1, last))
+    rows = torch.cat([x.flatten(1) for x in shared], 1)
+    return Expectations(
+        emission, segment, start, end, rows.sum(0, keepdim=True) if add_up else rows
+    )
+
+
+def _subtract(
+    counts: tuple[Tensor, ...], gold: tuple[Tensor, Tensor], inside: Tensor, weight: Tensor
+) -> None:
+    """Take one segmentation's counts, times a weight [B], off in place."""
+    emission, segment, start, end, duration, transition = counts
+    labels, ends = gold
+    batch, positions, types = start.shape
+    longest = duration.shape[1]
+    labels = torch.where(inside, labels, 0)
+    weight = weight[:, None].expand(batch, positions)
+    closes = ends > 0
+    opens = torch.nn.functional.pad(closes, (1, 0), value=True)[:, :-1] & inside
+    extra = (ends - 1).clamp(0, longest - 1)
+    scored = closes & (ends <= longest)
+
+    def take(count: Tensor, index: Tensor, where: Tensor) -> None:
+        count.flatten(1).scatter_add_(1, index, -weight[:, : index.shape[1]] * where)
+
+    at = torch.arange(positions, device=labels.device) * types + labels
+    take(emission, at, inside)
+    take(start, at, opens)
+    take(end, at, closes)
+    take(duration, extra * types + labels, scored)
+    take(transition, labels[:, :-1] * types + labels[:, 1:], opens[:, 1:])
+    if segment.numel():
+        begin = (torch.arange(positions, device=labels.device) - extra).clamp(min=0)
+        take(segment, (begin * longest + extra) * types + labels, scored)
+
+
+def _expected_transitions(p: Potentials, log_z: Tensor, state: State) -> Tensor:
+    """Expected neighbouring types [B, C_src, C_dst], in blocks of positions."""
+    batch, positions, _, types = p.sizes
+    out = p.transition.new_zeros(batch, types, types)
+    size = max(1, BLOCK_ELEMENTS // (batch * types * types))
+    for first in range(1, positions, size):
+        n = slice(first, min(first + size, positions))
+        shift = state.offset[:, :, n].sum(0) - log_z[:, None]
+        left = state.alpha[0, :, n] + shift[..., None].to(out.dtype)
+        log_p = left[..., :, None] + p.transition + state.alpha[1, :, n, None, :]
+        inner = torch.arange(positions, device=p.lengths.device)[n] < p.lengths[:, None]
+        out += torch.where(inner[..., None, None], log_p.exp(), 0).sum(1)
+    return out
