@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
 from hf_semicrf.ops.host import span_scores
-from hf_semicrf.ops.kernels import means, sampling, scan
+from hf_semicrf.ops.kernels import means, sampling, window
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
 SHAPES = {
@@ -50,7 +50,7 @@ def forced(limits: dict[str, int]):
     """Smaller limits of the kernels' layout, so that small inputs meet every branch."""
     with ExitStack() as stack:
         for limit, value in limits.items():
-            stack.enter_context(mock.patch.object(scan, limit, value))
+            stack.enter_context(mock.patch.object(window, limit, value))
         yield
 
 

@@ -20,13 +20,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import power_of_two, window_segments
+from hf_semicrf.ops.kernels.common import power_of_two
+from hf_semicrf.ops.kernels.window import read_segments
 
 
 @triton.jit
 def _ending(segment, first, t, length, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
     """Posteriors of the window's rows that may end at position t; -inf for the others."""
-    return window_segments(
+    return read_segments(
         segment, first, t, length, 0, longest, types, WINDOW, TYPES, False, 0, -float("inf")
     )
 
