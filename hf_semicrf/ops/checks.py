@@ -68,8 +68,8 @@ def checked(p: Potentials) -> Potentials:
                if getattr(p, k) is None]  # fmt: skip
     if missing:
         raise ValueError(f"expected potentials {', '.join(missing)}; got None")
-    given = {name: x for name, x in p._asdict().items() if x is not None}
-    for name, x in given.items():
+    present = {name: x for name, x in p._asdict().items() if x is not None}
+    for name, x in present.items():
         if x.ndim != len(_AXES[name]):
             axes = ", ".join(_AXES[name])
             raise ValueError(f"expected {name} of shape [{axes}], got {list(x.shape)}")
@@ -80,7 +80,7 @@ def checked(p: Potentials) -> Potentials:
         )
     size = dict(zip("BNLC", p.sizes, strict=True))
     dtype = torch.float32
-    for name, tensor in given.items():
+    for name, tensor in present.items():
         shape = [size[axis] for axis in _AXES[name]]
         if list(tensor.shape) != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {list(tensor.shape)}")

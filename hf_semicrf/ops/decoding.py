@@ -70,7 +70,7 @@ def minimum_risk(
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
-    p = _alone(Potentials(segment=segment), lengths, longest, types)
+    p = _checked_alone(Potentials(segment=segment), lengths, longest, types)
     segment = segment.detach().to(p.duration.dtype)
     back_end = resolve_backend(backend, segment.device)
     if back_end == "triton" and legal is None and risk.fits(longest, types):
@@ -78,7 +78,7 @@ def minimum_risk(
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
-    return _most(p._replace(segment=gain), legal, backend)
+    return _best_tiling(p._replace(segment=gain), legal, backend)
 
 
 def minimum_token_risk(
@@ -113,13 +113,13 @@ def minimum_token_risk(
     inner = marginals.token - marginals.start  # a token that starts nothing
     types = inner.shape[-1]
     gains = Potentials(emission=inner, start=marginals.start - inner)
-    p = _alone(gains, lengths, longest, types)
+    p = _checked_alone(gains, lengths, longest, types)
     duration = p.duration.clone()
     duration[1:, 0] = -torch.inf
-    return _most(p._replace(duration=duration), legal, backend)
+    return _best_tiling(p._replace(duration=duration), legal, backend)
 
 
-def _alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
+def _checked_alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
     """Scores of positions or segments as checked potentials that have no others."""
     zero = torch.zeros((), device=lengths.device)
     return checked(
@@ -133,7 +133,9 @@ def _alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentia
     )
 
 
-def _most(p: Potentials, legal: Potentials | None, backend: Backend) -> tuple[Tensor, Tensor]:
+def _best_tiling(
+    p: Potentials, legal: Potentials | None, backend: Backend
+) -> tuple[Tensor, Tensor]:
     """Labels and starts [B, N] of the tiling that gains the most, within what is legal."""
     if legal is not None:
         rules = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))

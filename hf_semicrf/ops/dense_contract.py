@@ -201,8 +201,8 @@ def to_edge(p: Potentials) -> Tensor:
     source = torch.cat([first[None], source])  # [N, C_dst, C_src]
     n = torch.arange(positions, device=device)
     slices = [p.duration.new_full((batch, positions, types, types), -torch.inf)]
-    for extra, (lo, score) in enumerate(segment_scores(p, 0, positions)):
-        stops = n[: positions - lo] + extra + 1
+    for d, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+        stops = n[: positions - lo] + d + 1
         score = torch.where((stops == p.lengths[:, None])[..., None], score + p.final, score)
         score = torch.where((stops <= p.lengths[:, None])[..., None], score, -torch.inf)
         dense = score[..., None] + source[: positions - lo]

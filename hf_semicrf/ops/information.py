@@ -55,7 +55,7 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
     dtype = torch.promote_types(p.duration.dtype, q.duration.dtype)
     back_end = resolve_backend(backend, p.lengths.device)
     p, q = p.map(Tensor.double), q.map(Tensor.double)
-    p, q = _filled(p, like=q), _filled(q, like=p)
+    p, q = _fill_missing(p, like=q), _fill_missing(q, like=p)
     ratio = _pairwise(torch.sub, p, q)
     log_z, expected = _expected_score(p, ratio, back_end)
     divergence = expected - log_z + factored.log_partition(q, back_end)
@@ -79,7 +79,7 @@ def _expected_score(p: Potentials, scores: Potentials, backend: str) -> tuple[Te
     return log_z, expected
 
 
-def _filled(p: Potentials, like: Potentials) -> Potentials:
+def _fill_missing(p: Potentials, like: Potentials) -> Potentials:
     """Zeros for the scores that only the other one gives."""
     pairs = zip(p, like, strict=True)
     return Potentials._make(

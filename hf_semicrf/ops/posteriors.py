@@ -45,11 +45,11 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     """
     p = checked(p)
     _, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
-    token, start, end, of_segments = (
+    token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
     )
-    return Marginals(token, start, end, of_segments if segment else None)
+    return Marginals(token, start, end, through_segments if segment else None)
 
 
 def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -> Tensor:
@@ -114,8 +114,8 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     """
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
-    token, start, end, of_segments = ranking.max_marginals(p)
-    return MaxMarginals(token, start, end, of_segments if segment else None)
+    token, start, end, through_segments = ranking.max_marginals(p)
+    return MaxMarginals(token, start, end, through_segments if segment else None)
 
 
 def segment_sums(segment: Tensor) -> Marginals:
@@ -126,8 +126,8 @@ def segment_sums(segment: Tensor) -> Marginals:
     """
     start = segment.sum(2)
     end = torch.zeros_like(start)
-    for extra in range(min(segment.shape[1:3])):
-        end[:, extra:] += segment[:, : segment.shape[1] - extra, extra]
+    for d in range(min(segment.shape[1:3])):
+        end[:, d:] += segment[:, : segment.shape[1] - d, d]
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
     return Marginals(opened.cumsum(1).to(start.dtype), start, end, segment)

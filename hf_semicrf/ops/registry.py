@@ -36,7 +36,7 @@ def operation(
     return register
 
 
-def parted(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
+def split_potentials(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
     """The potentials among an operation's inputs, and its further arguments."""
     count = len(Potentials._fields)
     return Potentials(*inputs[:count]), inputs[count:]

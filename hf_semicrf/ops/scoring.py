@@ -36,12 +36,14 @@ def span_scores(
         Scores in nats by start and length less one [B, N, L, C], float32 at least; those of
         segments that reach past the last position are of no use.
     """
-    kept = None
+    keep_mask = None
     if dropout:
         shape = (*states.shape[:2], weight.shape[1])  # [B, N, W]
-        kept = torch.empty(shape, dtype=torch.bool, device=states.device).bernoulli_(1 - dropout)
+        keep_mask = torch.empty(shape, dtype=torch.bool, device=states.device).bernoulli_(
+            1 - dropout
+        )
     scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-    inputs = (states.contiguous(), width, weight, bias, kept, scale)
+    inputs = (states.contiguous(), width, weight, bias, keep_mask, scale)
     if backend == "torch" or states.dtype == torch.float64:
         return implementations.span_scores(*inputs)
     if torch.compiler.is_compiling():

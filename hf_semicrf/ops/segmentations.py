@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def spread(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+def spread_labels(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """Labels [..., N] of all positions from those at the segments' starts; -1 past a length."""
     n = torch.arange(labels.shape[-1], device=labels.device)
     labels = labels.gather(-1, torch.where(starts, n, 0).cummax(-1).values)

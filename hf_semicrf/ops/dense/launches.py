@@ -29,7 +29,7 @@ class States(NamedTuple):
 
 
 def plan(edge: Tensor) -> Plan:
-    """How edge is cut up on its device."""
+    """Choose how edge is cut up on its device."""
     processors = 1
     if edge.is_cuda:
         processors = torch.cuda.get_device_properties(edge.device).multi_processor_count
@@ -37,28 +37,30 @@ def plan(edge: Tensor) -> Plan:
     return dense_states.plan(batch, rows, size, types, processors)
 
 
-def forward(edge: Tensor, lengths: Tensor, semiring: str, cut: Plan) -> tuple[Tensor, States]:
-    """Score [B] in float64, and the states up to the middle from both sides."""
+def forward(edge: Tensor, lengths: Tensor, semiring: str, layout: Plan) -> tuple[Tensor, States]:
+    """Compute the score [B], float64, and the states up to the middle from both sides."""
     batch, rows, _, types, _ = edge.shape
     beta = edge.new_empty((batch, rows + 1, types), dtype=torch.float64)
     states = States(beta, torch.empty_like(beta), beta.new_zeros((batch, 2)))
     with torch.cuda.device_of(edge):
-        dense_states.advance(edge, lengths, *states, semiring, 0, cut)
-        cuts = dense_cut.cut(edge, lengths, *states, semiring, cut)
+        dense_states.advance(edge, lengths, *states, semiring, 0, layout)
+        cuts = dense_cut.cut(edge, lengths, *states, semiring, layout)
     return dense_cut.score(cuts, lengths, types, semiring), states
 
 
-def gradient(edge: Tensor, lengths: Tensor, states: States, scale: Tensor, cut: Plan) -> Tensor:
-    """Multiply scale [B] with the edge marginals, from a forward pass in the log semiring."""
+def gradient(
+    edge: Tensor, lengths: Tensor, states: States, grad_score: Tensor, layout: Plan
+) -> Tensor:
+    """Multiply grad_score [B] with the edge marginals, after a forward pass in the log semiring."""
     states = States(*(x.clone() for x in states))
     with torch.cuda.device_of(edge):
-        dense_states.advance(edge, lengths, *states, "log", 1, cut)
-        return dense_gradient.marginals(edge, lengths, states.beta, states.gamma, scale)
+        dense_states.advance(edge, lengths, *states, "log", 1, layout)
+        return dense_gradient.marginals(edge, lengths, states.beta, states.gamma, grad_score)
 
 
-def path(edge: Tensor, lengths: Tensor, states: States, cut: Plan) -> tuple[Tensor, Tensor]:
-    """Score [B] and path [B, T-1] as scan.trace has it, from a max forward pass."""
+def path(edge: Tensor, lengths: Tensor, states: States, layout: Plan) -> tuple[Tensor, Tensor]:
+    """Trace the best path after a max forward pass: score [B], path [B, T-1] as of `scan.trace`."""
     with torch.cuda.device_of(edge):
-        cuts = dense_cut.cut(edge, lengths, *states, "max", cut)
-        found = dense_path.trace(edge, lengths, states.beta, states.gamma, cuts)
-    return dense_cut.score(cuts, lengths, edge.shape[-1], "max"), found
+        cuts = dense_cut.cut(edge, lengths, *states, "max", layout)
+        best_path = dense_path.trace(edge, lengths, states.beta, states.gamma, cuts)
+    return dense_cut.score(cuts, lengths, edge.shape[-1], "max"), best_path

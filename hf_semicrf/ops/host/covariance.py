@@ -31,7 +31,7 @@ from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.host.boundaries import log_sums
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
-from hf_semicrf.ops.registry import kernels, operation, parted
+from hf_semicrf.ops.registry import kernels, operation, split_potentials
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
@@ -44,14 +44,14 @@ def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tenso
 
 @operation(6, "bool with_segment", "str backend")
 def _counts(*inputs):
-    p, (with_segment, backend) = parted(inputs)
+    p, (with_segment, backend) = split_potentials(inputs)
     log_z, counts = factored.expectations(p, with_segment, backend)
     return log_z, *counts
 
 
 @_counts.register_fake
 def _(*args):
-    p, (with_segment, _) = parted(args)
+    p, (with_segment, _) = split_potentials(args)
     batch, positions, longest, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))
@@ -62,14 +62,14 @@ def _(*args):
 
 def _save_for_backward(ctx, inputs, output) -> None:
     *tensors, ctx.with_segment, ctx.backend = inputs
-    ctx.given = [x is not None for x in tensors]
+    ctx.is_present = [x is not None for x in tensors]
     ctx.save_for_backward(*(x for x in tensors if x is not None))
 
 
-def _backward(ctx, of_log_z: Tensor, *of_counts: Tensor):
+def _backward(ctx, grad_log_z: Tensor, *grad_counts: Tensor):
     saved = iter(ctx.saved_tensors)
-    tensors = [next(saved) if given else None for given in ctx.given]
-    gradient = _covariances(*tensors, of_log_z, *of_counts, ctx.backend)
+    tensors = [next(saved) if present else None for present in ctx.is_present]
+    gradient = _covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
     wanted = (
         x if needed else None
         for x, needed in zip(gradient, ctx.needs_input_grad, strict=False)
@@ -81,22 +81,22 @@ _counts.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 @operation(
-    8, "Tensor of_log_z", "Tensor of_emission", "Tensor of_segment", "Tensor of_start",
-    "Tensor of_end", "Tensor of_shared", "str backend",
+    8, "Tensor grad_log_z", "Tensor grad_emission", "Tensor grad_segment", "Tensor grad_start",
+    "Tensor grad_end", "Tensor grad_shared", "str backend",
 )  # fmt: skip
 def _covariances(*inputs):
     """Gradients of all potentials from those of log Z and of the counts; segment may be empty."""
-    p, (of_log_z, *of_counts, backend) = parted(inputs)
-    counts = Expectations(*of_counts)
+    p, (grad_log_z, *grad_counts, backend) = split_potentials(inputs)
+    counts = Expectations(*grad_counts)
     values = _values(counts, p.lengths, len(p.duration))
     p, dtype = p.map(Tensor.double), p.duration.dtype
-    gradient = _gradient(p, values, of_log_z, backend)
+    gradient = _gradient(p, values, grad_log_z, backend)
     return tuple(x.to(dtype) for x in gradient)
 
 
 @_covariances.register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))
@@ -129,7 +129,7 @@ def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
 
 
 def _gradient(
-    p: Potentials, values: Potentials, of_log_z: Tensor, backend: str
+    p: Potentials, values: Potentials, grad_log_z: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
     sums = log_sums(p, backend)
     batch, positions, _, types = p.sizes
@@ -147,23 +147,23 @@ def _gradient(
     last_type = (sums.alpha[rows, p.lengths] + p.final - log_z[:, None]).exp()
     mean = (last_type * (mean_alpha[rows, p.lengths] + values.final)).sum(-1)
     # the gradient of log Z itself is a count with the value 1
-    shift = (of_log_z - mean)[:, None, None]
+    shift = (grad_log_z - mean)[:, None, None]
     counted = (possible[:, None] & (n[:-1] < p.lengths[:, None]))[..., None]
 
     start, end = torch.zeros_like(mean_pre[:, 1:]), torch.zeros_like(mean_pre[:, 1:])
     duration = torch.zeros_like(p.duration)
     segment = p.duration.new_zeros(0) if p.segment is None else torch.zeros_like(p.segment)
     scored = zip(segment_scores(p, 0, positions), segment_scores(values, 0, positions), strict=True)
-    for extra, ((lo, score), (_, value)) in enumerate(scored):
+    for d, ((lo, score), (_, value)) in enumerate(scored):
         left, right = slice(0, positions - lo), slice(lo + 1, positions + 1)
         mass = (sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]).exp()
         mass = mass * (mean_pre[:, left] + value + mean_post[:, right] + shift)
         mass = torch.where(counted[:, lo:], mass, 0)
         start[:, left] += mass
         end[:, lo:] += mass
-        duration[extra] = mass.sum((0, 1))
+        duration[d] = mass.sum((0, 1))
         if p.segment is not None:
-            segment[:, left, extra] = mass
+            segment[:, left, d] = mass
     opened = start.clone()
     opened[:, 1:] -= end[:, :-1]
     emission = torch.where(counted, opened.cumsum(1), 0)

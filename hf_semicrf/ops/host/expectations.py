@@ -50,7 +50,7 @@ def expectations(
     inside = torch.arange(positions, device=p.lengths.device) < p.lengths[:, None]
     (pre, post), (prefix_offset, suffix_offset) = state.pre, state.offset
 
-    for extra, (lo, score) in enumerate(segment_scores(p, 0, positions)):
+    for d, (lo, score) in enumerate(segment_scores(p, 0, positions)):
         begins, ends = slice(0, positions - lo), slice(lo, positions)
         shift = prefix_offset[:, begins] + suffix_offset[:, lo + 1 :] - log_z[:, None]
         log_p = pre[:, begins] + score + post[:, lo + 1 :]
@@ -58,9 +58,9 @@ def expectations(
         mass = torch.where((inside[:, ends] & possible[:, None])[..., None], mass, 0)
         start[:, begins] += mass
         end[:, ends] += mass
-        duration[:, extra] = mass.sum(1)
+        duration[:, d] = mass.sum(1)
         if with_segment:
-            segment[:, begins, extra] = mass
+            segment[:, begins, d] = mass
 
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
@@ -92,7 +92,7 @@ def _subtract(
     weight = weight[:, None].expand(batch, positions)
     closes = ends > 0
     opens = torch.nn.functional.pad(closes, (1, 0), value=True)[:, :-1] & inside
-    extra = (ends - 1).clamp(0, longest - 1)
+    length_minus_one = (ends - 1).clamp(0, longest - 1)
     scored = closes & (ends <= longest)
 
     def take(count: Tensor, index: Tensor, where: Tensor) -> None:
@@ -102,11 +102,11 @@ def _subtract(
     take(emission, at, inside)
     take(start, at, opens)
     take(end, at, closes)
-    take(duration, extra * types + labels, scored)
+    take(duration, length_minus_one * types + labels, scored)
     take(transition, labels[:, :-1] * types + labels[:, 1:], opens[:, 1:])
     if segment.numel():
-        begin = (torch.arange(positions, device=labels.device) - extra).clamp(min=0)
-        take(segment, (begin * longest + extra) * types + labels, scored)
+        begin = (torch.arange(positions, device=labels.device) - length_minus_one).clamp(min=0)
+        take(segment, (begin * longest + length_minus_one) * types + labels, scored)
 
 
 def _expected_transitions(p: Potentials, log_z: Tensor, state: State) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.host import score
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import implementation, operation, parted
+from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
@@ -111,13 +111,13 @@ def _operation(tensors: int, *arguments: str) -> Callable[[Callable], Callable]:
 
 @_operation(1, "str backend")
 def _log_partition(*inputs):
-    p, (backend,) = parted(inputs)
+    p, (backend,) = split_potentials(inputs)
     return implementation(backend, "scan").log_partition(p)
 
 
 @_operation(1, "Tensor labels", "Tensor starts", "str backend")
 def _segmentation_score(*inputs):
-    p, (labels, starts, backend) = parted(inputs)
+    p, (labels, starts, backend) = split_potentials(inputs)
     return implementation(backend, "score").segmentation_score(p, labels, starts)[0]
 
 
@@ -130,14 +130,14 @@ def _per_sentence(*args) -> Tensor:
 
 @_operation(4, "str backend")
 def _scan(*inputs):
-    p, (backend,) = parted(inputs)
+    p, (backend,) = split_potentials(inputs)
     log_z, state = implementation(backend, "scan").scan(p)
     return log_z, *state
 
 
 @OPERATIONS["_scan"].register_fake
 def _fake_scan(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
     state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
     offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
@@ -146,7 +146,7 @@ def _fake_scan(*args):
 
 @_operation(6, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
-    p, (labels, starts, backend) = parted(inputs)
+    p, (labels, starts, backend) = split_potentials(inputs)
     log_z, state = implementation(backend, "scan").scan(p)
     gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
     return log_z - gold, log_z, *state, ends
@@ -164,7 +164,9 @@ def _(*args):
     "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up", "str backend",
 )  # fmt: skip
 def _expectations(*inputs):
-    p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = parted(inputs)
+    p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = split_potentials(
+        inputs
+    )
     gold = None if labels is None or ends is None else (labels, ends)
     expected = implementation(backend, "expectations").expectations
     return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
@@ -172,7 +174,7 @@ def _expectations(*inputs):
 
 @OPERATIONS["_expectations"].register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, longest, types = p.sizes
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
     segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
@@ -182,13 +184,13 @@ def _(*args):
 
 @_operation(2, "str backend")
 def _best(*inputs):
-    p, (backend,) = parted(inputs)
+    p, (backend,) = split_potentials(inputs)
     return implementation(backend, "viterbi").best(p)
 
 
 @OPERATIONS["_best"].register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, positions, dtype=torch.long),
@@ -201,7 +203,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.backend = backend
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.given = [x is not None for x in tensors[:9]]
+    ctx.is_present = [x is not None for x in tensors[:9]]
     # the loss has labels and ends besides: inputs 9 and 10, and the last output
     gold = (tensors[9], output[-1]) if len(tensors) > 9 else ()
     state = output[:4] if not gold else output[1:5]
@@ -213,10 +215,10 @@ def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     if weight is None:
         return (None,) * inputs
     saved = list(ctx.saved_tensors)
-    tensors: list[Any] = [saved.pop(0) if given else None for given in ctx.given]
+    tensors: list[Any] = [saved.pop(0) if present else None for present in ctx.is_present]
     potentials = Potentials(*tensors)
     state, gold = saved[:4], saved[4:] or (None, None)
-    with_segment = ctx.given[1] and ctx.needs_input_grad[1]
+    with_segment = ctx.is_present[1] and ctx.needs_input_grad[1]
     options = (weight, *gold, with_segment, True, ctx.backend)
     counts = Expectations(*function(*potentials, *state, *options))
     longest = potentials.duration.shape[0]

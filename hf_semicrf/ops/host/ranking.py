@@ -22,8 +22,8 @@ from torch import Tensor
 
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end
-from hf_semicrf.ops.registry import operation, parted
-from hf_semicrf.ops.segmentations import spread
+from hf_semicrf.ops.registry import operation, split_potentials
+from hf_semicrf.ops.segmentations import spread_labels
 
 
 class Ranked(NamedTuple):
@@ -55,7 +55,7 @@ def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @operation(3, "int k")
 def _k_best(*inputs):
-    p, (k,) = parted(inputs)
+    p, (k,) = split_potentials(inputs)
     lengths, p = p.lengths, _on_the_host(p)
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
@@ -69,20 +69,20 @@ def _k_best(*inputs):
     while stop.any():
         b, j = np.nonzero(stop)
         c = kind[b, j]
-        extra, before = np.divmod(ranked.last[stop[b, j], b, c, rank[b, j]], k)
-        begin = stop[b, j] - 1 - extra
+        length_minus_one, before = np.divmod(ranked.last[stop[b, j], b, c, rank[b, j]], k)
+        begin = stop[b, j] - 1 - length_minus_one
         labels[b, j, begin], starts[b, j, begin] = c, True
         kind[b, j], rank[b, j] = np.divmod(ranked.source[begin, b, c, before], k)
         stop[b, j] = begin
     scores, types_at_starts, opens = (
         torch.from_numpy(x).to(lengths.device) for x in (score, labels, starts)
     )
-    return scores, spread(types_at_starts, opens, lengths[:, None]), opens
+    return scores, spread_labels(types_at_starts, opens, lengths[:, None]), opens
 
 
 @_k_best.register_fake
 def _(*args):
-    p, (k,) = parted(args)
+    p, (k,) = split_potentials(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, k, dtype=torch.float64),
@@ -93,8 +93,8 @@ def _(*args):
 
 @operation(4)
 def _max_marginals(*inputs):
-    given, _ = parted(inputs)
-    p = _on_the_host(given)
+    original, _ = split_potentials(inputs)
+    p = _on_the_host(original)
     positions, longest = p.sizes[1:3]
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
     mirrored = (p.lengths[:, None] - torch.arange(positions + 1)).clamp(min=0)
@@ -102,26 +102,26 @@ def _max_marginals(*inputs):
     inside = (torch.arange(positions) < p.lengths[:, None])[..., None]
     ending = scores_by_end(p, 0, positions) + post[:, 1:, None]
     through = torch.full_like(ending, -torch.inf)
-    for extra in range(longest):
-        here = ending[:, extra:, extra]
+    for d in range(longest):
+        here = ending[:, d:, d]
         here += pre[:, : here.shape[1]]
-        here.masked_fill_(~inside[:, extra:], -torch.inf)
-        through[:, : here.shape[1], extra] = here
+        here.masked_fill_(~inside[:, d:], -torch.inf)
+        through[:, : here.shape[1], d] = here
     # what covers a window of positions is as long as it, or covers it and a neighbour
     token = torch.full_like(through[:, :, 0], -torch.inf)
-    for extra in reversed(range(longest)):
+    for d in reversed(range(longest)):
         to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
-        token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, extra])
-    found = (token, through.amax(2), ending.amax(2), through)
+        token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, d])
+    scores = (token, through.amax(2), ending.amax(2), through)
     token, opening, closing, through = (
-        x.to(given.lengths.device, given.duration.dtype) for x in found
+        x.to(original.lengths.device, original.duration.dtype) for x in scores
     )
     return token, opening, closing, through
 
 
 @_max_marginals.register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, longest, types = p.sizes
     token, start, end = (p.duration.new_empty(batch, positions, types) for _ in range(3))
     return token, start, end, p.duration.new_empty(batch, positions, longest, types)

@@ -118,8 +118,8 @@ def score_blocks(directions: Sequence[Potentials]) -> Iterator[tuple[slice, Tens
         out = lengths.new_full((last - first, longest, rows, types), -torch.inf, dtype=torch.double)
         for d, p in enumerate(directions):
             columns = slice(d * batch, (d + 1) * batch)
-            for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
-                out[lo - first :, longest - 1 - extra, columns] = score.transpose(0, 1)
+            for d, (lo, score) in enumerate(segment_scores(p, first, last)):
+                out[lo - first :, longest - 1 - d, columns] = score.transpose(0, 1)
         inside = torch.arange(first, last, device=lengths.device)[:, None] < lengths
         inside = inside.repeat(1, len(directions))
         out.masked_fill_(~inside[:, None, :, None], -torch.inf)

@@ -1,6 +1,6 @@
 """The score of one segmentation a sentence, gathered from its potentials.
 
-Source: Sarawagi and Cohen (2004), equation 2.
+Source: Sarawagi and Cohen (2004), equations 1 to 3.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.host.boundaries import log_sums
 from hf_semicrf.ops.potentials import Potentials, segment_scores
-from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.registry import operation, split_potentials
 
 
 def segment_marginals(p: Potentials, spans: Tensor, backend: str) -> Tensor:
@@ -17,7 +17,7 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: str) -> Tensor:
 
 @operation(1, "Tensor spans", "str backend")
 def _segment_marginals(*inputs):
-    p, (spans, backend) = parted(inputs)
+    p, (spans, backend) = split_potentials(inputs)
     _, positions, longest, types = p.sizes
     sums = log_sums(p, backend)
     begin, stop = spans.unbind(-1)
@@ -30,8 +30,8 @@ def _segment_marginals(*inputs):
 
     begin, stop = torch.where(legal, begin, 0), torch.where(legal, stop, 0)
     log_p = at(sums.pre, begin) + at(sums.post, stop) - sums.log_z[:, None, None]
-    for extra, (_, score) in enumerate(segment_scores(p, 0, positions)):
-        here = legal & (length == extra + 1)
+    for d, (_, score) in enumerate(segment_scores(p, 0, positions)):
+        here = legal & (length == d + 1)
         log_p += torch.where(here[..., None], at(score, torch.where(here, begin, 0)), 0)
     probability = torch.where(legal[..., None], log_p.exp().clamp(max=1), 0)
     return probability.to(p.duration.dtype)
@@ -39,7 +39,7 @@ def _segment_marginals(*inputs):
 
 @_segment_marginals.register_fake
 def _(*args):
-    p, (spans, _) = parted(args)
+    p, (spans, _) = split_potentials(args)
     return p.duration.new_empty(*spans.shape[:2], p.sizes[3])
 
 

@@ -1,7 +1,7 @@
 """Scores of segments from their first and last states, their mean state and their width.
 
     x[n, l]     = first[n] + last[n + l] + (inside[n] + ... + inside[n + l]) / (l + 1) + width[l]
-    score[n, l] = (kept[n] * gelu(x[n, l])) @ weight.T + bias
+    score[n, l] = (keep_mask[n] * gelu(x[n, l])) @ weight.T + bias
 
 PyTorch holds the features of a part of the text at a time. The custom op calls a kernel that forms
 no features in memory.
@@ -25,7 +25,12 @@ CHUNK_ELEMENTS = 1 << 26  # features held at once, before they are recomputed
 
 
 def span_scores(
-    states: Tensor, width: Tensor, weight: Tensor, bias: Tensor, kept: Tensor | None, scale: float
+    states: Tensor,
+    width: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    keep_mask: Tensor | None,
+    scale: float,
 ) -> Tensor:
     """Score the segments of all lengths that start at each position [B, N, L, C].
 
@@ -34,7 +39,7 @@ def span_scores(
         width: Embedding of each length, by length less one [L, W].
         weight: Weights of the features in the score of each type [C, W].
         bias: Of each type [C].
-        kept: Units that dropout leaves of the segments from each start [B, N, W] bool, or None.
+        keep_mask: Units that dropout leaves, by a segment's start [B, N, W] bool, or None.
         scale: Factor of those units.
     """
     dtype = torch.promote_types(states.dtype, torch.float32)
@@ -44,7 +49,7 @@ def span_scores(
     # a mean is the difference of two sums up to a boundary [B, N + 1, W]
     sums = pad(inside.cumsum(1), (0, 0, 1, 0))
     # [B, N, L, W] for what varies with the length, as views, and [B, N, W] for what does not
-    parts = (first, windows(last, longest), windows(sums[:, 1:], longest), sums[:, :-1], kept)
+    parts = (first, windows(last, longest), windows(sums[:, 1:], longest), sums[:, :-1], keep_mask)
     shared = (width.to(dtype), weight.to(dtype), bias.to(dtype), scale)
     if torch.compiler.is_exporting():  # the number of chunks may not depend on the size
         return _scores(*parts, *shared)
@@ -65,7 +70,7 @@ def _scores(
     last: Tensor,
     sums: Tensor,
     sums_before: Tensor,
-    kept: Tensor | None,
+    keep_mask: Tensor | None,
     width: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -78,7 +83,7 @@ def _scores(
         last: States where they end [B, n, L, W].
         sums: Sums of the inside states up to their end [B, n, L, W].
         sums_before: Sums of the inside states before their start [B, n, W].
-        kept: Units that dropout leaves [B, n, W] bool, or None.
+        keep_mask: Units that dropout leaves [B, n, W] bool, or None.
         width: Embedding of each length [L, W].
         weight: Weights of the features in each type's score [C, W].
         bias: Of each type [C].
@@ -88,8 +93,8 @@ def _scores(
     # in place from the first difference on: these are the largest tensors there are [B, n, L, W]
     x = (sums - sums_before[:, :, None]).div_(lengths[:, None]).add_(first[:, :, None])
     features = gelu(x.add_(last).add_(width))
-    if kept is not None:
-        features = features * (kept.to(features.dtype) * scale)[:, :, None]
+    if keep_mask is not None:
+        features = features * (keep_mask.to(features.dtype) * scale)[:, :, None]
     return linear(features, weight, bias)
 
 
@@ -103,14 +108,14 @@ def windows(states: Tensor, longest: int) -> Tensor:
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    states, width, weight, bias, kept, ctx.scale = inputs
-    ctx.save_for_backward(states, width, weight, *([] if kept is None else [kept]))
+    states, width, weight, bias, keep_mask, ctx.scale = inputs
+    ctx.save_for_backward(states, width, weight, *([] if keep_mask is None else [keep_mask]))
     ctx.bias_dtype = bias.dtype
 
 
 def _backward(ctx, grad_scores: Tensor, *, function: Callable[..., Any]):
-    states, width, weight, *kept = ctx.saved_tensors
-    inputs = (states, width, weight, kept[0] if kept else None, ctx.scale)
+    states, width, weight, *keep_mask = ctx.saved_tensors
+    inputs = (states, width, weight, keep_mask[0] if keep_mask else None, ctx.scale)
     *gradients, grad_bias = function(grad_scores.contiguous(), *inputs)
     return *gradients, grad_bias.to(ctx.bias_dtype), None, None
 
@@ -135,14 +140,19 @@ span_scores_by_kernel = _ByKernel.apply
 
 @torch.library.custom_op("hf_semicrf::span_scores", mutates_args=())
 def span_scores_operation(
-    states: Tensor, width: Tensor, weight: Tensor, bias: Tensor, kept: Tensor | None, scale: float
+    states: Tensor,
+    width: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    keep_mask: Tensor | None,
+    scale: float,
 ) -> Tensor:
     """The kernels as a custom op, for torch.compile."""
-    return kernels("span_scores").span_scores(states, width, weight, bias, kept, scale)
+    return kernels("span_scores").span_scores(states, width, weight, bias, keep_mask, scale)
 
 
 @span_scores_operation.register_fake
-def _(states, width, weight, bias, kept, scale):
+def _(states, width, weight, bias, keep_mask, scale):
     dtype = torch.promote_types(states.dtype, torch.float32)
     return states.new_empty(*states.shape[:2], len(width), len(bias), dtype=dtype)
 
@@ -153,15 +163,15 @@ def _gradient_operation(
     states: Tensor,
     width: Tensor,
     weight: Tensor,
-    kept: Tensor | None,
+    keep_mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gradient = kernels("span_scores").span_scores_gradient
-    return gradient(grad_scores, states, width, weight, kept, scale)
+    return gradient(grad_scores, states, width, weight, keep_mask, scale)
 
 
 @_gradient_operation.register_fake
-def _(grad_scores, states, width, weight, kept, scale):
+def _(grad_scores, states, width, weight, keep_mask, scale):
     bias = grad_scores.new_empty(len(weight))
     return torch.empty_like(states), torch.empty_like(width), torch.empty_like(weight), bias
 

@@ -21,13 +21,13 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
     batch, positions, longest, types = p.sizes
     transition, lengths = p.transition.double().cpu()[None], p.lengths.cpu()
     alpha, buffer = empty_state([p])
-    extra = np.zeros(alpha.shape, dtype=np.int64)  # lengths less one
+    length_minus_one = np.zeros(alpha.shape, dtype=np.int64)  # lengths less one
     for block, scores, _ in score_blocks([p]):
         take_steps(np.maximum.reduce, buffer[block], alpha[block], scores, transition)
         windows = scores.add_(buffer[block][:-1].unfold(0, longest, 1).permute(0, 3, 1, 2))
-        extra[block][1 : len(scores) + 1] = windows.numpy()[:, ::-1].argmax(1)
+        length_minus_one[block][1 : len(scores) + 1] = windows.numpy()[:, ::-1].argmax(1)
     # a state is (boundary, type of the segment that ends there); follow each to the state before
-    begins = np.arange(positions + 1)[:, None, None] - extra - 1
+    begins = np.arange(positions + 1)[:, None, None] - length_minus_one - 1
     begins = begins.clip(min=0)  # [N+1, B, C]
     size = max(1, BLOCK_ELEMENTS // (batch * types * types))
     scored = (x[..., None] + transition for x in alpha.split(size))

@@ -193,12 +193,12 @@ def viterbi_kernel(
 
 @triton.jit
 def _walk_back(
-    length_out, source_out, labels, starts, first_row, label, length, positions, types
+    length_out, source_out, labels, starts, first_row, label, length, positions, types,
+    STEP: tl.constexpr = 32,
 ):  # fmt: skip
     """Follow the pointers from the last type, ``label``; -1 and no start past the length."""
     stop = length
-    step: tl.constexpr = 32
-    n = tl.arange(0, step)
+    n = tl.arange(0, STEP)
     while stop > 0:
         # the pointers of position t are those of boundary t + 1; both loads leave together
         at = (first_row + stop - 1) * types + label
@@ -208,13 +208,13 @@ def _walk_back(
         begin = stop - 1 - length_minus_one
         if (length_minus_one > 0) & (begin > 0):
             previous = tl.load(source_out + (first_row + begin - 1) * types + label).to(tl.int32)
-        for n0 in range(begin, stop, step):
+        for n0 in range(begin, stop, STEP):
             inside = n0 + n < stop
             tl.store(labels + first_row + n0 + n, (label + n * 0).to(tl.int64), mask=inside)
             tl.store(starts + first_row + n0 + n, n0 + n == begin, mask=inside)
         label = previous
         stop = begin
-    for n0 in range(length, positions, step):
+    for n0 in range(length, positions, STEP):
         inside = n0 + n < positions
         tl.store(labels + first_row + n0 + n, (n * 0 - 1).to(tl.int64), mask=inside)
         tl.store(starts + first_row + n0 + n, n < 0, mask=inside)

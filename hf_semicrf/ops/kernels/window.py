@@ -15,8 +15,7 @@ then starts out as the reduction over all segments that began before the block a
 position j. A start inside the block takes the row over once that position has passed.
 
 Memory traffic: 3 C reads a step, and L C more with segment scores.
-Source: Sarawagi and Cohen (2004), section 3, equation 2, with the source type reduced once a
-boundary.
+Source: Sarawagi and Cohen (2004), section 3, with the source type reduced once a boundary.
 """
 
 from __future__ import annotations
