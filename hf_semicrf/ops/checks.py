@@ -31,7 +31,7 @@ _AXES = {
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> str:
-    """The back end that runs for tensors on ``device``.
+    """Pick the back end that runs for tensors on ``device``: "torch" or "triton".
 
     Raises:
         ValueError: The name is unknown.
@@ -53,14 +53,14 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
 
 
 def _triton_interprets() -> bool:
-    """Whether Triton runs its kernels on the CPU, which it has read from the environment."""
+    """Say whether Triton interprets its kernels on the CPU, as TRITON_INTERPRET asks for."""
     import triton
 
     return triton.knobs.runtime.interpret
 
 
 def checked(p: Potentials) -> Potentials:
-    """The potentials in float32 or float64, once their shapes are known to fit.
+    """Check the shapes of potentials and return them in float32 or float64.
 
     Values of ``lengths`` are checked on the CPU only: on a GPU that would wait for the device.
     """
@@ -102,7 +102,7 @@ def checked(p: Potentials) -> Potentials:
 
 
 def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
-    """The labels as int64, once the segmentation is one; values are checked on the CPU only."""
+    """Check a segmentation and return its labels as int64; values are checked on the CPU only."""
     shape = p.sizes[:2]
     if labels.shape != shape or starts.shape != shape:
         raise ValueError(
@@ -173,7 +173,7 @@ def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
 
 
 def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
-    """The spans as int64, once they are some; values are checked on the CPU only.
+    """Check spans and return them as int64; values are checked on the CPU only.
 
     Raises:
         ValueError: Shape, dtype or device do not fit, or a span leaves the positions.
@@ -197,10 +197,10 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a number of segmentations that is none.
+    """Refuse a number of segmentations that is no integer of at least 1.
 
     Raises:
-        ValueError: It is no integer, or below 1.
+        ValueError: It is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")

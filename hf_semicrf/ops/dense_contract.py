@@ -116,7 +116,7 @@ def semi_crf_triton_forward(
 def edge_viterbi(
     edge: Tensor, lengths: Tensor, use_triton: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best tiling.
+    """Find the best tiling.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
@@ -146,7 +146,7 @@ def edge_viterbi(
 
 
 def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Tensor:
-    """The posterior probability of every edge: exp(beta + edge + gamma - logZ).
+    """Compute the posterior probability of every edge: exp(beta + edge + gamma - logZ).
 
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
@@ -173,7 +173,7 @@ def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Te
 
 
 def to_edge(p: Potentials) -> Tensor:
-    """The dense tensor of the same distribution: ``edge[b, start, duration, c_dst, c_src]``, nats.
+    """Expand potentials to the dense tensor ``edge[b, start, duration, c_dst, c_src]``, nats.
 
     ``initial`` stands in the first segment's entries with source type 0 (``-inf`` for the other
     sources, so that the free source adds nothing), ``final`` in the entries that end a sentence.

@@ -1,4 +1,4 @@
-"""What the distribution says of positions and segments."""
+"""Posteriors of positions and segments, and the best score through each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Marginals(NamedTuple):
 
 
 def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
-    """Posterior probabilities of types, starts and ends at each position, and of segments.
+    """Compute the posteriors of types, starts and ends at each position, and of segments.
 
     O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``. Differentiable once: the
     gradient is the covariance of counts, computed in float64.
@@ -53,7 +53,7 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
 
 
 def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -> Tensor:
-    """The probability that each of the given spans is a segment, for every type.
+    """Compute the probability that each of some spans is a segment, for every type.
 
     As ``marginals(p, segment=True).segment``, without its [B, N, L, C] tensor: O(N (L C + C^2) +
     S L C) time, O((N + S) C) memory. Not differentiable. In float32 on Triton the scans' rounding
@@ -97,7 +97,7 @@ class MaxMarginals(NamedTuple):
 
 
 def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> MaxMarginals:
-    """The score of the best segmentation through each type, start and end at each position.
+    """Find the best segmentation's score through each type, start and end at each position.
 
     The highest of all is Viterbi's score, and how far another place lies below it is what the best
     segmentation through that place loses. O(N (L C + C^2)) time and O(N L C) memory on the host, in
@@ -119,7 +119,7 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
 
 
 def segment_sums(segment: Tensor) -> Marginals:
-    """Marginals of types, starts and ends from those of all segments.
+    """Sum the posteriors of all segments to those of types, starts and ends.
 
     Args:
         segment: Posterior of each segment, by start and length less one [B, N, L, C].

@@ -66,7 +66,7 @@ class Potentials(NamedTuple):
 
 
 def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-    """The score of every segment whose last position lies in [first, last), length by length.
+    """Score every segment whose last position lies in [first, last), length by length.
 
     Emissions are added one position at a time, so no difference of prefix sums loses digits and
     ``-inf`` stays exact. Durations may differ between sentences [L, B, 1, C].
@@ -95,7 +95,7 @@ def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, 
 
 
 def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
-    """The score of every segment whose last position lies in [first, last).
+    """Score every segment whose last position lies in [first, last), in one tensor.
 
     Returns:
         Scores [B, last - first, L, C] by last position and length less one; -inf where the segment
@@ -109,7 +109,7 @@ def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
 
 
 def reverse(p: Potentials) -> Potentials:
-    """The same distribution read from right to left: suffixes become prefixes.
+    """Read the same distribution from right to left: suffixes become prefixes.
 
     Position n of a sentence of length m becomes position ``m - 1 - n``; padding stays behind it.
     """

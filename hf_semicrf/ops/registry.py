@@ -37,16 +37,16 @@ def operation(
 
 
 def split_potentials(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
-    """The potentials among an operation's inputs, and its further arguments."""
+    """Split an operation's inputs into the potentials and its further arguments."""
     count = len(Potentials._fields)
     return Potentials(*inputs[:count]), inputs[count:]
 
 
 def implementation(backend: str, name: str) -> ModuleType:
-    """The module of a back end that implements an operation.
+    """Fetch the module of a back end that implements an operation.
 
-    Both back ends have the modules ``scan``, ``viterbi``, ``expectations``, ``score`` and
-    ``sampling``, with the same functions.
+    Both back ends have the modules ``scan``, ``viterbi``, ``expectations``, ``score``,
+    ``sampling`` and ``means``, with the same functions.
 
     Args:
         backend: "torch" or "triton".
@@ -58,5 +58,5 @@ def implementation(backend: str, name: str) -> ModuleType:
 
 
 def kernels(name: str) -> ModuleType:
-    """A module of Triton kernels, imported on first use: CPU builds of PyTorch lack Triton."""
+    """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
     return importlib.import_module(f"hf_semicrf.ops.kernels.{name}")

@@ -7,14 +7,23 @@ from torch import Tensor
 
 
 def spread_labels(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Labels [..., N] of all positions from those at the segments' starts; -1 past a length."""
+    """Copy the labels at the segments' starts to all their positions [..., N]; -1 past a length."""
     n = torch.arange(labels.shape[-1], device=labels.device)
     labels = labels.gather(-1, torch.where(starts, n, 0).cummax(-1).values)
     return labels.masked_fill(n >= lengths[..., None], -1)
 
 
 def segment_bounds(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What lies inside each sentence, where each position's segment begins, and where one ends."""
+    """Find where the segment of each position begins, and where segments end.
+
+    Args:
+        starts: Whether a segment starts at the position [B, N] bool.
+        lengths: Positions of each sentence [B].
+
+    Returns:
+        Whether a position lies inside its sentence [B, N] bool, the first position of its segment
+        [B, N], and whether a segment ends there [B, N] bool.
+    """
     n = torch.arange(starts.shape[1], device=starts.device)
     inside = n < lengths[:, None]
     following = torch.nn.functional.pad(starts, (0, 1))[:, 1:]

@@ -1,4 +1,4 @@
-"""What the scan leaves at every boundary, in nats: the only reader of the back ends' own state."""
+"""Log-sums at every boundary, in nats, from the state that either back end's scan leaves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LogSums(NamedTuple):
 
 
 def log_sums(p: Potentials, backend: str) -> LogSums:
-    """Scan in both directions."""
+    """Scan in both directions and put the state in nats."""
     log_z, state = implementation(backend, "scan").scan(p)
     beyond = torch.arange(p.sizes[1] + 1, device=log_z.device) > p.lengths[:, None]
 

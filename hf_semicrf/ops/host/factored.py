@@ -23,28 +23,28 @@ from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
-    """Log Z in nats, float64 [B]; differentiable once in every potential."""
+    """Compute log Z in nats, float64 [B]; differentiable once in every potential."""
     if wants_gradient(p):
         return _differentiable(_scan, *p, backend)[0]
     return _call(_log_partition, *p, backend)
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """Log Z less the segmentation's score, in nats, float64 [B]; differentiable once."""
+    """Subtract a segmentation's score from log Z, in nats, float64 [B]; differentiable once."""
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
     return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """The segmentation's score in nats, float64 [B]; differentiable."""
+    """Score a segmentation in nats, float64 [B]; differentiable."""
     if wants_gradient(p):
         return score.segmentation_score(p, labels, starts)[0]
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Log Z, float64 [B], and the expected counts of each sentence."""
+    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient."""
     p = p.map(Tensor.contiguous)  # once for both
     log_z, *state = _call(_scan, *p, backend)
     weight = torch.ones_like(log_z)
@@ -54,25 +54,25 @@ def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tenso
 
 
 def best(p: Potentials, backend: str) -> tuple[Tensor, Tensor]:
-    """The labels [B, N] and starts [B, N] of the segmentation with the highest score."""
+    """Find the labels [B, N] and starts [B, N] of the segmentation with the highest score."""
     return _call(_best, *p, backend)
 
 
 def _call(function: Callable, *inputs: Any) -> Any:
-    """An operation by itself, or as an op for torch.compile and where it refuses a gradient."""
+    """Call a function as it is, or its custom op for torch.compile and to refuse a gradient."""
     if torch.compiler.is_compiling() or wants_gradient(inputs):
         return OPERATIONS[function.__name__](*inputs)
     return function(*inputs)
 
 
 def _differentiable(function: Callable, *inputs: Any) -> Any:
-    """The same with the gradient of :func:`_backward`."""
+    """Call a function or, for torch.compile, its custom op, with :func:`_backward`'s gradient."""
     if torch.compiler.is_compiling():
         return OPERATIONS[function.__name__](*inputs)
-    return _Direct.apply(*inputs, function)
+    return _WithGradient.apply(*inputs, function)
 
 
-class _Direct(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     """A function with the gradient of :func:`_backward`, without the dispatcher."""
 
     @staticmethod
@@ -90,7 +90,7 @@ class _Direct(torch.autograd.Function):
 
 
 def wants_gradient(inputs: Iterable[Any]) -> bool:
-    """Whether a derivative with respect to any of the inputs may be asked for."""
+    """Say whether a derivative with respect to any of the inputs may be asked for."""
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )

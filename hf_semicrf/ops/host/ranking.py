@@ -1,4 +1,4 @@
-"""The best segmentations, and the best through each place: the scan with maxima, keeping k of them.
+"""The k best segmentations, and the best through each place: the scan with k maxima a state.
 
 A state (boundary, type) keeps the scores of its k best prefixes, best first. Those of a boundary
 are chosen among all pairs of a last segment and a rank of what comes before it, so that no two of
@@ -44,12 +44,12 @@ class Ranked(NamedTuple):
 
 
 def k_best(p: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, float64 [B, k], labels and starts [B, k, N] of the k best segmentations."""
+    """Find the k best segmentations: scores, float64 [B, k], labels and starts [B, k, N]."""
     return _k_best(*p, k)
 
 
 def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best scores through each position, start, end [B, N, C] and segment [B, N, L, C]."""
+    """Find the best scores through each token, start, end [B, N, C] and segment [B, N, L, C]."""
     return _max_marginals(*p)
 
 
@@ -60,7 +60,9 @@ def _k_best(*inputs):
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
     length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
+    # [B, C, k]
     last = ranked.alpha[rows[:, 0], :, length[:, 0]] + p.final.numpy()[:, None]
+    # [B, k] each
     score, chosen = _best_of(last.reshape(batch, types * k), k)
     kind, rank = np.divmod(chosen, k)
     stop = np.where(score > -np.inf, length, 0)
@@ -96,17 +98,20 @@ def _max_marginals(*inputs):
     original, _ = split_potentials(inputs)
     p = _on_the_host(original)
     positions, longest = p.sizes[1:3]
+    # [B, N + 1, C] each
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
     mirrored = (p.lengths[:, None] - torch.arange(positions + 1)).clamp(min=0)
     post = post.gather(1, mirrored[..., None].expand_as(post))
     inside = (torch.arange(positions) < p.lengths[:, None])[..., None]
+    # [B, N, L, C] by the end of a segment, then `through` by its start
     ending = scores_by_end(p, 0, positions) + post[:, 1:, None]
     through = torch.full_like(ending, -torch.inf)
     for d in range(longest):
-        here = ending[:, d:, d]
-        here += pre[:, : here.shape[1]]
-        here.masked_fill_(~inside[:, d:], -torch.inf)
-        through[:, : here.shape[1], d] = here
+        # [B, N - d, C]
+        score = ending[:, d:, d]
+        score += pre[:, : score.shape[1]]
+        score.masked_fill_(~inside[:, d:], -torch.inf)
+        through[:, : score.shape[1], d] = score
     # what covers a window of positions is as long as it, or covers it and a neighbour
     token = torch.full_like(through[:, :, 0], -torch.inf)
     for d in reversed(range(longest)):
@@ -139,12 +144,14 @@ _max_marginals.register_autograd(_refuse_backward)
 
 
 def _on_the_host(p: Potentials) -> Potentials:
+    """Copy potentials to the CPU, in float64."""
     return p.map(lambda x: x.double().cpu())._replace(lengths=p.lengths.cpu())
 
 
 def _scan(p: Potentials, k: int) -> Ranked:
-    """The k best prefixes at every boundary of potentials on the host."""
+    """Find the k best prefixes at every boundary, for potentials on the host."""
     batch, positions, longest, types = p.sizes
+    # [C_dst, C_src, 1]
     step = p.transition.T[:, :, None].numpy()
     # pre starts with what lies before boundary 0
     pre = np.full((batch, types, longest + positions, k), -np.inf)
@@ -155,19 +162,22 @@ def _scan(p: Potentials, k: int) -> Ranked:
     size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
     for first in range(0, positions, size):
         beyond = min(first + size, positions)
+        # [T, B, C, L, 1]
         scores = scores_by_end(p, first, beyond).permute(1, 0, 3, 2).numpy()[..., None]
         for n in range(first, beyond):
+            # [B, C, L, k]
             window = pre[:, :, n : n + longest][:, :, ::-1]  # starts n, n - 1, ...
             segments = (window + scores[n - first]).reshape(batch, types, -1)
             best, last[n + 1] = _best_of(segments, k)
             alpha[:, :, n + 1] = best
+            # [B, C_dst, C_src k]
             entering = (best[:, None] + step).reshape(batch, types, -1)
             pre[:, :, longest + n], source[n + 1] = _best_of(entering, k)
     return Ranked(pre[:, :, longest - 1 :], alpha, source, last)
 
 
 def _best_of(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest along the last axis, the first of equals first, and where they stand.
+    """Find the k highest along the last axis, the first of equals first, and where they stand.
 
     Overwrites the scores. -inf where there are fewer than k.
     """

@@ -24,7 +24,7 @@ from hf_semicrf.ops.segmentations import spread_labels
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """Labels and starts [n, B, N] of samples; -1 and False where no segmentation is legal.
+    """Draw samples: labels and starts [n, B, N]; -1 and False where no segmentation is legal.
 
     Args:
         p: Potentials.
@@ -60,6 +60,7 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
     walker = torch.arange(samples * batch, device=uniform.device)
     b = walker % batch
     stop = p.lengths[b]
+    # [n B, C]
     last = alpha[b, stop] + p.final
     labels = torch.full((samples * batch, positions), -1, device=uniform.device)
     starts = torch.zeros_like(labels, dtype=torch.bool)
@@ -69,17 +70,21 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
     size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
     for first in reversed(range(0, positions, size)):
         beyond = min(first + size, positions)
+        # [B, T, L, C]
         scores = scores_by_end(exact, first, beyond)
         for d in range(min(longest, beyond)):
             lo = max(first, d)
             scores[:, lo - first :, d] += pre[:, lo - d : beyond - d]
         sums = _running_sums(scores.transpose(2, 3))  # [B, T, C, L]
         while len(walker := (stop > first).nonzero()[:, 0]):
-            here, kind, at = stop[walker], label[walker], walker % batch
-            ways = sums[at, here - 1 - first, kind]
-            begin = here - 1 - _choose(ways, uniform_length[walker, here - 1])
+            # [w] each, for w samples that have segments left in the block
+            end, kind, at = stop[walker], label[walker], walker % batch
+            # [w, L]
+            ways = sums[at, end - 1 - first, kind]
+            begin = end - 1 - _choose(ways, uniform_length[walker, end - 1])
             labels[walker, begin] = kind
             starts[walker, begin] = True
+            # [w, C]
             before = alpha[at, begin] + exact.transition[:, kind].T
             previous = (begin - 1).clamp(min=0)
             label[walker] = _choose(_running_sums(before), uniform_type[walker, previous])
@@ -90,12 +95,12 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
 
 
 def _running_sums(scores: Tensor) -> Tensor:
-    """Sums of the first 1, 2, ... weights along the last axis, up to a common factor."""
+    """Sum the first 1, 2, ... weights along the last axis, up to a common factor."""
     top = scores.amax(-1, keepdim=True)
     return (scores - torch.where(top.isfinite(), top, 0)).exp().cumsum(-1)
 
 
 def _choose(sums: Tensor, uniform: Tensor) -> Tensor:
-    """The first entry whose running sum exceeds a uniform share of the total; its weight is > 0."""
+    """Choose the first entry whose running sum exceeds a uniform share of the total."""
     total = sums[..., -1:]
     return ((sums <= uniform[..., None] * total) & (sums < total)).sum(-1)

@@ -64,7 +64,7 @@ def means_kernel(
 def recurrence(
     chance: Tensor, gain: Tensor, step: Tensor, step_gain: Tensor, pre: Tensor, alpha: Tensor
 ) -> None:
-    """As :func:`hf_semicrf.ops.host.covariance.recurrence`, on contiguous ``pre`` and ``alpha``."""
+    """As :func:`hf_semicrf.ops.host.means.recurrence`, on contiguous ``pre`` and ``alpha``."""
     count, longest, programs, types = chance.shape
     tile = max(2, power_of_two(types))
     rows = min(power_of_two(longest), max(1, MAX_ELEMENTS // tile))
