@@ -200,7 +200,7 @@ def test_impossible_lengths_are_refused(bad, path):
 
 def test_arguments_are_checked():
     edge, lengths, _ = case(4, 3, 2)
-    with pytest.raises(ValueError, match="semiring"):
+    with pytest.raises(ValueError, match="semiring must be 'log' or 'max', got 'sum'"):
         semi_crf_triton_forward(edge, lengths, semiring="sum")
     with pytest.raises(ValueError, match="shape"):
         semi_crf_triton_forward(edge[0], lengths)

@@ -29,7 +29,7 @@ _SEMIRINGS = ("log", "max")
 def _check(edge: Tensor, lengths: Tensor, semiring: str = "log") -> None:
     """Raise ValueError for what shapes and dtypes tell."""
     if semiring not in _SEMIRINGS:
-        raise ValueError(f"expected semiring 'log' or 'max', got {semiring!r}")
+        raise ValueError(f"semiring must be 'log' or 'max', got {semiring!r}")
     if edge.dim() != 5 or edge.shape[3] != edge.shape[4] or 0 in edge.shape[2:]:
         raise ValueError(
             f"expected edge of shape [B, T-1, K, C, C], K and C >= 1, got {list(edge.shape)}"
