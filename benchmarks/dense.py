@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hf_semicrf.ops import dense  # noqa: E402
+from hf_semicrf import ops as dense  # noqa: E402
 
 # Sequences, T-1, K, C: the first has the bars, the next three compare with the PyTorch path.
 SHAPES = [

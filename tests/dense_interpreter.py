@@ -12,7 +12,7 @@ import json
 import dense_oracle as oracle
 import torch
 
-from hf_semicrf.ops import dense_triton
+from hf_semicrf.ops.dense import launches
 from hf_semicrf.ops.kernels.dense_states import Plan, durations
 
 # Boundaries, K, C; forced blocks (steps of a block, pieces, output types at a time) or None; dtype;
@@ -30,7 +30,7 @@ CASES = [
 
 
 def plan(edge, forced):
-    usual = dense_triton.plan(edge)
+    usual = launches.plan(edge)
     if forced is None:
         return usual
     steps, split, outs = forced
@@ -60,8 +60,8 @@ def run(boundaries, size, types, forced, dtype, forbid):
     cut = plan(edge, forced)
     scale = torch.tensor([1.0, 2.0], dtype=dtype)
 
-    score, states = dense_triton.forward(edge, lengths, "log", cut)
-    slope = dense_triton.gradient(edge, lengths, states, scale, cut)
+    score, states = launches.forward(edge, lengths, "log", cut)
+    slope = launches.gradient(edge, lengths, states, scale, cut)
     leaf = edge.double().requires_grad_()
     expected = oracle.total(leaf, lengths, "log")
     exact = torch.zeros_like(leaf)
@@ -70,8 +70,8 @@ def run(boundaries, size, types, forced, dtype, forbid):
         (exact,) = torch.autograd.grad((expected * scale)[possible].sum(), leaf)
         exact = exact.nan_to_num()
 
-    best, states = dense_triton.forward(edge, lengths, "max", cut)
-    again, path = dense_triton.path(edge, lengths, states, cut)
+    best, states = launches.forward(edge, lengths, "max", cut)
+    again, path = launches.path(edge, lengths, states, cut)
     expected_best = oracle.total(edge, lengths, "max")
     on_path, covered = path_score(edge, path)
     return {

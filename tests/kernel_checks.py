@@ -21,8 +21,9 @@ from torch.library import opcheck
 from torch.testing import assert_close
 
 from hf_semicrf import ops
-from hf_semicrf.ops import Potentials, span_scores
-from hf_semicrf.ops.kernels import means, sample, scan
+from hf_semicrf.ops import Potentials
+from hf_semicrf.ops.host import span_scores
+from hf_semicrf.ops.kernels import means, sampling, window
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
 SHAPES = {
@@ -49,7 +50,7 @@ def forced(limits: dict[str, int]):
     """Smaller limits of the kernels' layout, so that small inputs meet every branch."""
     with ExitStack() as stack:
         for limit, value in limits.items():
-            stack.enter_context(mock.patch.object(scan, limit, value))
+            stack.enter_context(mock.patch.object(window, limit, value))
         yield
 
 
@@ -233,7 +234,7 @@ def draws_the_same(name: str, rows: int, device: str) -> None:
         p.emission[0, 1] = p.emission[1, 2, 0] = p.transition[1, 0] = -torch.inf
     # in float32 rounding could move a draw; that it moves none of these is luck that stays
     for q in (p, p.map(Tensor.float)):
-        with mock.patch.object(sample, "MAX_ROWS", rows):
+        with mock.patch.object(sampling, "MAX_ROWS", rows):
             expected, found = (
                 ops.sample(q, 3, torch.Generator().manual_seed(3), backend=backend)
                 for backend in ("torch", "triton")
@@ -298,15 +299,15 @@ def scores_whole_segments(
         used = scores * of_scores.to(scores.dtype)
         return [scores, *torch.autograd.grad(used.sum(), given)]
 
-    exact = values_and_gradients(span_scores.reference, torch.float64)
+    exact = values_and_gradients(span_scores.span_scores, torch.float64)
     if device == "cpu":  # Triton has no products in float64 for a GPU
-        found = values_and_gradients(span_scores.direct, torch.float64)
+        found = values_and_gradients(span_scores.span_scores_by_kernel, torch.float64)
         for x, y in zip(found, exact, strict=True):
             assert_close(x, y, **FLOAT64)
     for dtype in (torch.float32, torch.bfloat16):
         # the gradients of bfloat16 states are themselves in bfloat16
-        near = values_and_gradients(span_scores.reference, dtype)
-        found = values_and_gradients(span_scores.direct, dtype)
+        near = values_and_gradients(span_scores.span_scores, dtype)
+        found = values_and_gradients(span_scores.span_scores_by_kernel, dtype)
         for x, y, z in zip(found, near, exact, strict=True):
             assert x.dtype == y.dtype
             largest = z.abs().max().item()
@@ -314,7 +315,7 @@ def scores_whole_segments(
             if dtype == torch.bfloat16:  # products in TF32, and the interpreter cuts digits off
                 limit += 2**-9 * largest
             assert (x - z).abs().max().item() <= limit
-    again = values_and_gradients(span_scores.direct, torch.bfloat16)
+    again = values_and_gradients(span_scores.span_scores_by_kernel, torch.bfloat16)
     assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
     if kept:
         narrow = [x.float().requires_grad_() for x in inputs]

@@ -6,16 +6,14 @@ import dense_oracle as oracle
 import pytest
 import torch
 
-from hf_semicrf.ops.dense import (
-    _path,
-    _scan,
-    _scan_gradient,
+from hf_semicrf.ops import (
+    dense_route,
     edge_marginals,
     edge_viterbi,
     linear_scan_streaming,
     semi_crf_triton_forward,
 )
-from hf_semicrf.ops.routing import dense_route
+from hf_semicrf.ops.dense.operators import dense_path, dense_scan, dense_scan_gradient
 
 SEMIRINGS = ("log", "max")
 PATHS = ({}, {"use_compile": False}, {"use_triton": False}, {"validate": True})
@@ -202,7 +200,7 @@ def test_impossible_lengths_are_refused(bad, path):
 
 def test_arguments_are_checked():
     edge, lengths, _ = case(4, 3, 2)
-    with pytest.raises(ValueError, match="semiring"):
+    with pytest.raises(ValueError, match="semiring must be 'log' or 'max', got 'sum'"):
         semi_crf_triton_forward(edge, lengths, semiring="sum")
     with pytest.raises(ValueError, match="shape"):
         semi_crf_triton_forward(edge[0], lengths)
@@ -275,11 +273,11 @@ def test_operators_are_sound(semiring):
     edge = torch.where(used, edge, 0.0)
     leaf = edge.clone().requires_grad_()
     for keep in (False, True):
-        torch.library.opcheck(_scan, (leaf, lengths, semiring, False, keep))
-        beta = _scan(edge, lengths, semiring, False, keep)[1]
+        torch.library.opcheck(dense_scan, (leaf, lengths, semiring, False, keep))
+        beta = dense_scan(edge, lengths, semiring, False, keep)[1]
         scale = torch.ones(3, dtype=edge.dtype)
-        torch.library.opcheck(_scan_gradient, (edge, lengths, beta, scale, semiring, False))
-    torch.library.opcheck(_path, (edge, lengths, False))
+        torch.library.opcheck(dense_scan_gradient, (edge, lengths, beta, scale, semiring, False))
+    torch.library.opcheck(dense_path, (edge, lengths, False))
 
 
 @pytest.mark.parametrize("semiring", SEMIRINGS)

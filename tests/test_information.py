@@ -76,7 +76,7 @@ def covariances_with_the_score(case):
 @pytest.mark.parametrize("blocks", [False, True])
 def test_the_gradient_of_entropy_with_forbidden_events(name, blocks, device, monkeypatch):
     if blocks:  # of one position each
-        monkeypatch.setattr("hf_semicrf.ops.covariance.BLOCK_ELEMENTS", 1)
+        monkeypatch.setattr("hf_semicrf.ops.host.covariance.BLOCK_ELEMENTS", 1)
     case = with_holes(name)
     p = leaves(to_device(case.potentials, device))
     ops.entropy(p).sum().backward()

@@ -10,7 +10,7 @@ from tolerances import FLOAT64
 from torch.testing import assert_close
 
 from hf_semicrf import ops
-from hf_semicrf.ops.dense import semi_crf_triton_forward
+from hf_semicrf.ops import semi_crf_triton_forward
 
 
 def test_the_dense_recurrence_gives_log_z(case):

@@ -85,7 +85,7 @@ def test_ties_are_broken_as_documented(device):
 def test_long_sentences_in_blocks(monkeypatch):
     p = random_potentials([60, 41], 5, 3, seed=43)
     score, labels, starts = ops.k_best(p, 10)
-    monkeypatch.setattr("hf_semicrf.ops.ranking.BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr("hf_semicrf.ops.host.ranking.BLOCK_ELEMENTS", 200)
     assert all(
         torch.equal(x, y) for x, y in zip(ops.k_best(p, 10), (score, labels, starts), strict=True)
     )

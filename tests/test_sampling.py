@@ -68,7 +68,7 @@ DRAWN = {
 @pytest.mark.parametrize("name", DRAWN)
 def test_frequencies_are_probabilities(name, blocks, device, monkeypatch):
     if blocks:  # of one position each
-        monkeypatch.setattr("hf_semicrf.ops.sampling.BLOCK_ELEMENTS", 1)
+        monkeypatch.setattr("hf_semicrf.ops.host.sampling.BLOCK_ELEMENTS", 1)
     case = DRAWN[name]
     labels, starts = draw(to_device(case.potentials, device))
     for b, sentence in enumerate(case.sentences):

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 from hf_semicrf import HeadSettings, SemiCRF
 from hf_semicrf.head.scorers import SCORERS, SpanScorer
 from hf_semicrf.head.settings import SCORER_NAMES
-from hf_semicrf.ops import span_scores as spans
+from hf_semicrf.ops.host import span_scores as implementations
 
 SETTINGS = HeadSettings(max_segment_length=4, head_dropout=0.0, head_width=16)
 LENGTHS = torch.tensor([5, 2])
@@ -44,8 +44,8 @@ def test_span_scores_are_those_of_each_segment_by_itself(monkeypatch):
         torch.testing.assert_close(whole[0, s, e - s - 1], expected, rtol=1e-6, atol=1e-6)
     # in chunks, recomputed: the same values and gradients
     gradients = []
-    for size in (spans.CHUNK_ELEMENTS, 1):
-        monkeypatch.setattr(spans, "CHUNK_ELEMENTS", size)
+    for size in (implementations.CHUNK_ELEMENTS, 1):
+        monkeypatch.setattr(implementations, "CHUNK_ELEMENTS", size)
         scorer.zero_grad()
         chunked = scorer(hidden).segment
         torch.testing.assert_close(chunked, whole, **FLOAT64)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hf_semicrf import ops
-from hf_semicrf.ops.reference import bounds
 
 TEMPERATURES = (0.25, 8.0)
 THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
@@ -153,7 +152,7 @@ def segment_mask(labels: Tensor, starts: Tensor, p: ops.Potentials) -> Tensor:
         p: Potentials of the sentences, for their sizes and lengths.
     """
     batch, positions, longest, types = p.sizes
-    inside, begin, ends = bounds(starts, p.lengths)
+    inside, begin, ends = ops.segment_bounds(starts, p.lengths)
     n = torch.arange(positions, device=labels.device)
     index = (begin * longest + n - begin) * types + labels
     closes = inside & ends

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_semicrf.head.settings import HeadSettings
-from hf_semicrf.ops import Backend, resolve_backend
-from hf_semicrf.ops.span_scores import span_scores
+from hf_semicrf.ops import Backend, resolve_backend, span_scores
 
 
 class Scores(NamedTuple):
@@ -114,7 +113,6 @@ class SpanScorer(nn.Module):
             self.output.weight,
             self.output.bias,
             dropout.p if self.training else 0.0,
-            "mean",
             backend,
         )
         return self.boundary.score(hidden)._replace(segment=segment)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from hf_semicrf.ops.checks import Backend, resolve_backend
 from hf_semicrf.ops.decoding import k_best, minimum_risk, minimum_token_risk, sample, viterbi
-from hf_semicrf.ops.dense import (
+from hf_semicrf.ops.dense_contract import (
     edge_marginals,
     edge_viterbi,
     linear_scan_streaming,
     semi_crf_triton_forward,
+    to_edge,
 )
-from hf_semicrf.ops.edge import to_edge
 from hf_semicrf.ops.information import entropy, kl_divergence
 from hf_semicrf.ops.likelihood import (
     log_partition,
@@ -27,7 +27,6 @@ from hf_semicrf.ops.likelihood import (
 from hf_semicrf.ops.posteriors import (
     Marginals,
     MaxMarginals,
-    at_segments,
     marginals,
     max_marginals,
     segment_marginals,
@@ -35,6 +34,8 @@ from hf_semicrf.ops.posteriors import (
 )
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.routing import dense_route
+from hf_semicrf.ops.scoring import span_scores
+from hf_semicrf.ops.segmentations import at_segments, segment_bounds
 
 __all__ = [
     "Backend",
@@ -58,10 +59,12 @@ __all__ = [
     "negative_log_likelihood",
     "resolve_backend",
     "sample",
+    "segment_bounds",
     "segment_marginals",
     "segment_sums",
     "segmentation_score",
     "semi_crf_triton_forward",
+    "span_scores",
     "to_edge",
     "viterbi",
 ]

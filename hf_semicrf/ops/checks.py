@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials
-
-try:
-    import triton
-except ImportError:  # CPU builds of PyTorch come without it
-    triton = None
+from hf_semicrf.ops.routing import HAS_TRITON
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -35,7 +31,7 @@ _AXES = {
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> str:
-    """The back end that runs for tensors on ``device``.
+    """Pick the back end that runs for tensors on ``device``: "torch" or "triton".
 
     Raises:
         ValueError: The name is unknown.
@@ -44,11 +40,11 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
     if backend == "auto":
-        return "triton" if device.type == "cuda" and triton is not None else "torch"
+        return "triton" if device.type == "cuda" and HAS_TRITON else "torch"
     if backend == "triton":
-        if triton is None:
+        if not HAS_TRITON:
             raise RuntimeError('expected triton to be installed for backend="triton"; it is not')
-        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+        if device.type != "cuda" and not _triton_interprets():
             raise RuntimeError(
                 'expected tensors on a CUDA device for backend="triton", or TRITON_INTERPRET=1 in '
                 f"the environment before triton is imported; got tensors on {device}"
@@ -56,8 +52,15 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
     return backend
 
 
+def _triton_interprets() -> bool:
+    """Say whether Triton interprets its kernels on the CPU, as TRITON_INTERPRET asks for."""
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
 def checked(p: Potentials) -> Potentials:
-    """The potentials in float32 or float64, once their shapes are known to fit.
+    """Check the shapes of potentials and return them in float32 or float64.
 
     Values of ``lengths`` are checked on the CPU only: on a GPU that would wait for the device.
     """
@@ -65,8 +68,8 @@ def checked(p: Potentials) -> Potentials:
                if getattr(p, k) is None]  # fmt: skip
     if missing:
         raise ValueError(f"expected potentials {', '.join(missing)}; got None")
-    given = {name: x for name, x in p._asdict().items() if x is not None}
-    for name, x in given.items():
+    present = {name: x for name, x in p._asdict().items() if x is not None}
+    for name, x in present.items():
         if x.ndim != len(_AXES[name]):
             axes = ", ".join(_AXES[name])
             raise ValueError(f"expected {name} of shape [{axes}], got {list(x.shape)}")
@@ -77,7 +80,7 @@ def checked(p: Potentials) -> Potentials:
         )
     size = dict(zip("BNLC", p.sizes, strict=True))
     dtype = torch.float32
-    for name, tensor in given.items():
+    for name, tensor in present.items():
         shape = [size[axis] for axis in _AXES[name]]
         if list(tensor.shape) != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {list(tensor.shape)}")
@@ -99,7 +102,7 @@ def checked(p: Potentials) -> Potentials:
 
 
 def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
-    """The labels as int64, once the segmentation is one; values are checked on the CPU only."""
+    """Check a segmentation and return its labels as int64; values are checked on the CPU only."""
     shape = p.sizes[:2]
     if labels.shape != shape or starts.shape != shape:
         raise ValueError(
@@ -170,7 +173,7 @@ def check_memory(shape: tuple[int, ...], like: Tensor) -> None:
 
 
 def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
-    """The spans as int64, once they are some; values are checked on the CPU only.
+    """Check spans and return them as int64; values are checked on the CPU only.
 
     Raises:
         ValueError: Shape, dtype or device do not fit, or a span leaves the positions.
@@ -194,10 +197,10 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a number of segmentations that is none.
+    """Refuse a number of segmentations that is no integer of at least 1.
 
     Raises:
-        ValueError: It is no integer, or below 1.
+        ValueError: It is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")

@@ -1,18 +1,18 @@
-"""Segmentations out of the distribution: the most probable, those of least risk, and samples."""
+"""Decoding: the most probable segmentations, those of least risk, and samples."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored, ranking, risk, sampling
 from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
+from hf_semicrf.ops.host import factored, ranking, risk, sampling
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 
 
 def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
-    """The segmentation with the highest score.
+    """Find the segmentation with the highest score.
 
     O(N (L C + C^2)) time, O(N C) memory. Not differentiable in the path; the score is.
 
@@ -41,7 +41,7 @@ def minimum_risk(
     backend: Backend = "auto",
     legal: Potentials | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The segmentation with the most expected correct segments, less ``threshold`` for each.
+    """Find the segmentation with the most expected correct segments, less ``threshold`` for each.
 
     Type 0 is the outside, which counts nothing and has segments of length 1: of all tilings, the
     one with the highest sum of ``segment - threshold`` over its segments of other types. The F1 of
@@ -70,7 +70,7 @@ def minimum_risk(
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
-    p = _alone(Potentials(segment=segment), lengths, longest, types)
+    p = _checked_without_others(Potentials(segment=segment), lengths, longest, types)
     segment = segment.detach().to(p.duration.dtype)
     back_end = resolve_backend(backend, segment.device)
     if back_end == "triton" and legal is None and risk.fits(longest, types):
@@ -78,7 +78,7 @@ def minimum_risk(
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
-    return _most(p._replace(segment=gain), legal, backend)
+    return _best_tiling(p._replace(segment=gain), legal, backend)
 
 
 def minimum_token_risk(
@@ -88,7 +88,7 @@ def minimum_token_risk(
     backend: Backend = "auto",
     legal: Potentials | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The segmentation with the most expected correct tokens: :func:`minimum_risk` by tokens.
+    """Find the segmentation with the most expected correct tokens: :func:`minimum_risk` by tokens.
 
     A token is correct when its type is, and whether it starts a segment: when its B, I or O tag
     is. Type 0 is the outside, whose segments have length 1. O(N L C) time.
@@ -113,14 +113,14 @@ def minimum_token_risk(
     inner = marginals.token - marginals.start  # a token that starts nothing
     types = inner.shape[-1]
     gains = Potentials(emission=inner, start=marginals.start - inner)
-    p = _alone(gains, lengths, longest, types)
+    p = _checked_without_others(gains, lengths, longest, types)
     duration = p.duration.clone()
     duration[1:, 0] = -torch.inf
-    return _most(p._replace(duration=duration), legal, backend)
+    return _best_tiling(p._replace(duration=duration), legal, backend)
 
 
-def _alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
-    """Scores of positions or segments as checked potentials that have no others."""
+def _checked_without_others(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
+    """Check potentials whose other scores are all zero."""
     zero = torch.zeros((), device=lengths.device)
     return checked(
         p._replace(
@@ -133,8 +133,10 @@ def _alone(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentia
     )
 
 
-def _most(p: Potentials, legal: Potentials | None, backend: Backend) -> tuple[Tensor, Tensor]:
-    """Labels and starts [B, N] of the tiling that gains the most, within what is legal."""
+def _best_tiling(
+    p: Potentials, legal: Potentials | None, backend: Backend
+) -> tuple[Tensor, Tensor]:
+    """Find the labels and starts [B, N] of the legal tiling with the highest score."""
     if legal is not None:
         rules = legal.map(lambda x: torch.where(x == -torch.inf, x, 0))
         scores = (
@@ -146,7 +148,7 @@ def _most(p: Potentials, legal: Potentials | None, backend: Backend) -> tuple[Te
 
 
 def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
-    """The k segmentations with the highest scores, all distinct, best first.
+    """Find the k segmentations with the highest scores, all distinct, best first.
 
     Exact. Of equal scores the first is the one whose last segment has the lower type, then the
     shorter one, then the one whose segment before that has the lower type, and so on leftwards.
@@ -178,7 +180,7 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 def sample(
     p: Potentials, n: int, generator: torch.Generator | None = None, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Independent samples of the distribution over segmentations, exact.
+    """Draw independent, exact samples of the distribution over segmentations.
 
     The same generator state gives the same samples on either back end, up to rounding. O(N (L C +
     C^2)) time for the scan, then O(L + C) for each segment drawn; O(n N) memory.

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import covariance, factored
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend
+from hf_semicrf.ops.host import covariance, factored
 from hf_semicrf.ops.potentials import Potentials
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
-    """Entropy of the distribution over segmentations, in nats [B]: log Z less the expected score.
+    """Compute the entropy of the distribution over segmentations, in nats [B].
 
-    Computed in float64, since the two terms nearly cancel. NaN where no segmentation is legal.
-    O(N (L C + C^2)) time. Differentiable once in every potential: the gradient is minus the
-    covariance of the score and the counts, and costs one more recurrence.
+    It is log Z less the expected score, in float64, since the two nearly cancel. NaN where no
+    segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every potential: the
+    gradient is minus the covariance of the score and the counts, and costs one more recurrence.
 
     Args:
         p: Potentials.
@@ -35,11 +35,11 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
 
 
 def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
-    """Kullback-Leibler divergence of q from p, in nats [B]: the mean of log p - log q under p.
+    """Compute the Kullback-Leibler divergence of q from p, in nats [B].
 
-    Computed in float64. ``inf`` where q forbids a segmentation that p allows, NaN where p allows
-    none. O(N (L C + C^2)) time. Differentiable once in every potential of both; with respect to q
-    the gradient is q's expected counts less those of p.
+    It is the mean of log p - log q under p, in float64. ``inf`` where q forbids a segmentation that
+    p allows, NaN where p allows none. O(N (L C + C^2)) time. Differentiable once in every potential
+    of both; with respect to q the gradient is q's expected counts less those of p.
 
     Args:
         p: Potentials.
@@ -55,7 +55,7 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
     dtype = torch.promote_types(p.duration.dtype, q.duration.dtype)
     back_end = resolve_backend(backend, p.lengths.device)
     p, q = p.map(Tensor.double), q.map(Tensor.double)
-    p, q = _filled(p, like=q), _filled(q, like=p)
+    p, q = _fill_missing(p, like=q), _fill_missing(q, like=p)
     ratio = _pairwise(torch.sub, p, q)
     log_z, expected = _expected_score(p, ratio, back_end)
     divergence = expected - log_z + factored.log_partition(q, back_end)
@@ -64,7 +64,7 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
 
 
 def _expected_score(p: Potentials, scores: Potentials, backend: str) -> tuple[Tensor, Tensor]:
-    """Log Z of ``p`` and the mean of other scores under it, float64 [B] both.
+    """Compute log Z of ``p`` and the mean of other scores under it, float64 [B] both.
 
     Scores that are not finite count nothing: what they score is impossible, or of no interest.
     """
@@ -79,8 +79,8 @@ def _expected_score(p: Potentials, scores: Potentials, backend: str) -> tuple[Te
     return log_z, expected
 
 
-def _filled(p: Potentials, like: Potentials) -> Potentials:
-    """Zeros for the scores that only the other one gives."""
+def _fill_missing(p: Potentials, like: Potentials) -> Potentials:
+    """Put zeros for the scores that only ``like`` has."""
     pairs = zip(p, like, strict=True)
     return Potentials._make(
         torch.zeros_like(y) if x is None and y is not None else x for x, y in pairs
@@ -90,7 +90,7 @@ def _filled(p: Potentials, like: Potentials) -> Potentials:
 def _pairwise(
     function: Callable[[Tensor, Tensor], Tensor], p: Potentials, q: Potentials
 ) -> Potentials:
-    """A function of each potential of p and that of q."""
+    """Apply a function to each potential of p and that of q."""
     scores = [
         None if x is None or y is None else function(x, y)
         for x, y in zip(p[:-1], q[:-1], strict=True)
@@ -99,7 +99,7 @@ def _pairwise(
 
 
 def _leaves_support(p: Potentials, q: Potentials, backend: str) -> Tensor:
-    """Whether p allows a segmentation with an event that q forbids [B] bool."""
+    """Say whether p allows a segmentation with an event that q forbids [B] bool."""
 
     def forbidden(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(x == -torch.inf, x, (y == -torch.inf).to(x.dtype))

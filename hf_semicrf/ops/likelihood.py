@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_semicrf.ops import factored
 from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend
+from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.potentials import Potentials
 
 
 def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
-    """Log-sum of the scores of all segmentations: log Z, in nats.
+    """Sum over all segmentations: log Z, the log-sum of their scores, in nats.
 
     Differentiable once in every potential; the gradient is the expected counts. ``-inf`` where no
     segmentation is legal. O(N (L C + C^2)) time; O(N C) memory with a gradient.
@@ -34,15 +34,15 @@ def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
 
 
 def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
-    """Log Z of one distribution less log Z of another, in nats [B]; the difference is in float64.
+    """Subtract log Z of one distribution from that of another, in nats [B].
 
-    Where the segmentations of ``q`` are some of those of ``p``, scored alike, it is the negative
-    log-probability that a segmentation is one of them: the loss of partly known labels.
-    Differentiable once in every potential of both.
+    The difference is taken in float64. Where the segmentations of ``q`` are some of those of ``p``,
+    scored alike, it is the negative log-probability that a segmentation is one of them: the loss of
+    partly known labels. Differentiable once in every potential of both.
 
     Args:
         p: Potentials.
-        q: Others, of as many sentences; all else may differ.
+        q: Potentials of as many sentences; all else may differ.
         backend: Which implementation runs.
 
     Returns:
@@ -61,7 +61,7 @@ def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "a
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
-    """Score of one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
+    """Score one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
 
     Differentiable in every potential. O(N) time.
 
@@ -86,7 +86,9 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
 def negative_log_likelihood(
     p: Potentials, labels: Tensor, starts: Tensor, backend: Backend = "auto"
 ) -> Tensor:
-    """``log Z - score(labels, starts)`` in nats [B]; the difference is taken in float64.
+    """Compute the loss of one segmentation a sentence: log Z less its score, in nats [B].
+
+    The difference is taken in float64. Differentiable once in every potential.
 
     Args:
         p: Potentials.

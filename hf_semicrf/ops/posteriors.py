@@ -1,4 +1,4 @@
-"""What the distribution says of positions and segments."""
+"""Posteriors of positions and segments, and the best score through each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import covariance, ranking
-from hf_semicrf.ops import spans as of_spans
 from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend
+from hf_semicrf.ops.host import covariance, ranking, span_marginals
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import bounds
 
 
 class Marginals(NamedTuple):
@@ -31,7 +29,7 @@ class Marginals(NamedTuple):
 
 
 def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
-    """Posterior probabilities of types, starts and ends at each position, and of segments.
+    """Compute the posteriors of types, starts and ends at each position, and of segments.
 
     O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``. Differentiable once: the
     gradient is the covariance of counts, computed in float64.
@@ -47,15 +45,15 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     """
     p = checked(p)
     _, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
-    token, start, end, of_segments = (
+    token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
     )
-    return Marginals(token, start, end, of_segments if segment else None)
+    return Marginals(token, start, end, through_segments if segment else None)
 
 
 def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -> Tensor:
-    """The probability that each of the given spans is a segment, for every type.
+    """Compute the probability that each of some spans is a segment, for every type.
 
     As ``marginals(p, segment=True).segment``, without its [B, N, L, C] tensor: O(N (L C + C^2) +
     S L C) time, O((N + S) C) memory. Not differentiable. In float32 on Triton the scans' rounding
@@ -78,7 +76,7 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -
     """
     p = checked(p)
     spans = checked_spans(p, spans)
-    return of_spans.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
+    return span_marginals.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
 
 
 class MaxMarginals(NamedTuple):
@@ -99,7 +97,7 @@ class MaxMarginals(NamedTuple):
 
 
 def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> MaxMarginals:
-    """The score of the best segmentation through each type, start and end at each position.
+    """Find the best segmentation's score through each type, start and end at each position.
 
     The highest of all is Viterbi's score, and how far another place lies below it is what the best
     segmentation through that place loses. O(N (L C + C^2)) time and O(N L C) memory on the host, in
@@ -116,41 +114,20 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     """
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
-    token, start, end, of_segments = ranking.max_marginals(p)
-    return MaxMarginals(token, start, end, of_segments if segment else None)
+    token, start, end, through_segments = ranking.max_marginals(p)
+    return MaxMarginals(token, start, end, through_segments if segment else None)
 
 
 def segment_sums(segment: Tensor) -> Marginals:
-    """Marginals of types, starts and ends from those of all segments.
+    """Sum the posteriors of all segments to those of types, starts and ends.
 
     Args:
         segment: Posterior of each segment, by start and length less one [B, N, L, C].
     """
     start = segment.sum(2)
     end = torch.zeros_like(start)
-    for extra in range(min(segment.shape[1:3])):
-        end[:, extra:] += segment[:, : segment.shape[1] - extra, extra]
+    for d in range(min(segment.shape[1:3])):
+        end[:, d:] += segment[:, : segment.shape[1] - d, d]
     opened = start.to(torch.float64, copy=True)
     opened[:, 1:] -= end[:, :-1]
     return Marginals(opened.cumsum(1).to(start.dtype), start, end, segment)
-
-
-def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Read a tensor over all segments at the segments of one segmentation.
-
-    Args:
-        values: Any value of each segment, by start and length less one [B, N, L, C].
-        labels: Type of each position [B, N], -1 past the length.
-        starts: Whether a segment starts at the position [B, N] bool.
-        lengths: Positions of each sentence [B].
-
-    Returns:
-        For each position the value of the segment that covers it [B, N]; 0 past the length.
-    """
-    _, positions, longest, types = values.shape
-    inside, begin, ends = bounds(starts, lengths)
-    n = torch.arange(positions, device=values.device)
-    last = torch.where(ends, n, positions - 1).flip(1).cummin(1).values.flip(1)
-    index = (begin * longest + last - begin) * types + labels
-    read = values.flatten(1).gather(1, torch.where(inside, index, 0))
-    return torch.where(inside, read, 0)

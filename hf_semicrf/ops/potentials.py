@@ -24,7 +24,7 @@ from torch import Tensor
 class Potentials(NamedTuple):
     """Scores of a batch of sentences, in nats; ``-inf`` forbids what it scores.
 
-    At least one of ``emission``, ``segment``, ``start`` and ``end`` is given. All share one
+    At least one of ``emission``, ``segment``, ``start`` and ``end`` is not None. All share one
     floating dtype and one device.
 
     Args:
@@ -60,42 +60,42 @@ class Potentials(NamedTuple):
         raise ValueError("expected at least one of emission, segment, start and end; all are None")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Potentials:
-        """Apply ``function`` to every floating-point tensor that is given."""
+        """Apply ``function`` to every floating-point tensor that is not None."""
         *scores, lengths = self
         return Potentials._make([*(None if x is None else function(x) for x in scores), lengths])
 
 
 def segment_scores(p: Potentials, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-    """The score of every segment whose last position lies in [first, last), length by length.
+    """Score every segment whose last position lies in [first, last), length by length.
 
     Emissions are added one position at a time, so no difference of prefix sums loses digits and
-    ``-inf`` stays exact. Durations may be each sentence's own [L, B, 1, C].
+    ``-inf`` stays exact. Durations may differ between sentences [L, B, 1, C].
 
     Yields:
-        For each length ``d = extra + 1`` from 1 to L: the first last-position
-        ``lo = max(first, extra)`` at which such a segment fits, and the scores [B, last - lo, C] of
-        the segments ``[t + 1 - d, t + 1)`` for ``t`` in [lo, last).
+        For each index ``d`` of the axis of lengths, 0 to L - 1: the first last-position
+        ``lo = max(first, d)`` at which a segment of length d + 1 fits, and the scores
+        [B, last - lo, C] of the segments ``[t - d, t + 1)`` for ``t`` in [lo, last).
     """
     batch, _, longest, types = p.sizes
     content = p.duration.new_zeros(batch, last - first, types)
-    for extra in range(min(longest, last)):
-        lo = max(first, extra)
+    for d in range(min(longest, last)):
+        lo = max(first, d)
         content = content[:, lo - last :]
-        begins, ends = slice(lo - extra, last - extra), slice(lo, last)
+        begins, ends = slice(lo - d, last - d), slice(lo, last)
         if p.emission is not None:
             content = content + p.emission[:, begins]
-        score = content + p.duration[extra]
+        score = content + p.duration[d]
         if p.start is not None:
             score = score + p.start[:, begins]
         if p.end is not None:
             score = score + p.end[:, ends]
         if p.segment is not None:
-            score = score + p.segment[:, begins, extra]
+            score = score + p.segment[:, begins, d]
         yield lo, score
 
 
 def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
-    """The score of every segment whose last position lies in [first, last).
+    """Score every segment whose last position lies in [first, last), in one tensor.
 
     Returns:
         Scores [B, last - first, L, C] by last position and length less one; -inf where the segment
@@ -103,20 +103,13 @@ def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
     """
     batch, _, longest, types = p.sizes
     scores = p.duration.new_full((batch, last - first, longest, types), -torch.inf)
-    for extra, (lo, score) in enumerate(segment_scores(p, first, last)):
-        scores[:, lo - first :, extra] = score
+    for d, (lo, score) in enumerate(segment_scores(p, first, last)):
+        scores[:, lo - first :, d] = score
     return scores
 
 
-def spread(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Labels [..., N] of all positions from those at the segments' starts; -1 past a length."""
-    n = torch.arange(labels.shape[-1], device=labels.device)
-    labels = labels.gather(-1, torch.where(starts, n, 0).cummax(-1).values)
-    return labels.masked_fill(n >= lengths[..., None], -1)
-
-
 def reverse(p: Potentials) -> Potentials:
-    """The same distribution read from right to left: suffixes become prefixes.
+    """Read the same distribution from right to left: suffixes become prefixes.
 
     Position n of a sentence of length m becomes position ``m - 1 - n``; padding stays behind it.
     """

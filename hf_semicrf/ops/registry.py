@@ -1,4 +1,4 @@
-"""Functions of potentials as custom ops, whose nine fields stand in a schema once; the kernels."""
+"""Custom ops over potentials, and the way from an operation to what implements it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,27 @@ def operation(
     return register
 
 
-def parted(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
-    """The potentials among an operation's inputs, and its further arguments."""
+def split_potentials(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
+    """Split an operation's inputs into the potentials and its further arguments."""
     count = len(Potentials._fields)
     return Potentials(*inputs[:count]), inputs[count:]
 
 
-def kernels(room: str) -> ModuleType:
-    """A room of Triton kernels, imported on first use: CPU builds of PyTorch lack Triton."""
-    return importlib.import_module(f"hf_semicrf.ops.kernels.{room}")
+def implementation(backend: str, name: str) -> ModuleType:
+    """Fetch the module of a back end that implements an operation.
+
+    Both back ends have the modules ``scan``, ``viterbi``, ``expectations``, ``score``,
+    ``sampling`` and ``means``, with the same functions.
+
+    Args:
+        backend: "torch" or "triton".
+        name: The module's name.
+    """
+    if backend == "torch":
+        return importlib.import_module(f"hf_semicrf.ops.host.{name}")
+    return kernels(name)
+
+
+def kernels(name: str) -> ModuleType:
+    """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
+    return importlib.import_module(f"hf_semicrf.ops.kernels.{name}")

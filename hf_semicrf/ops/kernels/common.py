@@ -57,52 +57,6 @@ def log_sum_exp2(x):
     return top + log2(tl.sum(tl.exp2(x - top[None, :]), 0))
 
 
-@triton.jit
-def window_table(
-    table, duration, longest, types, scale,
-    WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr,
-):  # fmt: skip
-    """Write the durations as a window reads them: at row j - r + WINDOW for position j and row r.
-
-    So its rows lie at fixed distances from the place where a step reads. -inf where the segment of
-    a row cannot end; with time in blocks, 0 for the row of what began before the block.
-    """
-    r = tl.arange(0, 2 * WINDOW)[:, None]
-    c = tl.arange(0, TYPES)[None, :]
-    age = r - WINDOW  # the length less one
-    if not LONG:
-        age = age & (WINDOW - 1)
-    legal = (age > 0) & (age < longest) & (c < types)
-    score = tl.load(duration + age * types + c, mask=legal, other=-float("inf")) * scale
-    if LONG:
-        score = tl.where((age == 0) & (c < types), 0.0, score)
-    tl.store(table + r * TYPES + c, score)
-
-
-@triton.jit
-def window_segments(
-    segment, first, t, length, reverse, longest, types,
-    WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr,
-    SHORTEST: tl.constexpr = 1, other=0.0,
-):  # fmt: skip
-    """Segment scores of the window's rows that may end at position t, in nats; else ``other``.
-
-    The length less one is at least SHORTEST. The scores are as they were read: what is computed
-    with them waits for memory, so it should come a step later.
-    """
-    c = tl.arange(0, TYPES)[None, :]
-    age = t % WINDOW - tl.arange(0, WINDOW)[:, None]  # the length less one
-    if not LONG:
-        age = age & (WINDOW - 1)
-    # the segment [t - age, t + 1); its mirror image begins at position length - 1 - t
-    begin = tl.where(reverse == 1, length - 1 - t, t)
-    stride = tl.where(reverse == 1, types, types - longest * types)
-    oldest = tl.minimum(longest - 1, tl.where(t < length, t, -1))
-    inside = (age >= SHORTEST) & (age <= oldest) & (c < types)
-    segment += (first + begin) * longest * types
-    return tl.load(segment + (age * stride + c), mask=inside, other=other)
-
-
 def index_dtype(count: int) -> torch.dtype:
     """The smallest integer type that holds 0..count - 1."""
     return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32

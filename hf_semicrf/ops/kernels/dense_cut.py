@@ -4,7 +4,10 @@ With M = ceil(N / 2), one segment of every tiling starts before M and ends at M 
 
     score = ⊕_{s < M <= s+d} ⊕_{c, c'} beta[s, c'] + edge[s, d, c, c'] + gamma[s+d, c]
 
-One program takes one start s = M-1-k; these edges are read here and nowhere else in phase 0.
+One program takes one start s = M-1-k.
+
+Memory traffic: each edge that crosses the middle is read once, here and nowhere else in phase 0.
+Source: Sarawagi and Cohen (2004), section 3, from both ends.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import Plan, accumulator, durations, far_tile, pull
+from hf_semicrf.ops.kernels.dense_states import Plan, accumulator, durations, far_tile, pull
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _cut(
-    edge, lengths, beta, gamma, anchors, cuts, rows, size, count,
+    # potentials and states
+    edge, lengths, beta, gamma, anchors,
+    # results
+    cuts,
+    # sizes
+    rows, size, count,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
     TILES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
@@ -49,7 +57,7 @@ def _cut(
 
 def cut(
     edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor,
-    semiring: str, shape: Plan,
+    semiring: str, layout: Plan,
 ) -> Tensor:  # fmt: skip
     """Sum over the edges that cross the middle, by start.
 
@@ -60,7 +68,7 @@ def cut(
         gamma: States of phase 0 [B, T, C].
         anchors: Of phase 0 [B, 2].
         semiring: `"log"` or `"max"`.
-        shape: From `plan`.
+        layout: From `plan`.
 
     Returns:
         [B, D, tiles], float64, D = max(K - 1, 1): the k-th is that of the start M-1-k; -inf where
@@ -68,12 +76,17 @@ def cut(
     """
     batch, rows, size, types, _ = edge.shape
     count, first = durations(size)
-    tiles = triton.cdiv(types, shape.outs)
+    tiles = triton.cdiv(types, layout.outs)
     cuts = beta.new_empty((batch, count, tiles))
     _cut[(count * tiles, batch)](
-        edge, lengths, beta, gamma, anchors, cuts, rows, size, count, C=types, FIRST=first,
-        MAX=semiring == "max", ACC=accumulator(edge.dtype), TILES=tiles,
-        **far_tile(shape.outs, types * count),
+        # potentials and states
+        edge, lengths, beta, gamma, anchors,
+        # results
+        cuts,
+        # sizes
+        rows, size, count,
+        C=types, FIRST=first, MAX=semiring == "max", ACC=accumulator(edge.dtype), TILES=tiles,
+        **far_tile(layout.outs, types * count),
     )  # fmt: skip
     return cuts
 

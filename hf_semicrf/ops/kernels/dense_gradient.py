@@ -2,7 +2,10 @@
 
     p[s, d, c, c'] = exp(beta[s, c'] + edge[s, d, c, c'] + gamma[s+d, c] - logZ)
 
-One program takes a row s: it reads the row's used edges once and writes all of the row once.
+One program takes a row s.
+
+Memory traffic: a row's used edges are read once, and all of the row is written once.
+Source: Sarawagi and Cohen (2004), equation 4.
 """
 
 from __future__ import annotations
@@ -12,12 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import accumulator, durations
+from hf_semicrf.ops.kernels.dense_states import accumulator, durations
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _marginal(
-    edge, lengths, beta, gamma, totals, scales, gradient, rows, size, count,
+    # potentials, states and the gradient of the scores
+    edge, lengths, beta, gamma, totals, scales,
+    # results
+    gradient,
+    # sizes
+    rows, size, count,
     C: tl.constexpr, FIRST: tl.constexpr, ACC: tl.constexpr, R: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -50,15 +58,17 @@ def _marginal(
         tl.store(gradient + place, value, mask=(q < size * C)[:, None] & (out < C)[None, :])
 
 
-def marginals(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, scale: Tensor) -> Tensor:
-    """Multiply scale with the marginal of every edge; exact zeros where no tiling goes.
+def marginals(
+    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, grad_score: Tensor
+) -> Tensor:
+    """Multiply grad_score with the marginal of every edge; exact zeros where no tiling goes.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], contiguous, nats.
         lengths: Boundaries of each sequence [B], in 1..T.
         beta: All states of the left side [B, T, C].
         gamma: All states of the right side [B, T, C].
-        scale: Gradient of each score [B].
+        grad_score: Gradient of each score [B].
 
     Returns:
         Tensor [B, T-1, K, C, C] of edge's dtype.
@@ -68,7 +78,12 @@ def marginals(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, scale:
     gradient = torch.empty_like(edge)
     outs = min(triton.next_power_of_2(types), 32)
     _marginal[(batch * rows, triton.cdiv(types, outs))](
-        edge, lengths, beta, gamma, gamma[:, 0].logsumexp(-1), scale, gradient, rows, size, count,
+        # potentials, states and the gradient of the scores
+        edge, lengths, beta, gamma, gamma[:, 0].logsumexp(-1), grad_score,
+        # results
+        gradient,
+        # sizes
+        rows, size, count,
         C=types, FIRST=first, ACC=accumulator(edge.dtype), R=4096 // outs, OUT=outs, num_warps=4,
     )  # fmt: skip
     return gradient

@@ -1,7 +1,12 @@
 """One best path, from the max semiring's states of phase 0, traced from the middle to both ends.
 
-The arg-max is taken again along the path, in float64, so that no back-pointers are stored: a
-segment costs K·C reads, the one that crosses the middle K·C².
+    left of the middle:  beta[n, c]   = max_{d, c'} beta[n-d, c'] + edge[n-d, d, c, c']
+    right of the middle: gamma[s, c'] = max_{d, c}  edge[s, d, c, c'] + gamma[s+d, c]
+
+The arg-max is taken again along the path, in float64, so that no back-pointers are stored.
+
+Memory traffic: K·C reads a segment, K·C² for the one that crosses the middle.
+Source: Sarawagi and Cohen (2004), equation 2.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense_states import durations
+from hf_semicrf.ops.kernels.dense_states import durations
 
 
 @triton.jit
@@ -57,7 +62,12 @@ def _best(
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _trace(
-    edge, lengths, beta, gamma, nearest, path, rows, size, count,
+    # potentials and states
+    edge, lengths, beta, gamma, nearest,
+    # results
+    path,
+    # sizes
+    rows, size, count,
     C: tl.constexpr, FIRST: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64) // 2
@@ -120,7 +130,13 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tens
     path = torch.full((batch, rows), -1, dtype=torch.int64, device=edge.device)
     nearest = cuts.amax(2).argmax(1)
     _trace[(2 * batch,)](
-        edge, lengths, beta, gamma, nearest, path, rows, size, count, C=types, FIRST=first,
+        # potentials and states
+        edge, lengths, beta, gamma, nearest,
+        # results
+        path,
+        # sizes
+        rows, size, count,
+        C=types, FIRST=first,
         Q=min(2048, triton.next_power_of_2(count * types)), num_warps=8,
     )  # fmt: skip
     return path

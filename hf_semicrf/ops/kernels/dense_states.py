@@ -9,9 +9,11 @@ one side or crosses the middle (dense_cut). Phase 1 goes on to the far ends, for
 The steps are cut into blocks. What reaches a block from before it does not depend on the block:
 `_far` computes it for all steps of the block in parallel, on the whole GPU, and reads nearly all of
 the tensor; `_near` then takes the steps one by one and adds what starts within the block. Where a
-step is small, `_near` alone takes all of it. Each edge is read once: K·C²·(T-1)·B elements.
+step is small, `_near` alone takes all of it. States are float64; a tile is summed in ACC relative
+to an anchor, the last finite maximum.
 
-States are float64; a tile is summed in ACC relative to an anchor, the last finite maximum.
+Memory traffic: each edge is read once, K·C²·(T-1)·B elements.
+Source: Sarawagi and Cohen (2004), section 3, from both ends.
 """
 
 from __future__ import annotations
@@ -134,7 +136,10 @@ def pull(
 
 @triton.jit
 def _far_side(
-    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
+    # potentials, states and scratch
+    edge, lengths, beta, gamma, anchors, partial,
+    # where
+    b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, TILES: tl.constexpr,
     OUT: tl.constexpr, Q: tl.constexpr,
@@ -162,6 +167,7 @@ def _far_side(
         total = pull(
             edge + (sequence * rows + n) * size * (C * C),
             state + (sequence * (rows + 1) + n) * C,
+            # durations, and output types
             low, high, anchor, out, size, C, FIRST, RIGHT, MAX, ACC, OUT, Q,
         )  # fmt: skip
         place = (((2 * sequence + RIGHT) * steps + step) * split + piece) * C
@@ -170,7 +176,10 @@ def _far_side(
 
 @triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _far(
-    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
+    # potentials, states and scratch
+    edge, lengths, beta, gamma, anchors, partial,
+    # where
+    rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
     TILES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
@@ -178,19 +187,28 @@ def _far(
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _far_side(
-            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, False, MAX, ACC, TILES, OUT, Q,
+            # potentials, states and scratch
+            edge, lengths, beta, gamma, anchors, partial,
+            # where
+            b, rows, size, count, phase, block, steps, split,
+            C, FIRST, False, MAX, ACC, TILES, OUT, Q,
         )  # fmt: skip
     else:
         _far_side(
-            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, True, MAX, ACC, TILES, OUT, Q,
+            # potentials, states and scratch
+            edge, lengths, beta, gamma, anchors, partial,
+            # where
+            b, rows, size, count, phase, block, steps, split,
+            C, FIRST, True, MAX, ACC, TILES, OUT, Q,
         )  # fmt: skip
 
 
 @triton.jit
 def _near_side(
-    edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps, split,
+    # potentials, states and scratch
+    edge, lengths, beta, gamma, anchors, partial,
+    # where
+    b, rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, RIGHT: tl.constexpr, MAX: tl.constexpr,
     ACC: tl.constexpr, FAR: tl.constexpr, PIECES: tl.constexpr,
     OUT: tl.constexpr, Q: tl.constexpr,
@@ -267,7 +285,10 @@ def _near_side(
 
 @triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _near(
-    edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block, steps, split,
+    # potentials, states and scratch
+    edge, lengths, beta, gamma, anchors, partial,
+    # where
+    rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
     PIECES: tl.constexpr, OUT: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
@@ -275,13 +296,19 @@ def _near(
     b = tl.program_id(0) // 2
     if tl.program_id(0) % 2 == 0:
         _near_side(
-            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, False, MAX, ACC, FAR, PIECES, OUT, Q,
+            # potentials, states and scratch
+            edge, lengths, beta, gamma, anchors, partial,
+            # where
+            b, rows, size, count, phase, block, steps, split,
+            C, FIRST, False, MAX, ACC, FAR, PIECES, OUT, Q,
         )  # fmt: skip
     else:
         _near_side(
-            edge, lengths, beta, gamma, anchors, partial, b, rows, size, count, phase, block, steps,
-            split, C, FIRST, True, MAX, ACC, FAR, PIECES, OUT, Q,
+            # potentials, states and scratch
+            edge, lengths, beta, gamma, anchors, partial,
+            # where
+            b, rows, size, count, phase, block, steps, split,
+            C, FIRST, True, MAX, ACC, FAR, PIECES, OUT, Q,
         )  # fmt: skip
 
 
@@ -313,7 +340,7 @@ def near_tile(outs: int, inputs: int) -> dict[str, int]:
 
 def advance(
     edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor,
-    semiring: str, phase: int, cut: Plan,
+    semiring: str, phase: int, layout: Plan,
 ) -> None:  # fmt: skip
     """Fill one phase's half of beta and gamma, in place.
 
@@ -325,29 +352,29 @@ def advance(
         anchors: Last finite maximum of each side [B, 2], float64; zeros before phase 0.
         semiring: `"log"` or `"max"`.
         phase: 0 to the middle, 1 from there on.
-        cut: From `plan`.
+        layout: From `plan`.
     """
     batch, rows, size, types, _ = edge.shape
     count, first = durations(size)
-    partial = beta.new_empty((batch, 2, cut.steps if cut.far else 0, cut.split, types))
+    partial = beta.new_empty((batch, 2, layout.steps if layout.far else 0, layout.split, types))
     constants = {
         "C": types,
         "FIRST": first,
         "MAX": semiring == "max",
         "ACC": accumulator(edge.dtype),
     }
-    tiles = triton.cdiv(types, cut.outs)
-    inputs = types * (min(count, cut.steps) if cut.far else count)
-    for block in range(triton.cdiv(rows // 2 + 1, cut.steps)):
-        given = cut.far and (phase > 0 or block > 0)
-        split = cut.split if given else 0
+    tiles = triton.cdiv(types, layout.outs)
+    inputs = types * (min(count, layout.steps) if layout.far else count)
+    for block in range(triton.cdiv(rows // 2 + 1, layout.steps)):
+        run_far = layout.far and (phase > 0 or block > 0)
+        split = layout.split if run_far else 0
         shared = (edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block)
-        if given:
-            _far[(2 * batch, cut.steps * split * tiles)](
-                *shared, cut.steps, split, TILES=tiles, **constants,
-                **far_tile(cut.outs, types * count),
+        if run_far:
+            _far[(2 * batch, layout.steps * split * tiles)](
+                *shared, layout.steps, split,
+                TILES=tiles, **constants, **far_tile(layout.outs, types * count),
             )  # fmt: skip
         _near[(2 * batch,)](
-            *shared, cut.steps, split, FAR=cut.far, PIECES=_MOST_PIECES,
-            **constants, **near_tile(cut.wide, inputs),
+            *shared, layout.steps, split, FAR=layout.far, PIECES=_MOST_PIECES,
+            **constants, **near_tile(layout.wide, inputs),
         )  # fmt: skip

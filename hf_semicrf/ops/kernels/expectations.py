@@ -9,14 +9,14 @@ first position, over those that start in it and over those that end in it. So no
 to one number, and a run's result does not depend on their order. The token marginals follow by
 adding starts and subtracting ends, from the first position on.
 
-The first of the sums also says what Z is *here*: the probabilities of the segments that cover one
-position add up to 1. Dividing by it removes the rounding errors that the two scans gathered on
-their way, which grow with the length of the text.
+The probabilities of the segments that cover one position add up to 1, so the first of the sums is Z
+as it is seen from the tile. Dividing by it removes the rounding errors that the two scans gathered
+on their way, which grow with the length of the text.
 
 The loss is log Z - score(gold): its gradient is the expected counts less the gold segmentation's.
 
-Cost: 3 N L C exponentials and N C^2 for the transitions; reads 4 N C (twice N L C with segment
-scores), writes 3 N C, and N L C where the segments' gradient is asked for.
+Memory traffic: 4 N C reads (and twice N L C with segment scores), 3 N C writes, and N L C more
+where the segments' gradient is asked for; 3 N L C exponentials, and N C^2 for the transitions.
 Source: Sarawagi and Cohen (2004), equation 4.
 """
 
@@ -26,15 +26,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.kernels.common import LOG2E, contiguous, load_scaled, power_of_two
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import Expectations, State
 
 
 @triton.jit
-def _row(pointer, index, count, c, types, none):
+def _rows(pointer, index, count, c, types, zeros):
     """Rows of a tensor [N, C] in base 2; 0 where the tensor is absent or the index is outside."""
-    rows = none
+    rows = zeros
     if pointer is not None:
         inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
         rows += load_scaled(pointer, index[:, None] * types + c[None, :], inside, 0.0)
@@ -49,12 +49,12 @@ def _state(pointer, index, count, c, types):
 
 
 @triton.jit
-def _segment(pointer, begin, extra, length, longest, c, types, none):
-    """Scores of the segments [begin, begin + extra + 1), for columns ``begin`` and ``extra``."""
-    scores = none
+def _segment(pointer, begin, length_minus_one, length, longest, c, types, zeros):
+    """Scores of the segments that begin at rows ``begin`` with lengths less one; 0 outside."""
+    scores = zeros
     if pointer is not None:
-        inside = (begin >= 0) & (begin + extra < length) & (extra < longest)
-        at = (begin.to(tl.int64) * longest + extra) * types
+        inside = (begin >= 0) & (begin + length_minus_one < length) & (length_minus_one < longest)
+        at = (begin.to(tl.int64) * longest + length_minus_one) * types
         inside = inside[:, None] & (c < types)[None, :]
         scores += load_scaled(pointer, at[:, None] + c[None, :], inside, 0.0)
     return scores
@@ -62,9 +62,13 @@ def _segment(pointer, begin, extra, length, longest, c, types, none):
 
 @triton.jit(do_not_specialize=["batch", "positions", "longest", "types", "tiles"])
 def counts_kernel(
-    emission, segment, start, end, duration, lengths, log_z, pre, offset, weight,
-    gold_labels, gold_lengths,
+    # potentials
+    emission, segment, start, end, duration, lengths,
+    # the scan's state, each sentence's weight and the gold segmentation
+    log_z, pre, offset, weight, gold_labels, gold_lengths,
+    # results
     emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+    # sizes
     batch, positions, longest, types, tiles,
     ROWS: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +83,7 @@ def counts_kernel(
     expected_w = tl.where(possible, w, 0.0)
     r, c = tl.arange(0, ROWS), tl.arange(0, TYPES)
     real = c < types
-    none = tl.zeros([ROWS, TYPES], dtype)
+    zeros = tl.zeros([ROWS, TYPES], dtype)
 
     # this sentence's rows; prefixes by their boundary, suffixes by theirs
     row = b * positions * types
@@ -105,88 +109,88 @@ def counts_kernel(
         n = n0 + r
         span = tl.minimum(longest, length - n0)  # lengths to look at from the tile's first position
 
-        # segments [n0 - back, n0 + extra + 1): they cover the first position
+        # segments [n0 - back, n0 + d + 1): they cover the first position
         total = tl.zeros([TYPES], dtype)
         opened_before = tl.zeros([TYPES], dtype)
         passed = tl.zeros([TYPES], dtype)
         for r0 in range(0, tl.where(span > 0, tl.minimum(longest, n0 + 1), 0), ROWS):
             back = r0 + r
             s = n0 - back
-            before = tl.where((back > 0)[:, None], _row(emission, s, length, c, types, none), 0.0)
-            left = _state(pre, s, length, c, types) + _row(start, s, length, c, types, none)
+            before = tl.where((back > 0)[:, None], _rows(emission, s, length, c, types, zeros), 0.0)
+            left = _state(pre, s, length, c, types) + _rows(start, s, length, c, types, zeros)
             left += passed[None, :] + tl.cumsum(before, 0)
             passed += tl.sum(before, 0)
             shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
-            covering = none
-            for extra in range(tl.minimum(span, longest - r0)):
-                m = n0 + extra + r * 0
-                left += _row(emission, m, length, c, types, none)
+            covering = zeros
+            for d in range(tl.minimum(span, longest - r0)):
+                m = n0 + d + r * 0
+                left += _rows(emission, m, length, c, types, zeros)
                 right = _state(post, m + 1, length + 1, c, types)
-                right += _row(end, m, length, c, types, none)
-                right += _row(duration, back + extra, longest, c, types, none)
-                right += _segment(segment, s, back + extra, length, longest, c, types, none)
-                moved = (shift + tl.load(suffix_offset + n0 + extra + 1)).to(dtype)
-                mass = tl.exp2(left + right + moved[:, None])
-                covering += tl.where((back + extra < longest)[:, None], mass, 0.0)
+                right += _rows(end, m, length, c, types, zeros)
+                right += _rows(duration, back + d, longest, c, types, zeros)
+                right += _segment(segment, s, back + d, length, longest, c, types, zeros)
+                exponent = (shift + tl.load(suffix_offset + n0 + d + 1)).to(dtype)
+                mass = tl.exp2(left + right + exponent[:, None])
+                covering += tl.where((back + d < longest)[:, None], mass, 0.0)
             total += tl.sum(covering, 0)
             opened_before += tl.sum(tl.where((back > 0)[:, None], covering, 0.0), 0)
-        here = tl.sum(total, 0)
-        scale = tl.where(here > 0.0, expected_w / tl.where(here > 0.0, here, 1.0), 0.0)
+        local_z = tl.sum(total, 0)
+        scale = tl.where(local_z > 0.0, expected_w / tl.where(local_z > 0.0, local_z, 1.0), 0.0)
         tl.store(scale_out + (b * tl.num_programs(1) + chunk) * tiles + tile, scale)
 
         if gold_labels is not None:
             gold = tl.load(gold_labels + b * positions + n, mask=n < length, other=-1).to(tl.int32)
             gold_type = gold[:, None] == c[None, :]
 
-        # segments [n, n + extra + 1)
-        left = _state(pre, n, length, c, types) + _row(start, n, length, c, types, none)
+        # segments [n, n + d + 1)
+        left = _state(pre, n, length, c, types) + _rows(start, n, length, c, types, zeros)
         shift = tl.load(offset + n, mask=n < length, other=0.0) - z
-        started = none
-        for extra in range(span):
-            m = n + extra
-            left += _row(emission, m, length, c, types, none)
+        started = zeros
+        for d in range(span):
+            m = n + d
+            left += _rows(emission, m, length, c, types, zeros)
             right = _state(post, m + 1, length + 1, c, types)
-            right += _row(end, m, length, c, types, none)
-            right += load_scaled(duration, extra * types + c, real, 0.0)[None, :]
-            right += _segment(segment, n, extra + r * 0, length, longest, c, types, none)
-            moved = shift + tl.load(suffix_offset + m + 1, mask=m < length, other=0.0)
-            mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
+            right += _rows(end, m, length, c, types, zeros)
+            right += load_scaled(duration, d * types + c, real, 0.0)[None, :]
+            right += _segment(segment, n, d + r * 0, length, longest, c, types, zeros)
+            exponent = shift + tl.load(suffix_offset + m + 1, mask=m < length, other=0.0)
+            mass = tl.exp2(left + right + exponent.to(dtype)[:, None]) * scale
             started += mass
             if segment_out is not None:
                 if gold_lengths is not None:
                     ends = tl.load(gold_lengths + b * positions + m, mask=m < length, other=0)
-                    mass -= tl.where((ends == extra + 1)[:, None] & gold_type, w, 0.0)
-                at = ((b * positions + n) * longest + extra) * types
+                    mass -= tl.where((ends == d + 1)[:, None] & gold_type, w, 0.0)
+                at = ((b * positions + n) * longest + d) * types
                 tl.store(segment_out + at[:, None] + c[None, :], mass,
                          mask=(m < length)[:, None] & real[None, :])  # fmt: skip
 
-        # segments [n - extra, n + 1)
-        right = _state(post, n + 1, length + 1, c, types) + _row(end, n, length, c, types, none)
+        # segments [n - d, n + 1)
+        right = _state(post, n + 1, length + 1, c, types) + _rows(end, n, length, c, types, zeros)
         shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
         if gold_lengths is not None:
             ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)
-        ended = none
-        for extra in range(longest):
-            s = n - extra
-            right += _row(emission, s, length, c, types, none)
+        ended = zeros
+        for d in range(longest):
+            s = n - d
+            right += _rows(emission, s, length, c, types, zeros)
             left = _state(pre, s, length, c, types)
-            left += _row(start, s, length, c, types, none)
-            left += load_scaled(duration, extra * types + c, real, 0.0)[None, :]
-            left += _segment(segment, s, extra + r * 0, length, longest, c, types, none)
-            moved = shift + tl.load(offset + s, mask=(s >= 0) & (n < length), other=0.0)
-            mass = tl.exp2(left + right + moved.to(dtype)[:, None]) * scale
+            left += _rows(start, s, length, c, types, zeros)
+            left += load_scaled(duration, d * types + c, real, 0.0)[None, :]
+            left += _segment(segment, s, d + r * 0, length, longest, c, types, zeros)
+            exponent = shift + tl.load(offset + s, mask=(s >= 0) & (n < length), other=0.0)
+            mass = tl.exp2(left + right + exponent.to(dtype)[:, None]) * scale
             ended += mass
             if gold_lengths is not None:
-                mass -= tl.where((ends == extra + 1)[:, None] & gold_type, w, 0.0)
-            of_length = tl.sum(mass, 0)
+                mass -= tl.where((ends == d + 1)[:, None] & gold_type, w, 0.0)
+            count = tl.sum(mass, 0)
             if tile > 0:
-                of_length += tl.load(duration_out + extra * types + c, mask=real, other=0.0)
-            tl.store(duration_out + extra * types + c, of_length, mask=real)
+                count += tl.load(duration_out + d * types + c, mask=real, other=0.0)
+            tl.store(duration_out + d * types + c, count, mask=real)
 
         token = opened_before[None, :] * scale + tl.cumsum(started, 0)
         token -= tl.cumsum(ended, 0) - ended
         # starts less ends need not cancel to the last bit; the weight has its own sign
-        forbidden = _row(emission, n, length, c, types, none) == -float("inf")
+        forbidden = _rows(emission, n, length, c, types, zeros) == -float("inf")
         token = tl.where(w < 0.0, tl.minimum(token, 0.0), tl.maximum(token, 0.0))
         token = tl.where((n < length)[:, None] & ~forbidden, token, 0.0)
         if gold_labels is not None:
@@ -210,7 +214,13 @@ def counts_kernel(
 
 @triton.jit(do_not_specialize=["batch", "positions", "longest", "types", "rows", "tiles"])
 def transitions_kernel(
-    transition, lengths, log_z, alpha, offset, weight, scale, gold_labels, gold_lengths, shared_out,
+    # potentials
+    transition, lengths,
+    # the scan's state, each sentence's weight, the tiles' scale and the gold segmentation
+    log_z, alpha, offset, weight, scale, gold_labels, gold_lengths,
+    # results
+    shared_out,
+    # sizes
     batch, positions, longest, types, rows, tiles,
     STEPS: tl.constexpr, SOURCES: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
@@ -238,15 +248,15 @@ def transitions_kernel(
     for n0 in range(tl.maximum(begin, 1), tl.minimum(begin + tiles * rows, length), STEPS):
         n = n0 + tl.arange(0, STEPS)  # boundaries
         inner = n < tl.minimum(begin + tiles * rows, length)
-        moved = tl.load(offset + n, mask=inner, other=0.0) - z
-        moved += tl.load(suffix_offset + n, mask=inner, other=0.0)
+        exponent = tl.load(offset + n, mask=inner, other=0.0) - z
+        exponent += tl.load(suffix_offset + n, mask=inner, other=0.0)
         before = tl.load(alpha + n[:, None] * types + source[None, :],
                          mask=inner[:, None] & (source < types)[None, :],
                          other=-float("inf"))  # fmt: skip
         after = tl.load(beta + n[:, None] * types + target[None, :],
                         mask=inner[:, None] & (target < types)[None, :],
                         other=-float("inf"))  # fmt: skip
-        before += moved.to(dtype)[:, None]
+        before += exponent.to(dtype)[:, None]
         mass = tl.exp2(before[:, :, None] + (after[:, None, :] + score[None, :, :]))
         factor = tl.load(scale + first_tile + (n - begin) // rows, mask=inner, other=0.0)
         mass = mass * factor[:, None, None]
@@ -273,7 +283,7 @@ def expectations(
 ) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
 
-    As :func:`hf_semicrf.ops.reference.expectations`; the state is that of :func:`scan.scan`.
+    As :func:`hf_semicrf.ops.host.expectations.expectations`, from the state of :func:`scan.scan`.
     """
     batch, positions, longest, types = p.sizes
     emission, segment, start, end, duration, transition, _, _, lengths = contiguous(p)
@@ -291,14 +301,25 @@ def expectations(
     shared = duration.new_empty(batch, parts, (longest + types + 2) * types)
     scale = duration.new_empty(batch, parts * tiles)
     counts_kernel[(batch, parts)](
-        emission, segment, start, end, duration, lengths, log_z, state.pre, state.offset, weight,
-        labels, ends, emission_out, segment_out if with_segment else None, start_out,
-        end_out, shared, scale, batch, positions, longest, types, tiles,
+        # potentials
+        emission, segment, start, end, duration, lengths,
+        # the scan's state, each sentence's weight and the gold segmentation
+        log_z, state.pre, state.offset, weight, labels, ends,
+        # results
+        emission_out, segment_out if with_segment else None, start_out, end_out, shared, scale,
+        # sizes
+        batch, positions, longest, types, tiles,
         ROWS=rows, TYPES=tile, num_warps=8 if rows * tile > 1024 else 4,
     )  # fmt: skip
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
-        transition, lengths, log_z, state.alpha, state.offset, weight, scale, labels, ends, shared,
+        # potentials
+        transition, lengths,
+        # the scan's state, each sentence's weight, the tiles' scale and the gold segmentation
+        log_z, state.alpha, state.offset, weight, scale, labels, ends,
+        # results
+        shared,
+        # sizes
         batch, positions, longest, types, rows, tiles,
         STEPS=max(1, 2048 // (block * block)), SOURCES=block, TYPES=block, num_warps=4,
     )  # fmt: skip

@@ -20,35 +20,42 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import power_of_two, window_segments
+from hf_semicrf.ops.kernels.common import power_of_two
+from hf_semicrf.ops.kernels.window import read_segments
 
 
 @triton.jit
-def _ending(segment, first, t, length, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
+def _ending(
+    segment, first_row, t, length, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr
+):
     """Posteriors of the window's rows that may end at position t; -inf for the others."""
-    return window_segments(
-        segment, first, t, length, 0, longest, types, WINDOW, TYPES, False, 0, -float("inf")
+    return read_segments(
+        segment, first_row, t, length, 0, longest, types, WINDOW, TYPES, False, 0, -float("inf")
     )
 
 
 @triton.jit(do_not_specialize=["positions", "longest", "types"])
 def risk_kernel(
-    segment, lengths, size_out, type_out, last_out, labels, starts, threshold,
-    positions, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr, STEP: tl.constexpr,
+    segment, lengths,
+    # pointers of the walk back, and results
+    size_out, type_out, last_out, labels, starts,
+    # the threshold, and sizes
+    threshold, positions, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
-    first = b * positions
+    first_row = b * positions
     row = tl.arange(0, WINDOW)
     c = tl.arange(0, TYPES)[None, :]
     behind = tl.zeros([WINDOW], segment.dtype.element_ty)
     gain = tl.sum(behind, 0)
     last = 0  # the last boundary where a segment ends
-    scores = _ending(segment, first, 0, length, longest, types, WINDOW, TYPES)
-    scores1 = _ending(segment, first, 1, length, longest, types, WINDOW, TYPES)
+    scores = _ending(segment, first_row, 0, length, longest, types, WINDOW, TYPES)
+    scores1 = _ending(segment, first_row, 1, length, longest, types, WINDOW, TYPES)
     for t in range(length):
-        scores2 = _ending(segment, first, t + 2, length, longest, types, WINDOW, TYPES)
+        scores2 = _ending(segment, first_row, t + 2, length, longest, types, WINDOW, TYPES)
         age = (t - row) & (WINDOW - 1)
         scores = tl.where(c > 0, scores, -float("inf"))  # the outside gains nothing
         surest = tl.max(scores, 1)
@@ -57,29 +64,29 @@ def risk_kernel(
         value = behind + (surest - threshold)
         top = tl.max(value, 0)
         gain = tl.maximum(top, 0.0)
-        extra = tl.min(tl.where(value == top, age, WINDOW), 0)
+        length_minus_one = tl.min(tl.where(value == top, age, WINDOW), 0)
         last = tl.where(top > 0.0, t + 1, last)
-        tl.store(size_out + first + t, extra + 1)
-        tl.store(type_out + first + t, tl.max(tl.where(age == extra, kind, 0), 0))
-        tl.store(last_out + first + t, last)
+        tl.store(size_out + first_row + t, length_minus_one + 1)
+        tl.store(type_out + first_row + t, tl.max(tl.where(age == length_minus_one, kind, 0), 0))
+        tl.store(last_out + first_row + t, last)
         scores, scores1 = scores1, scores2
 
     n = tl.arange(0, STEP)
     for n0 in range(0, positions, STEP):
         inside = n0 + n < positions
         outside = tl.where(n0 + n < length, 0, -1).to(tl.int64)
-        tl.store(labels + first + n0 + n, outside, mask=inside)
-        tl.store(starts + first + n0 + n, n0 + n < length, mask=inside)
+        tl.store(labels + first_row + n0 + n, outside, mask=inside)
+        tl.store(starts + first_row + n0 + n, n0 + n < length, mask=inside)
     tl.debug_barrier()  # what follows was written by other threads, or is to be written over
     while last > 0:
-        size = tl.load(size_out + first + last - 1)
-        label = tl.load(type_out + first + last - 1)
+        size = tl.load(size_out + first_row + last - 1)
+        label = tl.load(type_out + first_row + last - 1)
         begin = last - size
         for n0 in range(begin, last, STEP):
             inside = n0 + n < last
-            tl.store(labels + first + n0 + n, (label + n * 0).to(tl.int64), mask=inside)
-            tl.store(starts + first + n0 + n, n0 + n == begin, mask=inside)
-        last = tl.load(last_out + first + begin - 1, mask=begin > 0, other=0)
+            tl.store(labels + first_row + n0 + n, (label + n * 0).to(tl.int64), mask=inside)
+            tl.store(starts + first_row + n0 + n, n0 + n == begin, mask=inside)
+        last = tl.load(last_out + first_row + begin - 1, mask=begin > 0, other=0)
 
 
 def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -96,7 +103,11 @@ def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Te
     labels = torch.empty(batch, positions, dtype=torch.long, device=segment.device)
     starts = torch.empty(batch, positions, dtype=torch.bool, device=segment.device)
     risk_kernel[(batch,)](
-        segment, lengths, *pointers, labels, starts, threshold, positions, longest, types,
+        segment, lengths,
+        # pointers of the walk back, and results
+        *pointers, labels, starts,
+        # the threshold, and sizes
+        threshold, positions, longest, types,
         WINDOW=window, TYPES=tile, STEP=32, num_warps=max(1, min(8, window * tile // 1024)),
     )  # fmt: skip
     return labels, starts

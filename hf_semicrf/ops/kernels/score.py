@@ -1,7 +1,13 @@
 """The score of one segmentation a sentence, and its segments' lengths: one program a sentence.
 
+    score(y) = initial[c_1] + sum_j seg(s_j, e_j, c_j) + sum_{j>1} transition[c_{j-1}, c_j]
+               + final[c_J]
+
 A position looks up where its segment began with a running maximum over starts; everything else is
-a gather. O(N) time; reads two numbers a position and the scores that the segmentation uses.
+a gather.
+
+Memory traffic: two reads a position, and the scores that the segmentation uses; N writes.
+Source: Sarawagi and Cohen (2004), equations 1 to 3.
 """
 
 from __future__ import annotations
@@ -22,42 +28,51 @@ def _maximum(a, b):
 
 @triton.jit(do_not_specialize=["positions", "longest", "types"])
 def score_kernel(
+    # potentials and the segmentation
     emission, segment, start, end, duration, transition, initial, final, lengths, labels, starts,
+    # results
     score_out, lengths_out,
+    # sizes
     positions, longest, types, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
     r = tl.arange(0, ROWS)
-    row = b * positions
+    first_row = b * positions
     score = tl.zeros([ROWS], tl.float64)
     begun = -1  # where the segment that reaches into the block began
     for n0 in range(0, positions, ROWS):
         n = n0 + r
         inside = n < length
-        label = tl.load(labels + row + n, mask=inside, other=0).to(tl.int64)
-        before = tl.load(labels + row + n - 1, mask=inside & (n > 0), other=0).to(tl.int64)
-        starting = (tl.load(starts + row + n, mask=inside, other=0) != 0) | (n == 0)
-        follows = tl.load(starts + row + n + 1, mask=n + 1 < length, other=0) != 0
+        label = tl.load(labels + first_row + n, mask=inside, other=0).to(tl.int64)
+        before = tl.load(labels + first_row + n - 1, mask=inside & (n > 0), other=0).to(tl.int64)
+        starting = (tl.load(starts + first_row + n, mask=inside, other=0) != 0) | (n == 0)
+        follows = tl.load(starts + first_row + n + 1, mask=n + 1 < length, other=0) != 0
         ending = inside & (follows | (n + 1 == length))
         begin = tl.associative_scan(tl.where(starting & inside, n, -1), 0, _maximum)
         begin = tl.maximum(begin, begun)
         begun = tl.max(begin, 0)
-        span = n - begin  # the length less one
-        tl.store(lengths_out + row + n, tl.where(ending, span + 1, 0), mask=n < positions)
+        length_minus_one = n - begin
+        tl.store(
+            lengths_out + first_row + n,
+            tl.where(ending, length_minus_one + 1, 0),
+            mask=n < positions,
+        )
 
         legal = (label >= 0) & (label < types) & (before >= 0) & (before < types)
-        legal = legal & (~ending | (span < longest))
+        legal = legal & (~ending | (length_minus_one < longest))
         usable = inside & legal
-        position = (row + n) * types + label
+        position = (first_row + n) * types + label
         opens = usable & starting
         closes = usable & ending
         score += in_float64(emission, position, usable)
         score += in_float64(start, position, opens)
         score += in_float64(end, position, closes)
-        score += in_float64(duration, span * types + label, closes)
-        score += in_float64(segment, ((row + begin) * longest + span) * types + label, closes)
+        score += in_float64(duration, length_minus_one * types + label, closes)
+        score += in_float64(
+            segment, ((first_row + begin) * longest + length_minus_one) * types + label, closes
+        )
         score += in_float64(transition, before * types + label, opens & (n > 0))
         score += in_float64(initial, label, opens & (n == 0))
         score += in_float64(final, label, usable & (n + 1 == length))
@@ -68,11 +83,19 @@ def score_kernel(
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Score of a segmentation in nats, float64 [B], and its ends, int32 [B, N].
 
-    As :func:`hf_semicrf.ops.reference.segmentation_score`; -inf where a label is not a type.
+    As :func:`hf_semicrf.ops.host.score.segmentation_score`; -inf where a label is not a type.
     """
     batch, positions, longest, types = p.sizes
     inputs = contiguous((*p, labels, starts))
     out = p.duration.new_empty(batch, dtype=torch.float64)
     ends = torch.empty(batch, positions, dtype=torch.int32, device=out.device)
-    score_kernel[(batch,)](*inputs, out, ends, positions, longest, types, ROWS=512, num_warps=4)
+    score_kernel[(batch,)](
+        # potentials and the segmentation
+        *inputs,
+        # results
+        out, ends,
+        # sizes
+        positions, longest, types,
+        ROWS=512, num_warps=4,
+    )  # fmt: skip
     return out, ends

@@ -1,7 +1,7 @@
 """Scores of segments from the states at their ends, their mean state and their width.
 
     x[n, l]     = first[n] + last[n + l] + (inside[n] + ... + inside[n + l]) / (l + 1) + width[l]
-    score[n, l] = (kept[n] * gelu(x[n, l])) @ weight.T + bias
+    score[n, l] = (keep_mask[n] * gelu(x[n, l])) @ weight.T + bias
 
 A program takes a tile of positions and goes through the lengths with the sum of the states inside
 in registers, so that x, as wide as a state for each of the N L segments, is never in memory. The
@@ -9,8 +9,10 @@ gradient forms x again, twice: summed over the segments that start in a tile, an
 end in one. A state inside counts in every segment that covers it: a running sum of what starts less
 what has ended. No two programs add to one number, so a result does not depend on their order.
 
-Cost: N L GELUs and dot products of W units for the scores, twice as many for the gradient; reads
-3 N W, writes N L C.
+Memory traffic: 3 N W reads, N L C writes; the gradient reads twice as much and writes 4 N W. N L
+GELUs and dot products of W units for the scores, twice as many for the gradient.
+Source: Lee et al. (2017), "End-to-end Neural Coreference Resolution", for the parts of a span's
+features; a mean here where attention is there.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def _rows(rows, first, r, stride, positions, u, units, dtype: tl.constexpr):
 
 @triton.jit
 def _with_one_more(
-    total, fixed, states, part, width, first, extra, r, positions, u, units, dtype: tl.constexpr
+    total, fixed, states, part, width, first, d, r, positions, u, units, dtype: tl.constexpr
 ):
     """The sum of the states inside with rows ``first + r`` too, and x of the longer segments.
 
@@ -62,13 +64,17 @@ def _with_one_more(
     stride = 3 * units
     total += _rows(states + 2 * units, first, r, stride, positions, u, units, dtype)
     x = fixed + _rows(states + part * units, first, r, stride, positions, u, units, dtype)
-    x += tl.load(width + extra * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
-    return total, x + total * (1.0 / tl.cast(extra + 1, dtype))
+    x += tl.load(width + d * units + u, mask=u < units, other=0.0).to(dtype)[None, :]
+    return total, x + total * (1.0 / tl.cast(d + 1, dtype))
 
 
 @triton.jit(do_not_specialize=["positions"])
 def scores_kernel(
-    states, width, weight, bias, kept, out, scale, positions, longest, units, types,
+    states, width, weight, bias, keep_mask,
+    # results
+    out,
+    # the scale of dropout, and sizes
+    scale, positions, longest, units, types,
     ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The segments of all lengths that start in a tile; the units' parts are added one by one."""
@@ -77,39 +83,42 @@ def scores_kernel(
     r = tl.arange(0, ROWS)
     c = tl.program_id(2) * TYPES + tl.arange(0, TYPES)
     dtype: tl.constexpr = out.dtype.element_ty
-    of_type = (n0 + r < positions)[:, None] & (c < types)[None, :]
+    type_mask = (n0 + r < positions)[:, None] & (c < types)[None, :]
     offset = tl.load(bias + c, mask=c < types, other=0.0).to(dtype)[None, :]
     states += b * positions * 3 * units
-    if kept is not None:
-        kept += b * positions * units
+    if keep_mask is not None:
+        keep_mask += b * positions * units
     out += (b * positions + n0) * longest * types
     at = r[:, None] * longest * types + c[None, :]
     for u0 in range(0, units, UNITS):
         u = u0 + tl.arange(0, UNITS)
-        of_unit = (u < units)[:, None] & (c < types)[None, :]
-        columns = tl.load(weight + c[None, :] * units + u[:, None], mask=of_unit, other=0.0)
+        unit_mask = (u < units)[:, None] & (c < types)[None, :]
+        columns = tl.load(weight + c[None, :] * units + u[:, None], mask=unit_mask, other=0.0)
         first = _rows(states, n0, r, 3 * units, positions, u, units, dtype)
-        if kept is not None:
-            factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
+        if keep_mask is not None:
+            factor = _rows(keep_mask, n0, r, units, positions, u, units, dtype) * scale
         total = tl.zeros([ROWS, UNITS], dtype)
-        for extra in range(longest):
+        for d in range(longest):
             total, x = _with_one_more(
-                total, first, states, 1, width, n0 + extra, extra, r, positions, u, units, dtype
+                total, first, states, 1, width, n0 + d, d, r, positions, u, units, dtype
             )
             features = x * _normal(x)[0]
-            if kept is not None:
+            if keep_mask is not None:
                 features *= factor
-            cell = out + extra * types + at
-            so_far = tl.load(cell, mask=of_type & (u0 > 0), other=0.0)
-            so_far = tl.where(u0 > 0, so_far, offset)
+            cell = out + d * types + at
+            earlier_units = tl.load(cell, mask=type_mask & (u0 > 0), other=0.0)
+            earlier_units = tl.where(u0 > 0, earlier_units, offset)
             score = tl.dot(features, columns.to(dtype), input_precision=PRECISION, out_dtype=dtype)
-            tl.store(cell, so_far + score, mask=of_type)
+            tl.store(cell, earlier_units + score, mask=type_mask)
         tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=["positions"])
 def gradient_kernel(
-    states, width, weight, kept, gradient, states_out, covering_out, shared_out,
+    states, width, weight, keep_mask, gradient,
+    # results
+    states_out, covering_out, shared_out,
+    # the scale of dropout, and sizes
     scale, positions, longest, units, types,
     ROWS: tl.constexpr, UNITS: tl.constexpr, TYPES: tl.constexpr, PRECISION: tl.constexpr,
     END: tl.constexpr,
@@ -126,53 +135,53 @@ def gradient_kernel(
     u = tl.program_id(2) * UNITS + tl.arange(0, UNITS)
     c = tl.arange(0, TYPES)
     dtype: tl.constexpr = gradient.dtype.element_ty
-    of_unit = (c < types)[:, None] & (u < units)[None, :]
-    rows = tl.load(weight + c[:, None] * units + u[None, :], mask=of_unit, other=0.0).to(dtype)
+    unit_mask = (c < types)[:, None] & (u < units)[None, :]
+    rows = tl.load(weight + c[:, None] * units + u[None, :], mask=unit_mask, other=0.0).to(dtype)
     states += b * positions * 3 * units
     fixed = _rows(states + END * units, n0, r, 3 * units, positions, u, units, dtype)
-    if kept is not None:
-        kept += b * positions * units
+    if keep_mask is not None:
+        keep_mask += b * positions * units
         if END == 0:
-            factor = _rows(kept, n0, r, units, positions, u, units, dtype) * scale
+            factor = _rows(keep_mask, n0, r, units, positions, u, units, dtype) * scale
     gradient += (b * positions + n0) * longest * types
     at = r[:, None] * longest * types + c[None, :]
     total = tl.zeros([ROWS, UNITS], dtype)
     at_end, covering = total, total
     if END == 0:
         shared_out += (b * tl.num_programs(1) + tl.program_id(1)) * (longest + types) * units
-        of_weight = tl.zeros([TYPES, UNITS], dtype)
-    for extra in range(longest):
-        other = n0 + (1 - 2 * END) * extra  # where the other ends lie
+        grad_weight = tl.zeros([TYPES, UNITS], dtype)
+    for d in range(longest):
+        other = n0 + (1 - 2 * END) * d  # where the other ends lie
         total, x = _with_one_more(
-            total, fixed, states, 1 - END, width, other, extra, r, positions, u, units, dtype
+            total, fixed, states, 1 - END, width, other, d, r, positions, u, units, dtype
         )
-        begin = n - END * extra
-        of_type = ((begin >= 0) & (n < positions))[:, None] & (c < types)[None, :]
-        of_score = tl.load(gradient + at, mask=of_type, other=0.0)
+        begin = n - END * d
+        type_mask = ((begin >= 0) & (n < positions))[:, None] & (c < types)[None, :]
+        grad_score = tl.load(gradient + at, mask=type_mask, other=0.0)
         gradient += types - END * longest * types  # one longer, and begun one earlier or not
         below, density = _normal(x)
         slope = below + x * density
-        if kept is not None:
+        if keep_mask is not None:
             if END == 1:
-                factor = _rows(kept, other, r, units, positions, u, units, dtype) * scale
+                factor = _rows(keep_mask, other, r, units, positions, u, units, dtype) * scale
             slope *= factor
-        of_x = tl.dot(of_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
-        at_end += of_x
-        covering += of_x * (1.0 / tl.cast(extra + 1, dtype))
+        grad_x = tl.dot(grad_score, rows, input_precision=PRECISION, out_dtype=dtype) * slope
+        at_end += grad_x
+        covering += grad_x * (1.0 / tl.cast(d + 1, dtype))
         if END == 0:
             features = x * below
-            if kept is not None:
+            if keep_mask is not None:
                 features *= factor
-            of_weight += tl.dot(tl.trans(of_score), features,
+            grad_weight += tl.dot(tl.trans(grad_score), features,
                                 input_precision=PRECISION, out_dtype=dtype)  # fmt: skip
-            tl.store(shared_out + extra * units + u, tl.sum(of_x, 0), mask=u < units)
+            tl.store(shared_out + d * units + u, tl.sum(grad_x, 0), mask=u < units)
     inside = (n < positions)[:, None] & (u < units)[None, :]
     at = b * positions + n.to(tl.int64)
     tl.store(states_out + (at[:, None] * 3 + END) * units + u[None, :], at_end, mask=inside)
     tl.store(covering_out + at[:, None] * units + u[None, :], covering, mask=inside)
     if END == 0:
         at = (longest + c)[:, None] * units + u[None, :]
-        tl.store(shared_out + at, of_weight, mask=of_unit)
+        tl.store(shared_out + at, grad_weight, mask=unit_mask)
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -204,7 +213,12 @@ def _precision(states: Tensor) -> str:
 
 
 def span_scores(
-    states: Tensor, width: Tensor, weight: Tensor, bias: Tensor, kept: Tensor | None, scale: float
+    states: Tensor,
+    width: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    keep_mask: Tensor | None,
+    scale: float,
 ) -> Tensor:
     """Scores [B, N, L, C], float32 or float64.
 
@@ -213,7 +227,7 @@ def span_scores(
         width: Of each length less one [L, W].
         weight: Of the units in each type's score [C, W].
         bias: Of each type [C].
-        kept: Units of the segments from each start that dropout leaves [B, N, W] bool, or None.
+        keep_mask: Units that dropout leaves, by a segment's start [B, N, W] bool, or None.
         scale: What those are multiplied by.
     """
     batch, positions, _ = states.shape
@@ -223,7 +237,11 @@ def span_scores(
     out = torch.empty(batch, positions, longest, types, dtype=dtype, device=states.device)
     tile = min(MAX_TYPES, max(16, power_of_two(types)))
     scores_kernel[(batch, triton.cdiv(positions, ROWS), triton.cdiv(types, tile))](
-        states, width, weight, bias, kept, out, scale, positions, longest, units, types,
+        states, width, weight, bias, keep_mask,
+        # results
+        out,
+        # the scale of dropout, and sizes
+        scale, positions, longest, units, types,
         ROWS=ROWS, UNITS=UNITS, TYPES=tile,
         PRECISION=_precision(states), num_warps=4 if states.dtype.itemsize == 2 else 2,
     )  # fmt: skip
@@ -235,7 +253,7 @@ def span_scores_gradient(
     states: Tensor,
     width: Tensor,
     weight: Tensor,
-    kept: Tensor | None,
+    keep_mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient of states, width, weight and bias, from that of the scores [B, N, L, C]."""
@@ -251,16 +269,21 @@ def span_scores_gradient(
     }  # fmt: skip
     grid = (batch, blocks, triton.cdiv(units, block))
     sizes = (scale, positions, longest, units, types)
-    of_states = torch.empty_like(states)
+    grad_states = torch.empty_like(states)
     starting, ending = (gradient.new_empty(batch, positions, units) for _ in range(2))
     shared = gradient.new_empty(batch * blocks, longest + types, units)
-    inputs = (states, width, weight, kept, gradient, of_states)
+    inputs = (states, width, weight, keep_mask, gradient, grad_states)
     gradient_kernel[grid](*inputs, starting, shared, *sizes, **layout, END=0)
     gradient_kernel[grid](*inputs, ending, None, *sizes, **layout, END=1)
     inside_kernel[(batch, triton.cdiv(units, SUM_UNITS))](
-        starting, ending, of_states, positions, units, ROWS=SUM_ROWS, UNITS=SUM_UNITS, num_warps=4
+        starting, ending, grad_states, positions, units, ROWS=SUM_ROWS, UNITS=SUM_UNITS, num_warps=4
     )
-    of_width, of_weight = shared.sum(0).split([longest, types])
-    of_bias = gradient.sum((0, 1, 2))
+    grad_width, grad_weight = shared.sum(0).split([longest, types])
+    grad_bias = gradient.sum((0, 1, 2))
     # a copy, as a custom op's results may not share memory
-    return of_states, of_width.to(width.dtype, copy=True), of_weight.to(weight.dtype), of_bias
+    return (
+        grad_states,
+        grad_width.to(width.dtype, copy=True),
+        grad_weight.to(weight.dtype),
+        grad_bias,
+    )

@@ -16,14 +16,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.boundaries import log_sums
-from hf_semicrf.ops.potentials import Potentials, scores_by_end, spread
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS
-from hf_semicrf.ops.registry import kernels, operation, parted
+from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
+from hf_semicrf.ops.potentials import Potentials, scores_by_end
+from hf_semicrf.ops.registry import implementation, operation, split_potentials
+from hf_semicrf.ops.segmentations import spread_labels
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """Labels and starts [n, B, N] of samples; -1 and False where no segmentation is legal.
+    """Draw samples: labels and starts [n, B, N]; -1 and False where no segmentation is legal.
 
     Args:
         p: Potentials.
@@ -36,11 +37,9 @@ def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor
 
 @operation(2, "Tensor uniform", "str backend")
 def _sample(*inputs):
-    p, (uniform, backend) = parted(inputs)
+    p, (uniform, backend) = split_potentials(inputs)
     sums = log_sums(p, backend)
-    if backend == "torch":
-        return walk(p, sums.pre, sums.alpha, uniform)
-    return kernels("sample").walk(p, sums.pre, sums.alpha, uniform)
+    return implementation(backend, "sampling").walk(p, sums.pre, sums.alpha, uniform)
 
 
 @_sample.register_fake
@@ -57,46 +56,51 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
     """
     batch, positions, longest, types = p.sizes
     _, samples, _, _ = uniform.shape
-    of_length, of_type = uniform.flatten(1, 2)  # [n B, N]
+    uniform_length, uniform_type = uniform.flatten(1, 2)  # [n B, N]
     walker = torch.arange(samples * batch, device=uniform.device)
     b = walker % batch
     stop = p.lengths[b]
+    # [n B, C]
     last = alpha[b, stop] + p.final
     labels = torch.full((samples * batch, positions), -1, device=uniform.device)
     starts = torch.zeros_like(labels, dtype=torch.bool)
-    label = _choose(_running_sums(last), of_type[walker, stop - 1])
+    label = _choose(_running_sums(last), uniform_type[walker, stop - 1])
     stop = torch.where((last > -torch.inf).any(-1), stop, 0)
     exact = p.map(Tensor.double)
     size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
     for first in reversed(range(0, positions, size)):
         beyond = min(first + size, positions)
+        # [B, T, L, C]
         scores = scores_by_end(exact, first, beyond)
-        for extra in range(min(longest, beyond)):
-            lo = max(first, extra)
-            scores[:, lo - first :, extra] += pre[:, lo - extra : beyond - extra]
+        for d in range(min(longest, beyond)):
+            lo = max(first, d)
+            scores[:, lo - first :, d] += pre[:, lo - d : beyond - d]
         sums = _running_sums(scores.transpose(2, 3))  # [B, T, C, L]
         while len(walker := (stop > first).nonzero()[:, 0]):
-            here, kind, at = stop[walker], label[walker], walker % batch
-            ways = sums[at, here - 1 - first, kind]
-            begin = here - 1 - _choose(ways, of_length[walker, here - 1])
+            # [w] each, for w samples that have segments left in the block
+            end, kind, at = stop[walker], label[walker], walker % batch
+            # [w, L]
+            ways = sums[at, end - 1 - first, kind]
+            begin = end - 1 - _choose(ways, uniform_length[walker, end - 1])
             labels[walker, begin] = kind
             starts[walker, begin] = True
+            # [w, C]
             before = alpha[at, begin] + exact.transition[:, kind].T
             previous = (begin - 1).clamp(min=0)
-            label[walker] = _choose(_running_sums(before), of_type[walker, previous])
+            label[walker] = _choose(_running_sums(before), uniform_type[walker, previous])
             stop[walker] = begin
     shape = (samples, batch, positions)
     labels, starts = labels.view(shape), starts.view(shape)
-    return spread(labels, starts, p.lengths), starts
+    return spread_labels(labels, starts, p.lengths), starts
 
 
 def _running_sums(scores: Tensor) -> Tensor:
-    """Sums of the first 1, 2, ... weights along the last axis, up to a common factor."""
+    """Sum the first 1, 2, ... weights along the last axis, up to a common factor."""
     top = scores.amax(-1, keepdim=True)
     return (scores - torch.where(top.isfinite(), top, 0)).exp().cumsum(-1)
 
 
 def _choose(sums: Tensor, uniform: Tensor) -> Tensor:
-    """The first entry whose running sum exceeds a uniform share of the total; its weight is > 0."""
+    """Choose the first entry whose running sum exceeds a uniform share of the total."""
     total = sums[..., -1:]
     return ((sums <= uniform[..., None] * total) & (sums < total)).sum(-1)

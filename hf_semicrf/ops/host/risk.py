@@ -1,7 +1,7 @@
-"""Decoding by expected correct segments on Triton, whose kernel needs no types in its recurrence.
+"""Decoding by expected correct segments, on Triton alone: the custom op around the kernel.
 
-As a custom op for torch.compile, and as it is where nothing is compiled. What it is compared with,
-and what runs elsewhere, is the Viterbi recurrence on gains, `ops.decoding`.
+Elsewhere the Viterbi recurrence on gains runs, as ``ops.decoding`` calls it; the kernel is compared
+with it. The op is for torch.compile; the kernel is called as it is where nothing is compiled.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ MAX_WINDOW_ELEMENTS = 8192
 
 
 def fits(longest: int, types: int) -> bool:
-    """Whether the kernel takes them: a window of all lengths must fit in registers."""
+    """Say whether the kernel takes such segments: a window of all lengths must fit in registers."""
     return (longest << (types - 1).bit_length()) <= MAX_WINDOW_ELEMENTS
 
 
 def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Labels and starts [B, N] of :func:`hf_semicrf.ops.minimum_risk`.
+    """Find the labels and starts [B, N] of :func:`hf_semicrf.ops.minimum_risk`.
 
     Args:
         segment: Posterior of each segment, by start and length less one [B, N, L, C].

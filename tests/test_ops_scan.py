@@ -8,20 +8,21 @@ from cases import random_potentials
 from tolerances import FLOAT64
 from torch.testing import assert_close
 
-from hf_semicrf.ops import reference
+from hf_semicrf.ops.host import scan, viterbi
+from hf_semicrf.ops.potentials import reverse
 
 
 def scans(p, monkeypatch, allowed):
     """The scan with its logarithms, and as the scores allow; how many steps went in products."""
     steps = []
 
-    def observed(*arguments, safe_steps=reference._safe_steps):
+    def observed(*arguments, safe_steps=scan._safe_steps):
         steps.append(safe_steps(*arguments))
         return steps[-1] if allowed else 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(reference, "_safe_steps", observed)
-        return reference._scan([p, reference.reverse(p)]), steps
+        patch.setattr(scan, "_safe_steps", observed)
+        return scan._scan([p, reverse(p)]), steps
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 10.0, 40.0, 300.0])
@@ -45,15 +46,16 @@ def test_products_wait_for_no_forbidden_step(monkeypatch):
     expected, steps = scans(p, monkeypatch, allowed=True)
     assert steps[0] < 4
     only = p.emission[0, :, 1].sum() + 400 * p.duration[0, 1] + 399 * p.transition[1, 1]
-    log_z = reference.log_partition(p)
+    log_z = scan.log_partition(p)
     assert_close(log_z[0], only + p.initial[1] + p.final[1], **FLOAT64)
 
 
 def test_blocks_of_scores_change_nothing(monkeypatch):
     p = random_potentials([23, 9], 4, 3, seed=7)
-    expected = reference.scan(p), reference.best(p)
-    monkeypatch.setattr(reference, "BLOCK_ELEMENTS", 1)
-    found = reference.scan(p), reference.best(p)
+    expected = scan.scan(p), viterbi.best(p)
+    for module in (scan, viterbi):
+        monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
+    found = scan.scan(p), viterbi.best(p)
     assert_close(found[0][0], expected[0][0], **FLOAT64)
     for x, y in zip(found[1], expected[1], strict=True):
         assert torch.equal(x, y)

@@ -1,4 +1,4 @@
-"""The best segmentations, and the best through each place: the scan with maxima, keeping k of them.
+"""The k best segmentations, and the best through each place: the scan with k maxima a state.
 
 A state (boundary, type) keeps the scores of its k best prefixes, best first. Those of a boundary
 are chosen among all pairs of a last segment and a rank of what comes before it, so that no two of
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, spread
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS
-from hf_semicrf.ops.registry import operation, parted
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
+from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end
+from hf_semicrf.ops.registry import operation, split_potentials
+from hf_semicrf.ops.segmentations import spread_labels
 
 
 class Ranked(NamedTuple):
@@ -43,23 +44,25 @@ class Ranked(NamedTuple):
 
 
 def k_best(p: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, float64 [B, k], labels and starts [B, k, N] of the k best segmentations."""
+    """Find the k best segmentations: scores, float64 [B, k], labels and starts [B, k, N]."""
     return _k_best(*p, k)
 
 
 def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best scores through each position, start, end [B, N, C] and segment [B, N, L, C]."""
+    """Find the best scores through each token, start, end [B, N, C] and segment [B, N, L, C]."""
     return _max_marginals(*p)
 
 
 @operation(3, "int k")
 def _k_best(*inputs):
-    p, (k,) = parted(inputs)
+    p, (k,) = split_potentials(inputs)
     lengths, p = p.lengths, _on_the_host(p)
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
     length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
+    # [B, C, k]
     last = ranked.alpha[rows[:, 0], :, length[:, 0]] + p.final.numpy()[:, None]
+    # [B, k] each
     score, chosen = _best_of(last.reshape(batch, types * k), k)
     kind, rank = np.divmod(chosen, k)
     stop = np.where(score > -np.inf, length, 0)
@@ -68,20 +71,20 @@ def _k_best(*inputs):
     while stop.any():
         b, j = np.nonzero(stop)
         c = kind[b, j]
-        extra, before = np.divmod(ranked.last[stop[b, j], b, c, rank[b, j]], k)
-        begin = stop[b, j] - 1 - extra
+        length_minus_one, before = np.divmod(ranked.last[stop[b, j], b, c, rank[b, j]], k)
+        begin = stop[b, j] - 1 - length_minus_one
         labels[b, j, begin], starts[b, j, begin] = c, True
         kind[b, j], rank[b, j] = np.divmod(ranked.source[begin, b, c, before], k)
         stop[b, j] = begin
     scores, types_at_starts, opens = (
         torch.from_numpy(x).to(lengths.device) for x in (score, labels, starts)
     )
-    return scores, spread(types_at_starts, opens, lengths[:, None]), opens
+    return scores, spread_labels(types_at_starts, opens, lengths[:, None]), opens
 
 
 @_k_best.register_fake
 def _(*args):
-    p, (k,) = parted(args)
+    p, (k,) = split_potentials(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, k, dtype=torch.float64),
@@ -92,35 +95,38 @@ def _(*args):
 
 @operation(4)
 def _max_marginals(*inputs):
-    given, _ = parted(inputs)
-    p = _on_the_host(given)
+    original, _ = split_potentials(inputs)
+    p = _on_the_host(original)
     positions, longest = p.sizes[1:3]
+    # [B, N + 1, C] each
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
     mirrored = (p.lengths[:, None] - torch.arange(positions + 1)).clamp(min=0)
     post = post.gather(1, mirrored[..., None].expand_as(post))
     inside = (torch.arange(positions) < p.lengths[:, None])[..., None]
+    # [B, N, L, C] by the end of a segment, then `through` by its start
     ending = scores_by_end(p, 0, positions) + post[:, 1:, None]
     through = torch.full_like(ending, -torch.inf)
-    for extra in range(longest):
-        here = ending[:, extra:, extra]
-        here += pre[:, : here.shape[1]]
-        here.masked_fill_(~inside[:, extra:], -torch.inf)
-        through[:, : here.shape[1], extra] = here
+    for d in range(longest):
+        # [B, N - d, C]
+        score = ending[:, d:, d]
+        score += pre[:, : score.shape[1]]
+        score.masked_fill_(~inside[:, d:], -torch.inf)
+        through[:, : score.shape[1], d] = score
     # what covers a window of positions is as long as it, or covers it and a neighbour
     token = torch.full_like(through[:, :, 0], -torch.inf)
-    for extra in reversed(range(longest)):
+    for d in reversed(range(longest)):
         to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
-        token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, extra])
-    found = (token, through.amax(2), ending.amax(2), through)
+        token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, d])
+    scores = (token, through.amax(2), ending.amax(2), through)
     token, opening, closing, through = (
-        x.to(given.lengths.device, given.duration.dtype) for x in found
+        x.to(original.lengths.device, original.duration.dtype) for x in scores
     )
     return token, opening, closing, through
 
 
 @_max_marginals.register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, longest, types = p.sizes
     token, start, end = (p.duration.new_empty(batch, positions, types) for _ in range(3))
     return token, start, end, p.duration.new_empty(batch, positions, longest, types)
@@ -138,12 +144,14 @@ _max_marginals.register_autograd(_refuse_backward)
 
 
 def _on_the_host(p: Potentials) -> Potentials:
+    """Copy potentials to the CPU, in float64."""
     return p.map(lambda x: x.double().cpu())._replace(lengths=p.lengths.cpu())
 
 
 def _scan(p: Potentials, k: int) -> Ranked:
-    """The k best prefixes at every boundary of potentials on the host."""
+    """Find the k best prefixes at every boundary, for potentials on the host."""
     batch, positions, longest, types = p.sizes
+    # [C_dst, C_src, 1]
     step = p.transition.T[:, :, None].numpy()
     # pre starts with what lies before boundary 0
     pre = np.full((batch, types, longest + positions, k), -np.inf)
@@ -154,19 +162,22 @@ def _scan(p: Potentials, k: int) -> Ranked:
     size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
     for first in range(0, positions, size):
         beyond = min(first + size, positions)
+        # [T, B, C, L, 1]
         scores = scores_by_end(p, first, beyond).permute(1, 0, 3, 2).numpy()[..., None]
         for n in range(first, beyond):
+            # [B, C, L, k]
             window = pre[:, :, n : n + longest][:, :, ::-1]  # starts n, n - 1, ...
             segments = (window + scores[n - first]).reshape(batch, types, -1)
             best, last[n + 1] = _best_of(segments, k)
             alpha[:, :, n + 1] = best
+            # [B, C_dst, C_src k]
             entering = (best[:, None] + step).reshape(batch, types, -1)
             pre[:, :, longest + n], source[n + 1] = _best_of(entering, k)
     return Ranked(pre[:, :, longest - 1 :], alpha, source, last)
 
 
 def _best_of(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest along the last axis, the first of equals first, and where they stand.
+    """Find the k highest along the last axis, the first of equals first, and where they stand.
 
     Overwrites the scores. -inf where there are fewer than k.
     """

@@ -1,4 +1,4 @@
-"""What the scan leaves at every boundary, in nats: the only reader of the back ends' own state."""
+"""Log-sums at every boundary, in nats, from the state that either back end's scan leaves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.factored import implementation
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import implementation
 
 UNITS = {"torch": 1.0, "triton": math.log(2)}  # nats
 
@@ -33,8 +33,8 @@ class LogSums(NamedTuple):
 
 
 def log_sums(p: Potentials, backend: str) -> LogSums:
-    """Scan in both directions."""
-    log_z, state = implementation(backend).scan(p)
+    """Scan in both directions and put the state in nats."""
+    log_z, state = implementation(backend, "scan").scan(p)
     beyond = torch.arange(p.sizes[1] + 1, device=log_z.device) > p.lengths[:, None]
 
     def in_nats(x: Tensor) -> Tensor:

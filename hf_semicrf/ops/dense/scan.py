@@ -46,7 +46,7 @@ def _steps(edge: Tensor, lengths: Tensor) -> int:
 
 
 def scan(
-    edge: Tensor, lengths: Tensor, semiring: str, dtype: torch.dtype, keep: bool
+    edge: Tensor, lengths: Tensor, semiring: str, dtype: torch.dtype, keep_states: bool
 ) -> tuple[Tensor, Tensor]:
     """Sum over all tilings.
 
@@ -55,7 +55,7 @@ def scan(
         lengths: Boundaries of each sequence [B], 1..T.
         semiring: `"log"` or `"max"`.
         dtype: Of the sums within a row.
-        keep: Whether to keep beta; without it the memory of the recurrence is O(B·K·C).
+        keep_states: Whether to keep beta; without it the memory of the recurrence is O(B·K·C).
 
     Returns:
         score [B] and beta [B, T, C] (or [B, 0, C]), float64.
@@ -65,8 +65,8 @@ def scan(
     count, first = durations(edge)
     last = lengths - 1
     beta = edge.new_zeros((batch, types), dtype=torch.float64)
-    kept = beta.new_full((batch, (rows + 1) * keep, types), -torch.inf)
-    kept[:, :1] = beta[:, None]
+    states = beta.new_full((batch, (rows + 1) * keep_states, types), -torch.inf)
+    states[:, :1] = beta[:, None]
     window = beta.new_full((batch, count, types), -torch.inf)  # boundaries s+1, ..., s+D
     empty = window[:, :1].clone()
     ahead = torch.arange(1, count + 1, device=edge.device)
@@ -79,10 +79,10 @@ def scan(
         window = join(window, torch.where(used[..., None], pushed, -torch.inf))
         beta = window[:, 0]
         window = torch.cat([window[:, 1:], empty], dim=1)
-        if keep:
-            kept[:, s + 1] = beta
+        if keep_states:
+            states[:, s + 1] = beta
         score = torch.where(last == s + 1, reduce(beta, -1), score)
-    return score, kept
+    return score, states
 
 
 def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,16 +105,16 @@ def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scan_gradient(
-    edge: Tensor, lengths: Tensor, beta: Tensor, dtype: torch.dtype, scale: Tensor
+    edge: Tensor, lengths: Tensor, beta: Tensor, dtype: torch.dtype, grad_score: Tensor
 ) -> Tensor:
-    """Gradient of scale·score in the log semiring: scale times the marginal of every edge.
+    """Multiply grad_score with the marginal of every edge: the gradient in the log semiring.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B].
-        beta: From `scan` with `keep` [B, T, C].
+        beta: From `scan` with `keep_states` [B, T, C].
         dtype: Of the exponentials.
-        scale: Gradient of each score [B].
+        grad_score: Gradient of each score [B].
 
     Returns:
         Tensor [B, T-1, K, C, C] of edge's dtype; exact zeros where no tiling goes.
@@ -138,7 +138,7 @@ def scan_gradient(
         exponent += (behind - reference).to(dtype)[:, :, None, None, :]
         boundary = torch.arange(begin, end, device=edge.device)[:, None] + duration  # [S, D]
         used = (boundary <= lengths[:, None, None] - 1) & feasible[:, None, None]
-        marginal = exponent.exp_().mul_(scale.to(dtype)[:, None, None, None, None])
+        marginal = exponent.exp_().mul_(grad_score.to(dtype)[:, None, None, None, None])
         marginal.masked_fill_(~used[..., None, None], 0.0)
         gradient[:, begin:end, first:] = marginal
     return gradient
@@ -150,7 +150,7 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor) -> Tensor:
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B].
-        beta: From `scan` with `keep` in the max semiring [B, T, C].
+        beta: From `scan` with `keep_states` in the max semiring [B, T, C].
 
     Returns:
         Path [B, T-1], int64: where a segment starts its place in `edge[b, s].flatten()`, else -1.

@@ -26,15 +26,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import factored
-from hf_semicrf.ops.boundaries import log_sums
+from hf_semicrf.ops.forward_backward import Expectations
+from hf_semicrf.ops.host import factored
+from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
-from hf_semicrf.ops.reference import BLOCK_ELEMENTS, Expectations
-from hf_semicrf.ops.registry import kernels, operation, parted
+from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Log Z, float64 [B], and the expected counts of each sentence; differentiable once."""
+    """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once."""
     if not factored.wants_gradient(p):
         return factored.expectations(p, with_segment, backend)
     log_z, *counts = _counts(*p, with_segment, backend)
@@ -43,14 +44,14 @@ def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tenso
 
 @operation(6, "bool with_segment", "str backend")
 def _counts(*inputs):
-    p, (with_segment, backend) = parted(inputs)
+    p, (with_segment, backend) = split_potentials(inputs)
     log_z, counts = factored.expectations(p, with_segment, backend)
     return log_z, *counts
 
 
 @_counts.register_fake
 def _(*args):
-    p, (with_segment, _) = parted(args)
+    p, (with_segment, _) = split_potentials(args)
     batch, positions, longest, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))
@@ -61,14 +62,14 @@ def _(*args):
 
 def _save_for_backward(ctx, inputs, output) -> None:
     *tensors, ctx.with_segment, ctx.backend = inputs
-    ctx.given = [x is not None for x in tensors]
+    ctx.is_present = [x is not None for x in tensors]
     ctx.save_for_backward(*(x for x in tensors if x is not None))
 
 
-def _backward(ctx, of_log_z: Tensor, *of_counts: Tensor):
+def _backward(ctx, grad_log_z: Tensor, *grad_counts: Tensor):
     saved = iter(ctx.saved_tensors)
-    tensors = [next(saved) if given else None for given in ctx.given]
-    gradient = _covariances(*tensors, of_log_z, *of_counts, ctx.backend)
+    tensors = [next(saved) if present else None for present in ctx.is_present]
+    gradient = _covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
     wanted = (
         x if needed else None
         for x, needed in zip(gradient, ctx.needs_input_grad, strict=False)
@@ -80,22 +81,25 @@ _counts.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 @operation(
-    8, "Tensor of_log_z", "Tensor of_emission", "Tensor of_segment", "Tensor of_start",
-    "Tensor of_end", "Tensor of_shared", "str backend",
+    8, "Tensor grad_log_z", "Tensor grad_emission", "Tensor grad_segment", "Tensor grad_start",
+    "Tensor grad_end", "Tensor grad_shared", "str backend",
 )  # fmt: skip
 def _covariances(*inputs):
-    """Gradients of all potentials from those of log Z and of the counts; segment may be empty."""
-    p, (of_log_z, *of_counts, backend) = parted(inputs)
-    counts = Expectations(*of_counts)
+    """Compute the gradient of every potential from that of log Z and of the counts.
+
+    The gradient of segment is empty where there are no segment scores.
+    """
+    p, (grad_log_z, *grad_counts, backend) = split_potentials(inputs)
+    counts = Expectations(*grad_counts)
     values = _values(counts, p.lengths, len(p.duration))
     p, dtype = p.map(Tensor.double), p.duration.dtype
-    gradient = _gradient(p, values, of_log_z, backend)
+    gradient = _gradient(p, values, grad_log_z, backend)
     return tuple(x.to(dtype) for x in gradient)
 
 
 @_covariances.register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
     new = p.duration.new_empty
     emission, start, end = (new(batch, positions, types) for _ in range(3))
@@ -112,7 +116,7 @@ _covariances.register_autograd(_refuse_backward)
 
 
 def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
-    """The values of the events, each sentence's own, as potentials."""
+    """Write the values of the events as potentials whose shared scores differ between sentences."""
     duration, transition, initial, final = counts.split(longest)
     return Potentials(
         emission=counts.emission,
@@ -128,41 +132,59 @@ def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
 
 
 def _gradient(
-    p: Potentials, values: Potentials, of_log_z: Tensor, backend: str
+    p: Potentials, values: Potentials, grad_log_z: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
+    """Compute the covariances of the value and every event's count.
+
+    Args:
+        p: Potentials in float64.
+        values: Of the events, as potentials.
+        grad_log_z: Gradient of log Z [B].
+        backend: What runs the scan and the recurrence of the means.
+
+    Returns:
+        Gradients of emission, segment, start, end, duration, transition, initial and final.
+    """
     sums = log_sums(p, backend)
     batch, positions, _, types = p.sizes
     n = torch.arange(positions + 1, device=p.lengths.device)
+    # boundary n of a sentence is boundary length - n of the reversed one [B, N + 1, C]
     mirrored = (p.lengths[:, None] - n).clamp(min=0)[..., None].expand_as(sums.pre)
     post, beta = (x.gather(1, mirrored) for x in (sums.post, sums.beta))
+    # [2 B, N + 1, C] each, prefixes first
     pre, alpha = torch.cat([sums.pre, post]), torch.cat([sums.alpha, beta])
     pre, alpha = _means([p, reverse(p)], [values, reverse(values)], pre, alpha, backend)
+    # [B, N + 1, C] each
     (mean_pre, mean_post), (mean_alpha, mean_beta) = (
         (x[:batch], x[batch:].gather(1, mirrored)) for x in (pre, alpha)
     )
     possible = sums.log_z > -torch.inf
     log_z = torch.where(possible, sums.log_z, 0)
     rows = torch.arange(batch, device=n.device)
+    # probability of the last type [B, C]
     last_type = (sums.alpha[rows, p.lengths] + p.final - log_z[:, None]).exp()
+    # the mean value of a segmentation [B]
     mean = (last_type * (mean_alpha[rows, p.lengths] + values.final)).sum(-1)
     # the gradient of log Z itself is a count with the value 1
-    shift = (of_log_z - mean)[:, None, None]
+    shift = (grad_log_z - mean)[:, None, None]
+    # [B, N, 1]
     counted = (possible[:, None] & (n[:-1] < p.lengths[:, None]))[..., None]
 
     start, end = torch.zeros_like(mean_pre[:, 1:]), torch.zeros_like(mean_pre[:, 1:])
     duration = torch.zeros_like(p.duration)
     segment = p.duration.new_zeros(0) if p.segment is None else torch.zeros_like(p.segment)
     scored = zip(segment_scores(p, 0, positions), segment_scores(values, 0, positions), strict=True)
-    for extra, ((lo, score), (_, value)) in enumerate(scored):
+    for d, ((lo, score), (_, value)) in enumerate(scored):
         left, right = slice(0, positions - lo), slice(lo + 1, positions + 1)
+        # [B, N - lo, C]
         mass = (sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]).exp()
         mass = mass * (mean_pre[:, left] + value + mean_post[:, right] + shift)
         mass = torch.where(counted[:, lo:], mass, 0)
         start[:, left] += mass
         end[:, lo:] += mass
-        duration[extra] = mass.sum((0, 1))
+        duration[d] = mass.sum((0, 1))
         if p.segment is not None:
-            segment[:, left, extra] = mass
+            segment[:, left, d] = mass
     opened = start.clone()
     opened[:, 1:] -= end[:, :-1]
     emission = torch.where(counted, opened.cumsum(1), 0)
@@ -171,6 +193,7 @@ def _gradient(
 
     transition = torch.zeros_like(p.transition)
     for inner in _blocks(1, positions, batch * types * types):
+        # [B, n, C_src, C_dst] for n boundaries
         log_p = sums.alpha[:, inner, :, None] + p.transition + sums.beta[:, inner, None]
         mass = (log_p - log_z[:, None, None, None]).exp()
         mean = mean_alpha[:, inner, :, None] + mean_beta[:, inner, None]
@@ -188,60 +211,47 @@ def _means(
     alpha: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """The mean values of the prefixes that the scan sums up in ``pre`` and ``alpha`` [R, N+1, C].
+    """Compute the mean values of the prefixes that ``pre`` and ``alpha`` sum up [R, N + 1, C].
 
     R counts the sentences of every direction, side by side.
     """
     _, positions, longest, types = directions[0].sizes
+    # [N + 1, R, C] each
     pre, alpha = pre.transpose(0, 1), alpha.transpose(0, 1)
     rows = pre.shape[1]
     mean_alpha = alpha.new_zeros(positions + 1, rows, types)
     # both start with what lies before boundary 0
     mean_pre = alpha.new_zeros(longest + positions, rows, types)
     mean_pre[longest - 1] = torch.cat([x.initial for x in values])
+    # [L + N, R, C]
     entered = torch.nn.functional.pad(pre, (0, 0, 0, 0, longest - 1, 0), value=-torch.inf)
+    # [R, C_src, C_dst] each
     transition, step_value = (
         torch.cat([x.transition.expand(len(x.lengths), types, types) for x in sides])
         for sides in (directions, values)
     )
-    follow = recurrence
-    if backend == "triton":
-        follow = kernels("means").recurrence
+    recurrence = implementation(backend, "means").recurrence
     for block in _blocks(0, positions, rows * types * max(longest, types)):
         ends = slice(block.start + 1, block.stop + 1)
+        # [T, R, C, L] for T boundaries
         window = entered[block.start : block.stop + longest - 1].unfold(0, longest, 1)
+        # [T, L, R, C]
         chance = window.movedim(-1, 1) + _ending(directions, block) - _finite(alpha[ends])[:, None]
         chance = chance.exp()
+        # [T, R, C]
         gain = torch.where(chance > 0, chance * _ending(values, block), 0).sum(1)
+        # [T, R, C_src, C_dst]
         step = (alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]).exp()
         step_gain = (step * step_value).sum(2)
-        follow(chance, gain, step, step_gain, mean_pre[block.start :], mean_alpha[ends])
+        recurrence(chance, gain, step, step_gain, mean_pre[block.start :], mean_alpha[ends])
     return mean_pre[longest - 1 :].transpose(0, 1), mean_alpha.transpose(0, 1)
 
 
 def _ending(directions: list[Potentials], block: slice) -> Tensor:
-    """Scores of the segments that end in a block [T, L, R, C], the longest first, as in windows."""
+    """Score the segments that end in a block [T, L, R, C], the longest first, as in windows."""
+    # [R, T, L, C]
     by_end = torch.cat([scores_by_end(x, block.start, block.stop) for x in directions])
     return by_end.permute(1, 2, 0, 3).flip(1)
-
-
-def recurrence(
-    chance: Tensor, gain: Tensor, step: Tensor, step_gain: Tensor, pre: Tensor, alpha: Tensor
-) -> None:
-    """Write the means of a block's T boundaries.
-
-    Args:
-        chance: Probability of a segment given its end and type [T, L, R, C], the longest first.
-        gain: Its mean own value [T, R, C].
-        step: Probability of the type before, given the type entered [T, R, C, C].
-        step_gain: The mean value of that transition [T, R, C].
-        pre: Means on entering a type [L + T, R, C], the first L of them known.
-        alpha: Means on leaving one [T, R, C].
-    """
-    longest = chance.shape[1]
-    for t in range(len(chance)):
-        alpha[t] = (chance[t] * pre[t : t + longest]).sum(0) + gain[t]
-        pre[t + longest] = (alpha[t, :, None] @ step[t])[:, 0] + step_gain[t]
 
 
 def _blocks(first: int, last: int, elements: int) -> Iterator[slice]:
@@ -252,5 +262,5 @@ def _blocks(first: int, last: int, elements: int) -> Iterator[slice]:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """A log-sum as a shift: 0 where nothing but -inf was summed up."""
+    """Read log-sums as shifts: 0 where nothing but -inf was summed up."""
     return torch.where(x > -torch.inf, x, 0)

@@ -11,46 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops import reference
+from hf_semicrf.ops.forward_backward import Expectations, State
+from hf_semicrf.ops.host import score
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.reference import Expectations, State
-from hf_semicrf.ops.registry import kernels, operation, parted
-
-
-def implementation(backend: str) -> ModuleType:
-    """The module that implements a back end: the public functions of ``reference``."""
-    return reference if backend == "torch" else kernels("factored")
+from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
-    """Log Z in nats, float64 [B]; differentiable once in every potential."""
+    """Compute log Z in nats, float64 [B]; differentiable once in every potential."""
     if wants_gradient(p):
         return _differentiable(_scan, *p, backend)[0]
     return _call(_log_partition, *p, backend)
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """Log Z less the segmentation's score, in nats, float64 [B]; differentiable once."""
+    """Subtract a segmentation's score from log Z, in nats, float64 [B]; differentiable once."""
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
     return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """The segmentation's score in nats, float64 [B]; differentiable."""
+    """Score a segmentation in nats, float64 [B]; differentiable."""
     if wants_gradient(p):
-        return reference.segmentation_score(p, labels, starts)[0]
+        return score.segmentation_score(p, labels, starts)[0]
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Log Z, float64 [B], and the expected counts of each sentence."""
+    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient."""
     p = p.map(Tensor.contiguous)  # once for both
     log_z, *state = _call(_scan, *p, backend)
     weight = torch.ones_like(log_z)
@@ -60,25 +54,25 @@ def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tenso
 
 
 def best(p: Potentials, backend: str) -> tuple[Tensor, Tensor]:
-    """The labels [B, N] and starts [B, N] of the segmentation with the highest score."""
+    """Find the labels [B, N] and starts [B, N] of the segmentation with the highest score."""
     return _call(_best, *p, backend)
 
 
 def _call(function: Callable, *inputs: Any) -> Any:
-    """An operation by itself, or as an op for torch.compile and where it refuses a gradient."""
+    """Call a function as it is, or its custom op for torch.compile and to refuse a gradient."""
     if torch.compiler.is_compiling() or wants_gradient(inputs):
         return OPERATIONS[function.__name__](*inputs)
     return function(*inputs)
 
 
 def _differentiable(function: Callable, *inputs: Any) -> Any:
-    """The same with the gradient of :func:`_backward`."""
+    """Call a function or, for torch.compile, its custom op, with :func:`_backward`'s gradient."""
     if torch.compiler.is_compiling():
         return OPERATIONS[function.__name__](*inputs)
-    return _Direct.apply(*inputs, function)
+    return _WithGradient.apply(*inputs, function)
 
 
-class _Direct(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     """A function with the gradient of :func:`_backward`, without the dispatcher."""
 
     @staticmethod
@@ -96,7 +90,7 @@ class _Direct(torch.autograd.Function):
 
 
 def wants_gradient(inputs: Iterable[Any]) -> bool:
-    """Whether a derivative with respect to any of the inputs may be asked for."""
+    """Say whether a derivative with respect to any of the inputs may be asked for."""
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
@@ -117,14 +111,14 @@ def _operation(tensors: int, *arguments: str) -> Callable[[Callable], Callable]:
 
 @_operation(1, "str backend")
 def _log_partition(*inputs):
-    p, (backend,) = parted(inputs)
-    return implementation(backend).log_partition(p)
+    p, (backend,) = split_potentials(inputs)
+    return implementation(backend, "scan").log_partition(p)
 
 
 @_operation(1, "Tensor labels", "Tensor starts", "str backend")
 def _segmentation_score(*inputs):
-    p, (labels, starts, backend) = parted(inputs)
-    return implementation(backend).segmentation_score(p, labels, starts)[0]
+    p, (labels, starts, backend) = split_potentials(inputs)
+    return implementation(backend, "score").segmentation_score(p, labels, starts)[0]
 
 
 @OPERATIONS["_log_partition"].register_fake
@@ -136,14 +130,14 @@ def _per_sentence(*args) -> Tensor:
 
 @_operation(4, "str backend")
 def _scan(*inputs):
-    p, (backend,) = parted(inputs)
-    log_z, state = implementation(backend).scan(p)
+    p, (backend,) = split_potentials(inputs)
+    log_z, state = implementation(backend, "scan").scan(p)
     return log_z, *state
 
 
 @OPERATIONS["_scan"].register_fake
 def _fake_scan(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
     state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
     offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
@@ -152,11 +146,10 @@ def _fake_scan(*args):
 
 @_operation(6, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
-    p, (labels, starts, backend) = parted(inputs)
-    module = implementation(backend)
-    log_z, state = module.scan(p)
-    score, ends = module.segmentation_score(p, labels, starts)
-    return log_z - score, log_z, *state, ends
+    p, (labels, starts, backend) = split_potentials(inputs)
+    log_z, state = implementation(backend, "scan").scan(p)
+    gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
+    return log_z - gold, log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake
@@ -171,15 +164,17 @@ def _(*args):
     "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up", "str backend",
 )  # fmt: skip
 def _expectations(*inputs):
-    p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = parted(inputs)
+    p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = split_potentials(
+        inputs
+    )
     gold = None if labels is None or ends is None else (labels, ends)
-    expected = implementation(backend).expectations
+    expected = implementation(backend, "expectations").expectations
     return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
 
 
 @OPERATIONS["_expectations"].register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, longest, types = p.sizes
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
     segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
@@ -189,13 +184,13 @@ def _(*args):
 
 @_operation(2, "str backend")
 def _best(*inputs):
-    p, (backend,) = parted(inputs)
-    return implementation(backend).best(p)
+    p, (backend,) = split_potentials(inputs)
+    return implementation(backend, "viterbi").best(p)
 
 
 @OPERATIONS["_best"].register_fake
 def _(*args):
-    p, _ = parted(args)
+    p, _ = split_potentials(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, positions, dtype=torch.long),
@@ -208,7 +203,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.backend = backend
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.given = [x is not None for x in tensors[:9]]
+    ctx.is_present = [x is not None for x in tensors[:9]]
     # the loss has labels and ends besides: inputs 9 and 10, and the last output
     gold = (tensors[9], output[-1]) if len(tensors) > 9 else ()
     state = output[:4] if not gold else output[1:5]
@@ -220,10 +215,10 @@ def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     if weight is None:
         return (None,) * inputs
     saved = list(ctx.saved_tensors)
-    tensors: list[Any] = [saved.pop(0) if given else None for given in ctx.given]
+    tensors: list[Any] = [saved.pop(0) if present else None for present in ctx.is_present]
     potentials = Potentials(*tensors)
     state, gold = saved[:4], saved[4:] or (None, None)
-    with_segment = ctx.given[1] and ctx.needs_input_grad[1]
+    with_segment = ctx.is_present[1] and ctx.needs_input_grad[1]
     options = (weight, *gold, with_segment, True, ctx.backend)
     counts = Expectations(*function(*potentials, *state, *options))
     longest = potentials.duration.shape[0]
