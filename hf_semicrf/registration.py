@@ -13,7 +13,7 @@ imported is the error of those alone who ask for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, ItemsView, Sequence, ValuesView
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from threading import local
@@ -38,11 +38,11 @@ class ConfigEntries(dict[str, Any]):
         """The class of a configuration."""
         return self._imported()[key] if key == MODEL_TYPE else super().__getitem__(key)
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> Any:
         """All classes."""
         return self._imported().values()
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> Any:
         """All types of models, and their classes."""
         return self._imported().items()
 

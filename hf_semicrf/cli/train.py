@@ -27,19 +27,16 @@ from hf_semicrf.cli.common import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import HfArgumentParser, PreTrainedTokenizerBase
+    from transformers import HfArgumentParser
 
-    from hf_semicrf import (
-        LabelScheme,
-        SemiCRFForTokenClassification,
-        SemiCRFTrainer,
-        SemiCRFTrainingArguments,
-    )
+    from hf_semicrf import LabelScheme, SemiCRFTrainer, SemiCRFTrainingArguments
 
 SPLITS = ("train", "validation", "test")
 # flags that are settings of the head where they are given
-HEAD = ("max_segment_length", "scorer", "base_model", "threshold", "head_temperature")
-HEAD += ("constraints", "unknown")
+HEAD = (
+    *("max_segment_length", "scorer", "base_model", "threshold", "head_temperature"),
+    *("constraints", "unknown"),
+)
 
 
 class HelpOnAll(argparse.Action):
@@ -268,9 +265,9 @@ def _prepare(
     _describe(splits, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
     if "max_segment_length" not in head:
-        tags = named_tags(splits["train"], args.tags_column)
+        tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
-    model = SemiCRFForTokenClassification.from_pretrained(
+    model: Any = SemiCRFForTokenClassification.from_pretrained(
         args.model_name_or_path,
         labels=labels,
         dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
@@ -316,7 +313,7 @@ def _train(
     results: Any,
 ) -> dict[str, float]:
     """Train, calibrate, save, evaluate, write the card and push."""
-    model = trainer.model
+    model: Any = trainer.model
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     if "validation" in inputs:
         trainer.calibrate(
@@ -350,8 +347,8 @@ def _card_details(
     from hf_semicrf.data import entity_spans
     from hf_semicrf.evaluation import evaluate_tagger
 
-    model: SemiCRFForTokenClassification = trainer.model
-    tokenizer: PreTrainedTokenizerBase = trainer.processing_class
+    model: Any = trainer.model
+    tokenizer: Any = trainer.processing_class
     details: dict[str, Any] = {"sentences": {name: len(split) for name, split in splits.items()}}
     texts = args.card_examples or []
     held_out = splits.get("test", splits.get("validation"))
