@@ -1,8 +1,10 @@
-"""The package imports what is used, and transformers knows the model in whatever order they come."""
+"""The package imports what is used, and transformers knows the model in any order of imports."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import pickle
 import subprocess
 import sys
@@ -31,17 +33,44 @@ PUBLIC += ["SemiCRFTrainingArguments", "TokenizeAndAlign", "choose_max_segment_l
 PUBLIC += ["prepare_tokenizer", "seqeval_metrics"]
 
 
-def run(code: str, *arguments: str) -> str:
-    """What a fresh process writes to standard error while it runs the code."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(code: str) -> None:
+    """A fresh process runs the code."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stderr
+
+
+# Imports what takes most time and knows nothing of transformers, then forks for each code.
+FORKS = """
+import json, os, sys, tempfile, traceback
+import accelerate, datasets, seqeval.metrics, tokenizers, torch
+import torch.utils.data
+assert not {"hf_semicrf", "transformers"} & set(sys.modules)
+torch.set_num_threads(1)
+for name, code in json.load(sys.stdin).items():
+    with tempfile.TemporaryFile() as log:
+        child = os.fork()
+        if not child:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            status = 1
+            try:
+                exec(code, {})
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitpid(child, 0)[1]
+        log.seek(0)
+        print(json.dumps([name, status, log.read().decode()]), flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A saved model with its tokenizer, and pickles of them."""
+    """A saved model with its tokenizer, and pickles."""
     path = tmp_path_factory.mktemp("lazy")
     bert = save_tiny_bert(path / "bert")
     model = SemiCRFForTokenClassification.from_pretrained(bert, labels=LABELS)
@@ -72,7 +101,7 @@ import hf_semicrf.ops
 from hf_semicrf import LabelScheme, SemiCRF
 import torch
 head = SemiCRF(8, len(LabelScheme.from_labels(["O", "B-PER", "I-PER"]).types), 3)
-assert head(torch.randn(2, 5, 8), torch.tensor([5, 3])).labels.shape == (2, 5)
+assert head(torch.randn(2, 5, 8), torch.tensor([5, 3]), decode=True).labels.shape == (2, 5)
 assert hf_semicrf.results.Prediction and hf_semicrf.head.SemiCRF is SemiCRF
 """)
 
@@ -141,56 +170,30 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_transformers_knows_the_model_in_any_order(order, folder):
-    code = f"import sys\nfolder = sys.argv[1]\n{USE}\n{ORDERS[order]}"
-    assert "already registered" not in run(code, folder / "model")
-
-
-@pytest.mark.parametrize("name", ["config", "model", "align"])
-def test_a_process_that_only_unpickles(name, folder):
-    run(
-        f"""
+UNPICKLE = """
 import pickle, sys
-with open(sys.argv[1], "rb") as file:
+with open(f"{root}/%s.pickle", "rb") as file:
     thing = pickle.load(file)
-kind = type(thing).__name__
-assert kind in ("SemiCRFConfig", "SemiCRFForTokenClassification", "TokenizeAndAlign"), kind
-{USE}
-use(sys.argv[2])
-""",
-        folder / f"{name}.pickle",
-        folder / "model",
-    )
-
-
-def test_remote_code_is_this_package(folder):
-    run(
-        f"""
-import sys
+assert type(thing).__name__ == "%s"
+use(folder)
+"""
+for _name, _kind in {
+    "config": "SemiCRFConfig",
+    "model": "SemiCRFForTokenClassification",
+    "align": "TokenizeAndAlign",
+}.items():
+    ORDERS[f"a pickled {_name} first"] = UNPICKLE % (_name, _kind)
+ORDERS["remote code first"] = """
 from transformers import AutoModelForTokenClassification
-model = AutoModelForTokenClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True)
 import hf_semicrf
 assert type(model) is hf_semicrf.SemiCRFForTokenClassification
-{USE}
-use(sys.argv[1])
-""",
-        folder / "model",
-    )
-
-
-def test_workers_of_a_data_set_align_too(folder):
-    align = pickle.loads((folder / "align.pickle").read_bytes())
-    data = Dataset.from_list(sentences(8))
-    columns = {"batched": True, "remove_columns": data.column_names}
-    alone, shared = (data.map(align, num_proc=n, **columns) for n in (None, 2))
-    assert shared.to_dict() == alone.to_dict()
-
-
-def test_threads_that_import_at_once():
-    run("""
+use(folder)
+"""
+ORDERS["threads that import at once"] = """
 import sys
 import threading
+import transformers  # whose own first import is not for several threads
 import hf_semicrf
 from importlib import import_module
 sys.setswitchinterval(1e-5)
@@ -213,7 +216,36 @@ from transformers import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 assert CONFIG_MAPPING["semicrf"] is hf_semicrf.SemiCRFConfig
 assert PIPELINE_REGISTRY.check_task("semicrf-ner")[1]["impl"] is hf_semicrf.SemiCRFPipeline
-""")
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder):
+    """How each process ended, and what it wrote."""
+    start = f"import sys\nroot = {str(folder)!r}\nfolder = f'{{root}}/model'\n{USE}\n"
+    codes = {name: start + code for name, code in ORDERS.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(codes), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {name: (status, log) for name, status, log in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, to spare imports of torch")
+@pytest.mark.parametrize("order", ORDERS)
+def test_transformers_knows_the_model_in_any_order(order, outcomes):
+    status, log = outcomes[order]
+    assert status == 0, log
+    assert "already registered" not in log
+
+
+def test_workers_of_a_data_set_align_too(folder):
+    align = pickle.loads((folder / "align.pickle").read_bytes())
+    data = Dataset.from_list(sentences(8))
+    columns = {"batched": True, "remove_columns": data.column_names}
+    alone, shared = (data.map(align, num_proc=n, **columns) for n in (None, 2))
+    assert shared.to_dict() == alone.to_dict()
 
 
 def test_the_names_are_those_of_the_rooms():
@@ -269,8 +301,9 @@ def test_finders_that_ask_each_other(tables, monkeypatch):
             specs = (finder.find_spec(name, path, target) for finder in others)
             return next((spec for spec in specs if spec is not None), None)
 
+    before = list(sys.meta_path)
     for place in (0, 1):
-        finders = list(sys.meta_path)
+        finders = list(before)
         finders.insert(place, Asking())
         monkeypatch.setattr(sys, "meta_path", finders)
         module = importlib.import_module("made_table")
