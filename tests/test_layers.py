@@ -30,8 +30,10 @@ FOLDERS = [
     ["hub"],
     ["model"],
     ["trainer", "pipeline"],
-    ["registration", "cli"],
-    ["__init__", "__main__"],
+    ["registration"],
+    ["__init__"],
+    ["cli"],  # calls the library as its users do
+    ["__main__"],
 ]
 WITHOUT_TRANSFORMERS = {"results", "ops", "labels", "head", "registration"}
 
