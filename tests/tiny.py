@@ -30,7 +30,8 @@ NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
 SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
 PLACES = ["Paris", "Oslo", "Lima", "Quito"]
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ROOT = Path(__file__).parent.parent
+SCRIPTS, BENCHMARKS = ROOT / "scripts", ROOT / "benchmarks"
 
 
 def benchmark(name: str) -> ModuleType:
