@@ -13,32 +13,17 @@ from hf_semicrf.registration import register_with_transformers
 
 if TYPE_CHECKING:
     from hf_semicrf.data import (
-        SemiCRFDataCollator as SemiCRFDataCollator,
+        SemiCRFDataCollator,
+        TokenizeAndAlign,
+        choose_max_segment_length,
     )
-    from hf_semicrf.data import (
-        TokenizeAndAlign as TokenizeAndAlign,
-    )
-    from hf_semicrf.data import (
-        choose_max_segment_length as choose_max_segment_length,
-    )
-    from hf_semicrf.evaluation import seqeval_metrics as seqeval_metrics
-    from hf_semicrf.head import HeadSettings as HeadSettings
-    from hf_semicrf.head import SemiCRF as SemiCRF
-    from hf_semicrf.labels import LabelScheme as LabelScheme
-    from hf_semicrf.model import (
-        SemiCRFConfig as SemiCRFConfig,
-    )
-    from hf_semicrf.model import (
-        SemiCRFForTokenClassification as SemiCRFForTokenClassification,
-    )
-    from hf_semicrf.pipeline import SemiCRFPipeline as SemiCRFPipeline
-    from hf_semicrf.text import prepare_tokenizer as prepare_tokenizer
-    from hf_semicrf.trainer import (
-        SemiCRFTrainer as SemiCRFTrainer,
-    )
-    from hf_semicrf.trainer import (
-        SemiCRFTrainingArguments as SemiCRFTrainingArguments,
-    )
+    from hf_semicrf.evaluation import seqeval_metrics
+    from hf_semicrf.head import HeadSettings, SemiCRF
+    from hf_semicrf.labels import LabelScheme
+    from hf_semicrf.model import SemiCRFConfig, SemiCRFForTokenClassification
+    from hf_semicrf.pipeline import SemiCRFPipeline
+    from hf_semicrf.text import prepare_tokenizer
+    from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -59,7 +44,21 @@ _ROOM_OF = {
 }
 _ROOMS = {"ops", "results", "export", "hub", "inference", "reporting", *_ROOM_OF.values()}
 
-__all__ = sorted(_ROOM_OF)
+__all__ = [
+    "HeadSettings",
+    "LabelScheme",
+    "SemiCRF",
+    "SemiCRFConfig",
+    "SemiCRFDataCollator",
+    "SemiCRFForTokenClassification",
+    "SemiCRFPipeline",
+    "SemiCRFTrainer",
+    "SemiCRFTrainingArguments",
+    "TokenizeAndAlign",
+    "choose_max_segment_length",
+    "prepare_tokenizer",
+    "seqeval_metrics",
+]
 
 
 def __getattr__(name: str) -> Any:

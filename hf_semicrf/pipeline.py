@@ -171,6 +171,7 @@ def _as_dataset(inputs: Any) -> Dataset:
     raise ValueError(f"expected a text or texts, got {type(inputs).__name__}")
 
 
+PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # the entry that imports this file
 PIPELINE_REGISTRY.register_pipeline(
     TASK, pipeline_class=SemiCRFPipeline, pt_model=AutoModelForTokenClassification, type="text"
 )

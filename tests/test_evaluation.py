@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Sequence
 from seqeval.metrics import classification_report, f1_score
-from tiny import benchmark, save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
+from tiny import benchmark, error_of, save_tiny_bert, save_tiny_tagger, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
+from hf_semicrf.cli import evaluate
 from hf_semicrf.evaluation.breakdowns import LENGTHS, breakdown, evaluate_tagger
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels.schemes import LabelScheme
@@ -185,7 +186,7 @@ def test_the_script_writes_tables_figures_and_a_picture(folder, tagger, tmp_path
     rows = rows_with_a_long_document()
     file, out = write_jsonl(tmp_path / "test.jsonl", rows), tmp_path / "out"
     arguments = [folder, "--file", file, "--output_dir", str(out), "--device", "cpu"]
-    metrics = script("evaluate").main(arguments)
+    metrics = evaluate.main(arguments)
     expected, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
     assert metrics == expected
     assert json.loads((out / "evaluation.json").read_text()) == {**expected, **details}
@@ -203,21 +204,23 @@ def test_the_script_reads_a_data_set_by_name(folder, tagger, tmp_path, monkeypat
     write_jsonl(tmp_path / "corpus" / "train.jsonl", sentences(3))
     write_jsonl(tmp_path / "corpus" / "test.jsonl", rows_with_a_long_document())
     name = str(tmp_path / "corpus")
-    metrics = script("evaluate").main([folder, "--dataset_name", name, "--device", "cpu"])
+    metrics = evaluate.main([folder, "--dataset_name", name, "--device", "cpu"])
     assert metrics == evaluate_tagger(*tagger, Dataset.from_list(rows_with_a_long_document()))[0]
 
 
-def test_errors_of_the_script(folder, tmp_path, monkeypatch):
-    main, file = script("evaluate").main, write_jsonl(tmp_path / "a.jsonl", sentences(3))
-    with pytest.raises(SystemExit, match=r"evaluate.py: expected either --file or --dataset_name"):
-        main([folder])
-    with pytest.raises(SystemExit, match="found none at 'nowhere.jsonl'"):
-        main([folder, "--file", "nowhere.jsonl"])
-    with pytest.raises(SystemExit, match="expected a semi-CRF model"):
-        main([save_tiny_bert(tmp_path / "bert"), "--file", file])
+def test_errors_of_the_command(folder, tmp_path, monkeypatch):
+    main, file = evaluate.main, write_jsonl(tmp_path / "a.jsonl", sentences(3))
+    missing = "hf-semicrf evaluate: one of the arguments --file --dataset_name is required"
+    assert error_of(main, folder) == missing
+    assert "found none at 'nowhere.jsonl'" in error_of(main, folder, "--file", "nowhere.jsonl")
+    assert "expected a number in 0..1" in error_of(
+        main, folder, "--file", file, "--threshold", "nan"
+    )
+    bert = save_tiny_bert(tmp_path / "bert")
+    assert "expected a semi-CRF model" in error_of(main, bert, "--file", file)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SystemExit, match=r"pip install hf_semicrf\[plots\]"):
-        main([folder, "--file", file, "--output_dir", str(tmp_path / "out"), "--device", "cpu"])
+    out = ["--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    assert "pip install hf_semicrf[plots]" in error_of(main, folder, "--file", file, *out)
 
 
 def test_the_benchmark_of_windows_counts_what_seams_cut(folder, tagger, tmp_path):

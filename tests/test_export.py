@@ -14,7 +14,7 @@ import torch
 import transformers
 from cases import CASES, as_tensors, given, random_potentials
 from oracle import Sentence
-from tiny import save_tiny_bert, script, sentences
+from tiny import error_of, save_tiny_bert, sentences
 from tolerances import EXPORTED_FLOAT32, FLOAT64
 from torch.testing import assert_close
 from transformers import AutoTokenizer
@@ -25,6 +25,7 @@ from hf_semicrf import (
     ops,
     prepare_tokenizer,
 )
+from hf_semicrf.cli import export
 from hf_semicrf.export import numpy_decoder
 from hf_semicrf.export.onnx import EncoderAndScorer, decoder_of, export_program
 from hf_semicrf.text.subwords import first_subwords
@@ -257,7 +258,7 @@ def exported(bert, tokenizer, tmp_path_factory):
     model = make_model(bert, scorer="span")
     for part in (model, tokenizer):
         part.save_pretrained(folder / "model")
-    script("export_onnx").main([str(folder / "model"), str(folder / "onnx")])
+    export.main([str(folder / "model"), str(folder / "onnx")])
     return model, folder / "onnx"
 
 
@@ -326,8 +327,8 @@ def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
     model._states = lambda encoded: states(encoded)[:, : int(states(encoded).shape[1])]
     with pytest.raises(ValueError, match="inputs of all sizes, .* BertModel .* 'span'"):
         export_program(model)
-    with pytest.raises(SystemExit, match="export_onnx.py: "):
-        script("export_onnx").main([str(tmp_path / "nothing"), str(tmp_path)])
+    error = error_of(export.main, tmp_path / "nothing", tmp_path)
+    assert error.startswith("hf-semicrf export: ")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     from hf_semicrf.export import export_onnx
 

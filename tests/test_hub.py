@@ -16,7 +16,7 @@ import transformers
 from datasets import Dataset
 from hub_stand_in import TOKEN, StandIn
 from huggingface_hub import ModelCard
-from tiny import save_tiny_bert, script, sentences
+from tiny import error_of, save_tiny_bert, sentences
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
 import hf_semicrf
@@ -30,6 +30,7 @@ from hf_semicrf import (
     prepare_tokenizer,
     seqeval_metrics,
 )
+from hf_semicrf.cli import push
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.hub.model_card import render_card
 from hf_semicrf.hub.push import SHIM
@@ -324,7 +325,7 @@ def test_an_adapter_is_pushed_with_a_card_that_says_how_to_load_it(bert, tokeniz
 
 
 def run_push(*arguments):
-    script("push").main([str(argument) for argument in arguments])
+    push.main([str(argument) for argument in arguments])
 
 
 def test_the_script_pushes_a_folder(saved, hub, tmp_path, capsys):
@@ -351,29 +352,30 @@ def test_the_script_pushes_a_folder(saved, hub, tmp_path, capsys):
     assert pushed(hub)["README.md"].decode().endswith("Mine")
 
 
+def push_error(*arguments):
+    return error_of(push.main, *arguments).removeprefix("hf-semicrf push: ")
+
+
 def test_the_script_says_what_is_wrong(saved, bert, hub, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="push.py: .*found no weights in '.*nowhere'"):
-        run_push(tmp_path / "nowhere", "someone/tagger")
-    with pytest.raises(SystemExit, match="expected a semi-CRF model .* model type 'bert'"):
-        run_push(bert, "someone/tagger")
-    with pytest.raises(SystemExit, match="push.py: .*not a name at all"):
-        run_push(saved, "not a name at all")
+    name = "someone/tagger"
+    assert "expected a folder, found none at" in push_error(tmp_path / "nowhere", name)
+    (tmp_path / "empty").mkdir()
+    assert "found no weights in" in push_error(tmp_path / "empty", name)
+    error = push_error(bert, name)
+    assert error.startswith("expected a semi-CRF model") and error.endswith("model type 'bert'")
+    assert "not a name at all" in push_error(saved, "not a name at all")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(SystemExit, match="beside an adapter, README.md"):
-        run_push(tmp_path, "someone/tagger")
+    assert "beside an adapter, README.md" in push_error(tmp_path, name)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(SystemExit, match="push.py: .*401 Unauthorized"):
-        run_push(saved, "someone/tagger")
+    assert "401 Unauthorized" in push_error(saved, name)
     monkeypatch.setattr("hf_semicrf.hub.push.get_token", lambda: None)
-    with pytest.raises(SystemExit, match="no token: run `hf auth login`, or set HF_TOKEN"):
-        run_push(saved, "someone/tagger")
+    assert "no token: run `hf auth login`, or set HF_TOKEN" in push_error(saved, name)
     assert hub.files == {}
 
 
 def test_without_a_network_the_script_says_so(saved, hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(SystemExit, match="push.py: can't reach http://127.0.0.1:9: "):
-        run_push(saved, "someone/tagger")
+    error = push_error(saved, "someone/tagger")
+    assert error.startswith("can't reach http://127.0.0.1:9: ")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SystemExit, match="push.py: .*HF_HUB_OFFLINE"):
-        run_push(saved, "someone/tagger")
+    assert "HF_HUB_OFFLINE" in push_error(saved, "someone/tagger")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Sequence
-from tiny import save_tiny_bert, script, sentences, write_jsonl
+from tiny import save_tiny_bert, sentences, write_jsonl
 from tolerances import FLOAT64, LOG_Z_FLOAT32
 from torch.testing import assert_close
 from transformers import AutoTokenizer
@@ -20,6 +20,7 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
+from hf_semicrf.cli import train
 from hf_semicrf.data.readers import label_names, named_tags
 from hf_semicrf.labels.partial import Known, types_as_bits
 
@@ -245,7 +246,7 @@ def test_the_script_trains_on_partly_known_labels(folder, tmp_path):
     command = ["--model_name_or_path", folder, "--train_file", file, "--use_cpu"]
     command += ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "2"]
     command += ["--unknown", "marginalize", "--constraints", '{"lengths": {"LOC": [1, 1]}}']
-    script("train").main(command)
+    train.main(command)
     config = SemiCRFConfig.from_pretrained(tmp_path / "out")
     assert config.unknown == "marginalize"
     assert config.constraints == {"lengths": {"LOC": [1, 1]}}

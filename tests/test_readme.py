@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_bert, script, sentences, write_jsonl
+from tiny import save_tiny_bert, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
+from hf_semicrf.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -60,11 +61,15 @@ def test_make_targets_exist(command):
     assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.M)
 
 
-@pytest.mark.parametrize("command", commands("python "), ids=lambda words: words[1])
-def test_scripts_know_the_flags(command, capsys):
-    assert Path(command[1]).parent == Path("scripts")
+COMMANDS = [*commands("python scripts/"), *commands("hf-semicrf ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[1])
+def test_commands_know_the_flags(command, capsys):
+    name = Path(command[1]).stem  # of a command, or of the script around it
+    assert (ROOT / "scripts" / f"{name}.py").is_file()
     with pytest.raises(SystemExit):
-        script(Path(command[1]).stem).main(["--help"])
+        main([name, "--help-all" if name == "train" else "--help"])
     known = set(re.findall(r"--\w+", capsys.readouterr().out))
     assert {word for word in command if word.startswith("--")} <= known
 

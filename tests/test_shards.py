@@ -10,9 +10,10 @@ import socket
 import pytest
 import torch
 from accelerate import PartialState
-from tiny import save_tiny_tagger, script, sentences, write_jsonl
+from tiny import save_tiny_tagger, sentences, write_jsonl
 
 from hf_semicrf import SemiCRFForTokenClassification
+from hf_semicrf.cli import predict
 from hf_semicrf.inference.shards import merge_shards, write_shards
 
 
@@ -80,7 +81,7 @@ def test_an_empty_file(tmp_path):
     assert (tmp_path / "out").read_text() == ""
 
 
-# The script, as accelerate launches it
+# The command, as accelerate launches it
 
 
 def free_port():
@@ -90,7 +91,7 @@ def free_port():
 
 
 def launch(arguments, environment, die_after=None):
-    """A process of predict.py, as it is at a launch; it may kill itself after some shards."""
+    """A process of the command, as it is at a launch; it may kill itself after some shards."""
     process = os.fork()
     if process:
         return process
@@ -100,16 +101,16 @@ def launch(arguments, environment, die_after=None):
         os.environ.update(environment)
         PartialState._reset_state()  # other tests of this process have made one
         tagged = []
-        predict = SemiCRFForTokenClassification.predict
+        stock = SemiCRFForTokenClassification.predict
 
         def spy(self, texts, *rest, **options):
             tagged.append(len(texts))
             if len(tagged) == die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return predict(self, texts, *rest, **options)
+            return stock(self, texts, *rest, **options)
 
         SemiCRFForTokenClassification.predict = spy
-        script("predict").main(arguments)
+        predict.main(arguments)
         code = 0
     finally:
         os._exit(code)
@@ -148,7 +149,7 @@ def test_two_processes_one_killed_and_the_command_run_again(tmp_path):
     assert not (tmp_path / "out.jsonl.shards").exists()
     written = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["tokens"] for row in written] == [row["tokens"] for row in rows]
-    script("predict").main([*arguments[:3], "--output", str(tmp_path / "alone.jsonl")])
+    predict.main([*arguments[:3], "--output", str(tmp_path / "alone.jsonl")])
     alone = [json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines()]
     for one, other in zip(written, alone, strict=True):
         for entity in one["entities"] + other["entities"]:

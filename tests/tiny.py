@@ -1,13 +1,18 @@
-"""A random encoder of a few kilobytes, a corpus that it can learn, and the scripts as modules."""
+"""A random encoder of a few kilobytes, a corpus that it can learn, and what runs the commands."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
@@ -25,22 +30,26 @@ NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
 SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
 PLACES = ["Paris", "Oslo", "Lima", "Quito"]
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-BENCHMARKS = SCRIPTS.parent / "benchmarks"
+ROOT = Path(__file__).parent.parent
+SCRIPTS, BENCHMARKS = ROOT / "scripts", ROOT / "benchmarks"
 
 
-def script(name: str, folder: Path = SCRIPTS) -> ModuleType:
-    """A script as a module, without running it."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", folder / f"{name}.py")
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def benchmark(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module, without running it."""
-    return script(name, BENCHMARKS)
+def error_of(main: Callable[[list[str]], Any], *arguments: Any) -> str:
+    """The line with which a command ends that can't go on."""
+    written = io.StringIO()
+    with redirect_stderr(written), pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert caught.value.code == 2 and "Traceback" not in written.getvalue()
+    return written.getvalue().splitlines()[-1]
 
 
 def sentences(count: int) -> list[dict[str, list[str]]]:

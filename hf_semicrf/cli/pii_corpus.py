@@ -14,7 +14,7 @@ from pathlib import Path
 
 from faker import Faker
 
-from hf_semicrf.text.subwords import split_words
+from hf_semicrf.text import split_words
 
 LOCALES = ["en_US", "en_GB", "en_CA", "de_DE", "fr_FR", "es_ES"]
 

@@ -1,0 +1,382 @@
+"""What the commands share: one-line errors, checks of arguments, progress, the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from hf_semicrf.data import Text
+
+Item = TypeVar("Item")
+
+FAILED = 2
+INTERRUPTED = 130
+BATCHES_AT_ONCE = 4  # batches of texts between two steps of a progress bar
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with an argument.
+
+    Flags are written in full, as ``--batch_size`` or ``--batch-size``.
+
+    Args:
+        command: Name of the command; None for `hf-semicrf` itself.
+        description: What the command does.
+        **options: What every parser takes.
+    """
+
+    def __init__(self, command: str | None, description: str, **options: Any):
+        super().__init__(
+            prog=f"hf-semicrf {command}" if command else "hf-semicrf",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def parse_known_args(  # type: ignore[override]  # the stubs have overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Read the arguments, of which some may be unknown.
+
+        Args:
+            args: The command line, `sys.argv` by default.
+            namespace: What takes the values.
+        """
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args(underscored(args), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end.
+
+        Args:
+            message: What is wrong.
+        """
+        self.exit(FAILED, f"{self.prog}: {' '.join(message.split())}\n")
+        raise AssertionError  # `exit` does not return
+
+
+def underscored(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--batch-size`` written as ``--batch_size``.
+
+    Args:
+        arguments: The command line; what follows ``--`` stays.
+    """
+    written = list(arguments)
+    last = written.index("--") if "--" in written else len(written)
+    for index, argument in enumerate(written[:last]):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            written[index] = f"--{name.replace('-', '_')}{equals}{value}"
+    return written
+
+
+@contextmanager
+def one_line_errors(parser: Parser) -> Iterator[None]:
+    """End with one line on standard error where a file, a value or the machine is not as expected.
+
+    Args:
+        parser: The command's.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.error(str(error) or type(error).__name__)
+    except Exception as error:
+        # such as DatasetGenerationError: data that can't be read
+        if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow"):
+            raise
+        parser.error(str(error.__cause__ or error))
+
+
+# Types of arguments
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """The type of whole numbers that are not below a lowest one.
+
+    Args:
+        lowest: The lowest one.
+    """
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {lowest}, got {text!r}"
+            )
+        return value
+
+    return read
+
+
+def probability(text: str) -> float:
+    """The type of numbers in 0..1.
+
+    Args:
+        text: What was given.
+    """
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """The type of finite numbers above 0.
+
+    Args:
+        text: What was given.
+    """
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def existing_file(text: str) -> str:
+    """The type of files that are there.
+
+    Args:
+        text: What was given.
+    """
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"expected a file, found none at {text!r}")
+    return text
+
+
+def existing_folder(text: str) -> str:
+    """The type of folders that are there.
+
+    Args:
+        text: What was given.
+    """
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, found none at {text!r}")
+    return text
+
+
+def new_file(text: str) -> Path:
+    """The type of files that can be written.
+
+    Args:
+        text: What was given.
+    """
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    return path
+
+
+def new_folder(text: str) -> Path:
+    """The type of folders that are there or can be made.
+
+    Args:
+        text: What was given.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
+    return path
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The type of JSON objects.
+
+    Args:
+        text: What was given.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    """The number that a text says; not a number where it says none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+# Arguments of several commands
+
+
+def add_running(parser: Parser) -> None:
+    """The arguments of a model that runs on texts.
+
+    Args:
+        parser: The command's.
+    """
+    parser.add_argument(
+        "--batch_size", type=at_least(1), default=32, help="windows of text at once; 32"
+    )
+    parser.add_argument("--device", help="where the model runs; the GPU if there is one")
+
+
+def add_decoding(parser: Parser) -> None:
+    """The arguments that say what is predicted, and through which windows.
+
+    Args:
+        parser: The command's.
+    """
+    rule = parser.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--threshold",
+        type=probability,
+        help="posterior that an entity has to exceed; the model's own",
+    )
+    rule.add_argument(
+        "--decode",
+        choices=["viterbi"],
+        help="predict the most probable segmentation as a whole, without a threshold",
+    )
+    parser.add_argument(
+        "--max_length",
+        type=at_least(1),
+        help="sub-words in a window of a long text; the encoder's limit",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=at_least(0),
+        help="words shared by the windows of a long text; a quarter",
+    )
+
+
+def decoding(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of `add_decoding`, as options of ``model.predict``.
+
+    Args:
+        args: The command line.
+    """
+    names = ("threshold", "decode", "max_length", "overlap")
+    given = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+# Running
+
+
+def load(name: str, device: str | None) -> tuple[Any, Any]:
+    """A model and its tokenizer.
+
+    Args:
+        name: Hub name or folder.
+        device: Where the model is to run; the GPU if there is one by default.
+
+    Raises:
+        ValueError: There is no such device, or the model is no semi-CRF.
+    """
+    from transformers import pipeline
+
+    from hf_semicrf.pipeline import TASK
+
+    place = device_of(device)
+    make: Any = pipeline  # whose signatures list the stock tasks alone
+    tagger = make(TASK, model=name, device="cpu")
+    # among several processes a pipeline leaves a model where it is
+    return tagger.model.to(place), tagger.tokenizer
+
+
+def device_of(name: str | None) -> Any:
+    """The device of a name; the GPU if there is one by default.
+
+    Args:
+        name: Such as "cpu" or "cuda:1".
+
+    Raises:
+        ValueError: PyTorch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"argument --device: no device is called {name!r}") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(
+                f"argument --device: expected one of {count} GPUs, got {name!r}"
+                if count
+                else f"argument --device: got {name!r}, and there is no GPU that PyTorch can use"
+            )
+    return device
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items, some at once.
+
+    Args:
+        items: All items, read as they are needed.
+        size: How many at once.
+    """
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def progress(total: int | None, *, hidden: bool = False) -> tqdm:
+    """A bar on standard error, if that is a terminal.
+
+    Args:
+        total: Number of texts; None if nobody knows.
+        hidden: Whether to show none.
+    """
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=True if hidden else None)
+
+
+class WithProgress:
+    """A model whose `predict` moves a bar.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.config = model.config
+
+    def predict(
+        self, texts: Sequence[Text], tokenizer: Any, batch_size: int = 32, **options: Any
+    ) -> list[Any]:
+        """What the model's own `predict` returns.
+
+        Args:
+            texts: The texts.
+            tokenizer: The model's.
+            batch_size: Windows of text at once.
+            **options: Of the model's own `predict`.
+        """
+        found: list[Any] = []
+        with progress(len(texts)) as bar:
+            for chunk in chunks(texts, BATCHES_AT_ONCE * batch_size):
+                found += self.model.predict(chunk, tokenizer, batch_size, **options)
+                bar.update(len(chunk))
+        return found

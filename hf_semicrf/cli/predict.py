@@ -1,0 +1,240 @@
+r"""Tag texts with a trained model.
+
+hf-semicrf predict out "Amelia Earhart flew to Paris."
+hf-semicrf predict out --file letters.txt --format html --output letters.html
+cat letters.txt | hf-semicrf predict out > entities.jsonl
+accelerate launch --num_processes 4 -m hf_semicrf predict out --file large.jsonl.gz \
+    --output entities.jsonl
+
+Standard input is answered line by line as it comes. With --file and --output, JSON lines are
+written in shards beside the output, by one process or by several. After a kill the same command
+goes on where it was; at the end the shards become one file in the order of the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TextIO
+
+from hf_semicrf.cli.common import (
+    BATCHES_AT_ONCE,
+    Parser,
+    add_decoding,
+    add_running,
+    at_least,
+    chunks,
+    decoding,
+    existing_file,
+    load,
+    new_file,
+    one_line_errors,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from hf_semicrf.data import Text
+
+WAIT = timedelta(days=30)  # for the slowest process
+
+
+def parser() -> Parser:
+    """The parser of the command."""
+    made = Parser("predict", str(__doc__))
+    made.add_argument("model", help="Hub name or folder of the model")
+    made.add_argument("texts", nargs="*", help="texts to tag; those of standard input by default")
+    made.add_argument(
+        "--file",
+        type=existing_file,
+        help='.txt with one text a line, or .jsonl with "text" or "tokens" in each line; or .gz',
+    )
+    made.add_argument(
+        "--format",
+        choices=["jsonl", "ansi", "html", "uncertainty"],
+        help="entities with offsets, terminal colours, a page, or a page of how sure the model is; "
+        "by default colours on a terminal and jsonl elsewhere",
+    )
+    made.add_argument("--output", type=new_file, help="file to write instead of standard output")
+    add_decoding(made)
+    add_running(made)
+    made.add_argument(
+        "--shard_size",
+        type=at_least(1),
+        default=1000,
+        help="texts that are written (and lost) together; 1000",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read, tag and write.
+
+    Args:
+        arguments: The command line, `sys.argv` by default.
+    """
+    made = parser()
+    args = made.parse_args(arguments)
+    if args.texts and args.file:
+        made.error("expected texts or --file, got both")
+    if args.format is None:
+        args.format = "ansi" if sys.stdout.isatty() and not args.output else "jsonl"
+    with one_line_errors(made):
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Tag by one process or by several."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=args.device == "cpu", timeout=WAIT)
+    in_shards = args.file and args.output and args.format == "jsonl"
+    if state.num_processes > 1 and not in_shards:
+        raise ValueError("several processes expect --file, --output and the format jsonl")
+    device = args.device or str(state.device)
+    if in_shards:
+        _write_shards(args, device, state)
+    elif args.output:
+        with args.output.open("w", encoding="utf-8") as output:
+            _write(args, device, output)
+    else:
+        _write(args, device, sys.stdout)
+    state.destroy_process_group()
+
+
+def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
+    """Tag the texts of the command line, of a file or of standard input."""
+    from hf_semicrf.data import read_texts
+    from hf_semicrf.reporting import to_ansi, to_html, uncertainty_page
+
+    alone = {"jsonl": lambda *answer: "\n".join(to_jsonl(*answer)), "ansi": to_ansi}
+    given = read_texts(args.file) if args.file else args.texts or None
+    model, tokenizer = load(args.model, device)
+    tag = model.analyze if args.format == "uncertainty" else model.predict
+    if given is None:
+        groups, total = _as_they_come(_standard_input(), args.batch_size), None
+    else:
+        groups, total = chunks(given, BATCHES_AT_ONCE * args.batch_size), len(given)
+    texts: list[Text] = []
+    found: list[Any] = []
+    with progress(total, hidden=output is sys.stdout and output.isatty()) as bar:
+        for group in groups:
+            answers = tag(group, tokenizer, args.batch_size, **decoding(args))
+            if args.format in alone:
+                print(alone[args.format](group, answers), file=output, flush=True)
+            else:
+                texts += group
+                found += answers
+            bar.update(len(group))
+    if args.format == "html":
+        print(to_html(texts, found), file=output)
+    elif args.format == "uncertainty":
+        print(uncertainty_page(found), file=output)
+
+
+def _standard_input() -> Iterable[str]:
+    """The lines of standard input.
+
+    They come through a file of their own: Python ends badly while a thread reads `sys.stdin`.
+    """
+    try:
+        number = sys.stdin.fileno()
+    except (AttributeError, OSError):
+        return sys.stdin
+    return open(number, encoding=sys.stdin.encoding, closefd=False)
+
+
+def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Text]]:
+    """The lines that are there, some at once; waits only while there is none.
+
+    Args:
+        lines: Lines, which may take their time.
+        most: Lines at once, at most.
+    """
+    queue: Queue[str | Exception | None] = Queue(maxsize=BATCHES_AT_ONCE * most)
+
+    def read() -> None:
+        try:
+            for line in lines:
+                queue.put(line.removesuffix("\n"))
+            queue.put(None)
+        except Exception as error:
+            queue.put(error)
+
+    Thread(target=read, daemon=True).start()
+    end: Exception | None = None
+    more = True
+    while more:
+        group: list[Text] = []
+        line = queue.get()
+        try:
+            while isinstance(line, str):
+                group.append(line)
+                if len(group) == most:
+                    break
+                line = queue.get_nowait()
+            else:
+                more, end = False, line
+        except Empty:
+            pass
+        if group:
+            yield group
+    if end is not None:
+        raise end
+
+
+def _write_shards(args: argparse.Namespace, device: str, state: PartialState) -> None:
+    """Tag a file of any size by all processes, going on where an earlier run was killed."""
+    from hf_semicrf.data import stream_texts
+    from hf_semicrf.inference import merge_shards, write_shards
+
+    file, output = Path(args.file), args.output
+    options = decoding(args)
+    settings = {
+        "model": args.model,
+        "file": str(file.resolve()),
+        "modified": file.stat().st_mtime_ns,
+        **options,
+    }
+    model, tokenizer = load(args.model, device)
+    folder = output.with_name(output.name + ".shards")
+    with progress(None, hidden=not state.is_main_process) as bar:
+
+        def tag(texts: Sequence[Text]) -> list[str]:
+            found = model.predict(texts, tokenizer, args.batch_size, **options)
+            bar.update(len(texts))
+            return to_jsonl(texts, found)
+
+        count = write_shards(
+            folder,
+            stream_texts(file),
+            tag,
+            settings,
+            args.shard_size,
+            state.process_index,
+            state.num_processes,
+        )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        merge_shards(folder, count, output)
+
+
+def to_jsonl(texts: Sequence[Text], entities: Sequence[Any]) -> list[str]:
+    """One object a line: the text or the tokens, and the entities.
+
+    Args:
+        texts: The texts.
+        entities: Those of each text.
+    """
+    lines = []
+    for text, found in zip(texts, entities, strict=True):
+        key = "text" if isinstance(text, str) else "tokens"
+        lines.append(json.dumps({key: text, "entities": found}, ensure_ascii=False))
+    return lines

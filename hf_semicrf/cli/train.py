@@ -1,0 +1,365 @@
+r"""Fine-tune an encoder with a semi-Markov CRF head on a named entity corpus.
+
+hf-semicrf train --model_name_or_path bert-base-cased --dataset_name wnut_17 --output_dir out
+hf-semicrf train --model_name_or_path bert-base-cased --output_dir out \
+    --train_file train.jsonl --validation_file validation.conll.gz --test_file test.parquet
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hf_semicrf.cli.common import (
+    Parser,
+    above_zero,
+    at_least,
+    existing_file,
+    json_object,
+    one_line_errors,
+    probability,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import HfArgumentParser
+
+    from hf_semicrf import LabelScheme, SemiCRFTrainer, SemiCRFTrainingArguments
+
+SPLITS = ("train", "validation", "test")
+# flags that are settings of the head where they are given
+HEAD = (
+    *("max_segment_length", "scorer", "base_model", "threshold", "head_temperature"),
+    *("constraints", "unknown"),
+)
+
+
+class HelpOnAll(argparse.Action):
+    """Print the flags of the command and those of transformers, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        """Imports transformers.
+
+        Args:
+            parser: The command's.
+            *_: Values, of which there are none.
+            **__: The flag.
+        """
+        made = training_parser(parser)
+        print(parser.format_help(), made.format_help(), sep="\n")
+        parser.exit()
+        raise AssertionError  # `exit` does not return
+
+
+def parser() -> Parser:
+    """The parser of our own flags."""
+    made = Parser(
+        "train",
+        str(__doc__),
+        epilog="All flags of transformers' TrainingArguments are known too, such as --output_dir,\n"
+        "--learning_rate, --head_learning_rate, --num_train_epochs and --seed:\n"
+        "hf-semicrf train --help-all lists them.",
+    )
+    made.add_argument(
+        "--help-all",
+        "--help_all",
+        action=HelpOnAll,
+        nargs=0,
+        help="list the flags of transformers' TrainingArguments too, and exit",
+    )
+    _add_model(made.add_argument_group("model"))
+    _add_data(made)
+    return made
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    """Which encoder, and which head."""
+    group.add_argument(
+        "--model_name_or_path",
+        required=True,
+        help="Hub name or folder of an encoder, or of a semi-CRF model to go on with",
+    )
+    group.add_argument(
+        "--max_segment_length",
+        type=at_least(1),
+        help="words in the longest entity; from the data by default",
+    )
+    group.add_argument("--scorer", help="how hidden states score segments; see SemiCRFConfig")
+    group.add_argument(
+        "--threshold",
+        type=probability,
+        help="posterior that a predicted segment has to exceed; chosen on the validation data by "
+        "default (--threshold_rule)",
+    )
+    group.add_argument(
+        "--head_temperature",
+        type=above_zero,
+        help="what scores are divided by in decoding; fitted on the validation data by default "
+        "(--temperature_loss)",
+    )
+    group.add_argument(
+        "--constraints",
+        type=json_object,
+        help='what is allowed, as JSON: {"lengths": {"PER": [1, 4]}}; see SemiCRFConfig',
+    )
+    group.add_argument(
+        "--unknown",
+        choices=["error", "marginalize"],
+        help='with "marginalize", training sums over the tags of words whose tag is "?"',
+    )
+    group.add_argument("--base_model", help="the encoder's public name for the model card")
+
+
+def _add_data(made: Parser) -> None:
+    """Where the sentences come from, and what their columns are called."""
+    group = made.add_argument_group("data")
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_name", help="data set on the Hub")
+    source.add_argument(
+        "--train_file",
+        type=existing_file,
+        help="local corpus: jsonl, CoNLL columns or parquet; or .gz",
+    )
+    group.add_argument("--dataset_config_name", help="configuration of the data set on the Hub")
+    group.add_argument("--validation_file", type=existing_file, help="as --train_file")
+    group.add_argument("--test_file", type=existing_file, help="as --train_file")
+    group.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
+    group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
+    group.add_argument(
+        "--labels", nargs="+", help="all tags; read off the training data by default"
+    )
+    group.add_argument(
+        "--card_examples",
+        nargs="+",
+        help="texts that the model card shows and the Hub's page offers to try; by default from "
+        "the data if it is a data set on the Hub, none from local files",
+    )
+    group.add_argument(
+        "--max_length",
+        type=at_least(1),
+        help="sub-words in a sentence; the tokenizer's by default",
+    )
+
+
+def training_parser(ours: argparse.ArgumentParser) -> HfArgumentParser:
+    """The parser of the other flags, those of `SemiCRFTrainingArguments`; imports transformers.
+
+    Args:
+        ours: The parser of our own flags, which says what is wrong.
+    """
+    from transformers import HfArgumentParser
+
+    from hf_semicrf import SemiCRFTrainingArguments
+
+    class TrainingParser(HfArgumentParser):
+        """A parser that says in one line what is wrong."""
+
+        def error(self, message: str) -> NoReturn:
+            ours.error(message)
+
+    return TrainingParser(
+        SemiCRFTrainingArguments,  # type: ignore[arg-type]  # a subclass of a dataclass
+        usage=argparse.SUPPRESS,
+        description="All of transformers' TrainingArguments, and what SemiCRFTrainer adds:",
+        allow_abbrev=False,
+        add_help=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Train, calibrate, evaluate and save.
+
+    Args:
+        arguments: The command line, `sys.argv` by default.
+
+    Returns:
+        The scores of the last evaluation.
+    """
+    made = parser()
+    args, others = made.parse_known_args(arguments)
+    if args.dataset_name and (args.validation_file or args.test_file):
+        made.error("expected --validation_file and --test_file with --train_file alone")
+    results = sys.stdout
+    with redirect_stdout(sys.stderr):  # the log of the training
+        with one_line_errors(made):
+            training_args = _training_arguments(made, others)
+            splits = load_splits(args)
+            trainer, inputs = _prepare(args, training_args, splits)
+        return _train(args, trainer, splits, inputs, results)
+
+
+def _training_arguments(made: Parser, others: list[str]) -> SemiCRFTrainingArguments:
+    """What our own parser has left."""
+    read, unknown = training_parser(made).parse_args_into_dataclasses(
+        others, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        made.error(f"unknown arguments: {' '.join(unknown)}")
+    checkpoint = read.resume_from_checkpoint
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        made.error(f"argument --resume_from_checkpoint: found no folder at {checkpoint!r}")
+    return read
+
+
+def load_splits(args: argparse.Namespace) -> dict[str, Dataset]:
+    """The splits that were asked for: "train" always, "validation" and "test" where there are.
+
+    Args:
+        args: The command line.
+    """
+    if args.dataset_name is not None:
+        from datasets import load_dataset
+
+        loaded = load_dataset(args.dataset_name, args.dataset_config_name)
+        return {name: loaded[name] for name in SPLITS if name in loaded}
+    from hf_semicrf.data import read_corpus
+
+    files = {name: getattr(args, f"{name}_file") for name in SPLITS}
+    return {
+        name: read_corpus(path, args.tokens_column, args.tags_column)
+        for name, path in files.items()
+        if path is not None
+    }
+
+
+def _describe(splits: dict[str, Dataset], scheme: LabelScheme, tags_column: str) -> None:
+    """Print the size of each split and its entities; refuses tags outside the scheme."""
+    from hf_semicrf.data import count_entities, entity_spans
+
+    for name, split in splits.items():
+        try:
+            counts = count_entities(entity_spans(split, scheme, tags_column))
+        except ValueError as error:
+            raise ValueError(f"{name} data, {error}") from None
+        listed = ", ".join(f"{label} {count:,}" for label, count in counts.items()) or "none"
+        print(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
+
+
+def _prepare(
+    args: argparse.Namespace, training_args: SemiCRFTrainingArguments, splits: dict[str, Dataset]
+) -> tuple[SemiCRFTrainer, dict[str, Dataset]]:
+    """The trainer, and the splits as the model reads them."""
+    import torch
+    from transformers import AutoTokenizer, set_seed
+
+    from hf_semicrf import (
+        LabelScheme,
+        SemiCRFDataCollator,
+        SemiCRFForTokenClassification,
+        SemiCRFTrainer,
+        TokenizeAndAlign,
+        choose_max_segment_length,
+        prepare_tokenizer,
+        seqeval_metrics,
+    )
+    from hf_semicrf.data import label_names, named_tags
+
+    set_seed(training_args.seed)
+    labels = args.labels or label_names(splits["train"], args.tags_column)
+    scheme = LabelScheme.from_labels(labels)
+    _describe(splits, scheme, args.tags_column)
+    head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
+    if "max_segment_length" not in head:
+        tags: Any = named_tags(splits["train"], args.tags_column)
+        head["max_segment_length"] = choose_max_segment_length(tags, scheme)
+    model: Any = SemiCRFForTokenClassification.from_pretrained(
+        args.model_name_or_path,
+        labels=labels,
+        dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
+        **head,
+    )
+    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
+    align = TokenizeAndAlign(
+        tokenizer,
+        model.config.label2id,
+        max_length=args.max_length,
+        tokens_column=args.tokens_column,
+        tags_column=args.tags_column,
+        max_segment_length=model.config.max_segment_length,
+        constraints=model.config.constraints,
+    )
+    inputs = {
+        name: split.map(
+            align, batched=True, remove_columns=split.column_names, desc=f"tokenising {name}"
+        )
+        for name, split in splits.items()
+    }
+    print(f"labels: {' '.join(labels)}")
+    print(f"scheme {scheme.name}, segments of up to {model.config.max_segment_length} words")
+    trainer = SemiCRFTrainer(
+        model,
+        training_args,
+        train_dataset=inputs["train"],
+        eval_dataset=inputs.get("validation"),
+        processing_class=tokenizer,
+        data_collator=SemiCRFDataCollator(
+            tokenizer, allow_unknown=model.config.unknown == "marginalize"
+        ),
+        compute_metrics=seqeval_metrics(model.config),
+    )
+    return trainer, inputs
+
+
+def _train(
+    args: argparse.Namespace,
+    trainer: SemiCRFTrainer,
+    splits: dict[str, Dataset],
+    inputs: dict[str, Dataset],
+    results: Any,
+) -> dict[str, float]:
+    """Train, calibrate, save, evaluate, write the card and push."""
+    model: Any = trainer.model
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    if "validation" in inputs:
+        trainer.calibrate(
+            inputs["validation"],
+            temperature=args.head_temperature is None,
+            threshold=args.threshold is None,
+        )
+        config = model.config
+        print(f"decoding temperature {config.head_temperature}, threshold {config.threshold}")
+    trainer.save_model()
+    trainer.save_metrics("train", result.metrics)
+
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        if name in inputs:
+            metrics = trainer.evaluate(inputs[name], metric_key_prefix=name)
+            with redirect_stdout(results):
+                trainer.log_metrics(name, metrics)
+            trainer.save_metrics(name, metrics)
+    card = {"dataset": args.dataset_name} | _card_details(args, trainer, splits)
+    trainer.create_model_card(**card)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+    return metrics
+
+
+def _card_details(
+    args: argparse.Namespace, trainer: SemiCRFTrainer, splits: dict[str, Dataset]
+) -> dict[str, Any]:
+    """What the model card says beyond the trainer's log: sizes, a breakdown and examples."""
+    from hf_semicrf.data import entity_spans
+    from hf_semicrf.evaluation import evaluate_tagger
+
+    model: Any = trainer.model
+    tokenizer: Any = trainer.processing_class
+    details: dict[str, Any] = {"sentences": {name: len(split) for name, split in splits.items()}}
+    texts = args.card_examples or []
+    held_out = splits.get("test", splits.get("validation"))
+    if held_out is not None:
+        columns = (args.tokens_column, args.tags_column)
+        _, details["breakdown"] = evaluate_tagger(model, tokenizer, held_out, *columns)
+        if args.dataset_name and args.card_examples is None:  # public already
+            spans = entity_spans(held_out, model.config.scheme, args.tags_column)
+            rows = zip(held_out[args.tokens_column], spans, strict=True)
+            fitting = (" ".join(words) for words, found in rows if found and len(words) < 40)
+            texts = list(islice(fitting, 3))
+    examples = zip(texts, model.predict(texts, tokenizer), strict=True)
+    details["examples"] = [{"text": text, "entities": entities} for text, entities in examples]
+    return details
