@@ -33,10 +33,7 @@ def draw_constraint(model: Any, tokenizer: Any, path: Path) -> None:
     start = DOUBTFUL.index(KNOWN)
     span = {"start": start, "end": start + len(KNOWN), "label": "ORGANISATION"}
     plot_uncertainty(
-        [
-            model.predict([DOUBTFUL], tokenizer, constraints=[spans], return_posteriors=True)[0]
-            for spans in ([], [span])
-        ],
+        [model.analyze([DOUBTFUL], tokenizer, constraints=[spans])[0] for spans in ([], [span])],
         path,
     )
 
@@ -74,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = SemiCRFForTokenClassification.from_pretrained(args.model)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
-    predictions = model.predict(SENTENCES, tokenizer, return_posteriors=True)
+    predictions = model.analyze(SENTENCES, tokenizer)
     plot_uncertainty(predictions, args.output_dir / "uncertainty.png")
     draw_constraint(model, tokenizer, args.output_dir / "constraint.png")
     draw_thresholds(model, tokenizer, args.test_file, args.output_dir / "thresholds.png")

@@ -49,7 +49,7 @@ from hf_semicrf import (
     prepare_tokenizer,
 )
 from hf_semicrf.data.readers import label_names, read_corpus
-from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments

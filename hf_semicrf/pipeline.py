@@ -22,6 +22,7 @@ OPTIONS = frozenset(
     for name, parameter in inspect.signature(predict).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY and name != "constraints"  # these are of one text
 )
+ANALYZE = ("return_posteriors", "n_best")  # what `SemiCRFForTokenClassification.analyze` answers
 
 
 class SemiCRFPipeline(Pipeline):
@@ -102,6 +103,12 @@ class SemiCRFPipeline(Pipeline):
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
         unknown = sorted(options.keys() - OPTIONS)
+        if moved := [name for name in unknown if name in ANALYZE]:
+            raise TypeError(
+                f"{TASK} finds entities and has no option {moved}: call "
+                "model.analyze(texts, tokenizer, n_best=...), which returns posteriors, entropy "
+                "and the n best"
+            )
         if unknown:
             raise TypeError(f"{TASK} has no option {unknown}, expected {sorted(OPTIONS)}")
         return {}, options, {}

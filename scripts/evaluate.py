@@ -19,7 +19,7 @@ from datasets import Dataset, load_dataset
 from transformers import pipeline
 
 from hf_semicrf.data.readers import read_corpus
-from hf_semicrf.evaluation.breakdown import evaluate_tagger
+from hf_semicrf.evaluation.breakdowns import evaluate_tagger
 from hf_semicrf.pipeline import TASK
 from hf_semicrf.reporting.tables import length_table, plot_scores, reliability_table, type_table
 

@@ -35,7 +35,7 @@ from hf_semicrf.data.readers import (
     named_tags,
     read_corpus,
 )
-from hf_semicrf.evaluation.breakdown import evaluate_tagger
+from hf_semicrf.evaluation.breakdowns import evaluate_tagger
 from hf_semicrf.evaluation.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.inference.distribution import Prediction
+from hf_semicrf.results import Prediction
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 FLOAT32 = {"rtol": 0, "atol": 1e-6}  # what is returned; the model computes in float64
@@ -73,7 +73,7 @@ def triples(entities):
 
 
 def test_posteriors_entropy_and_n_best_are_those_of_enumeration(model, tokenizer):
-    found = model.predict(TEXTS, tokenizer, return_posteriors=True, n_best=4)
+    found = model.analyze(TEXTS, tokenizer, n_best=4)
     plain = model.predict(TEXTS, tokenizer)
     assert [prediction.entities for prediction in found] == plain
     for text, prediction in zip(TEXTS, found, strict=True):
@@ -99,7 +99,7 @@ def test_posteriors_entropy_and_n_best_are_those_of_enumeration(model, tokenizer
 
 
 def test_a_certain_text_has_no_second_segmentation(model, tokenizer):
-    [prediction] = model.predict(
+    [prediction] = model.analyze(
         ["Oslo"], tokenizer, n_best=9, constraints=[[{"start": 0, "end": 4, "label": "LOC"}]]
     )
     assert triples(prediction.entities) == [("LOC", 0, 4)]
@@ -113,7 +113,7 @@ def test_constraints_are_exact_and_independent_of_the_batch(model, tokenizer):
         None,
         [{"start": 0, "end": 2, "label": ["PER", "LOC"], "exclude": True}],
     ]
-    found = model.predict(TEXTS, tokenizer, constraints=constraints, return_posteriors=True)
+    found = model.analyze(TEXTS, tokenizer, constraints=constraints)
     free = model.predict(TEXTS, tokenizer)
     assert ("PER", 0, 12) in triples(found[0].entities)
     assert found[0].entities[0]["score"] == pytest.approx(1.0, abs=1e-5)
@@ -164,12 +164,12 @@ def test_constraints_that_cannot_be_met_are_refused(model, tokenizer, spans, mes
 
 def test_a_text_in_several_windows(model, tokenizer):
     words = (TEXTS[0] + " ").split() * 30
-    [whole] = model.predict([words], tokenizer, return_posteriors=True)
+    [whole] = model.analyze([words], tokenizer)
     assert whole.token.shape == whole.start.shape == (len(words), 3)
     assert_close(whole.token.sum(1), torch.ones(len(words)), **FLOAT32)
     assert 0 < whole.entropy < len(words) * math.log(6)
     with pytest.raises(ValueError, match="fit the encoder whole for n_best, got .* in text 0"):
-        model.predict([words], tokenizer, n_best=2)
+        model.analyze([words], tokenizer, n_best=2)
     spans = [{"start": n, "end": n + 2, "label": "LOC"} for n in range(0, len(words), 10)]
     [entities] = model.predict([words], tokenizer, constraints=[spans])
     assert {("LOC", s["start"], s["end"]) for s in spans} <= set(triples(entities))
@@ -181,12 +181,12 @@ def test_a_text_in_several_windows(model, tokenizer):
 
 
 def test_an_empty_text(model, tokenizer):
-    [prediction] = model.predict([""], tokenizer, return_posteriors=True, n_best=2)
+    [prediction] = model.analyze([""], tokenizer, n_best=2)
     assert isinstance(prediction, Prediction) and prediction.entities == []
     assert prediction.token.shape == (0, 3) and prediction.entropy == 0
     assert prediction.alternatives == []
     with pytest.raises(ValueError, match="expected an n_best of at least 0"):
-        model.predict(["Oslo"], tokenizer, n_best=-1)
+        model.analyze(["Oslo"], tokenizer, n_best=-1)
 
 
 def test_the_examples_of_the_page_run(model, tokenizer, tmp_path, monkeypatch):

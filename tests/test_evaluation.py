@@ -13,7 +13,7 @@ from tiny import benchmark, save_tiny_bert, save_tiny_tagger, script, sentences,
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
-from hf_semicrf.evaluation.breakdown import LENGTHS, breakdown, evaluate_tagger
+from hf_semicrf.evaluation.breakdowns import LENGTHS, breakdown, evaluate_tagger
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels.schemes import LabelScheme
 

@@ -13,8 +13,8 @@ from tiny import save_tiny_bert, script, sentences
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.inference.distribution import Prediction
 from hf_semicrf.reporting.heatmap import plot_uncertainty, uncertainty_page
+from hf_semicrf.results import Prediction
 
 TYPES = ("O", "LOC", "PER")
 HOSTILE = ["<script>alert(1)</script>", '"><b>', "</div>", "{title}", "\u202e"]
@@ -119,7 +119,7 @@ def test_suggestions_come_in_the_order_of_their_entropy(by, tmp_path):
     suggest = script("suggest")
     suggest.main([*arguments, "--output", str(out)])
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    predictions = model.predict(tokens, prepare_tokenizer(tokenizer), return_posteriors=True)
+    predictions = model.analyze(tokens, prepare_tokenizer(tokenizer))
     scale = [len(words) if by == "word" else 1 for words in tokens]
     doubts = sorted((p.entropy / n for p, n in zip(predictions, scale, strict=True)), reverse=True)
     own = [row["entropy"] / (row["words"] if by == "word" else 1) for row in found]

@@ -30,7 +30,7 @@ from hf_semicrf import (
     prepare_tokenizer,
     seqeval_metrics,
 )
-from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.hub.model_card import render_card
 from hf_semicrf.hub.push import SHIM
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.hub.model_card import TEMPLATE, find_card, render_card
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 

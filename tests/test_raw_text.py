@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from test_data import KINDS, SELECTOR, gpt2_like, metaspace, qwen_like, wordpiec
 from tiny import StandIn
 from transformers import AutoTokenizer
 
-from hf_semicrf.inference.predict import predict
+from hf_semicrf.inference.prediction import predict
 from hf_semicrf.text import first_subwords, prepare_tokenizer, split_words
 from hf_semicrf.text.lattice import INSIDE_WORD, SPECIAL, STARTS_WORD, word_start_table, word_starts
 
@@ -28,8 +27,8 @@ class EveryWord(StandIn):
 
     def forward(self, input_ids, word_mask, **_):
         self.input_ids, self.word_mask = input_ids, word_mask
-        logits = torch.eye(3)[torch.ones_like(input_ids)]
-        return SimpleNamespace(logits=logits, segment_posteriors=torch.ones(input_ids.shape))
+        words = word_mask.sum(1).tolist()
+        return self.output(word_mask, [[(n, n + 1, "X", 1.0) for n in range(w)] for w in words])
 
 
 @pytest.mark.parametrize("kind", KINDS)

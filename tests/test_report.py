@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_evaluation import SCHEME, random_case
 
-from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.reporting.tables import (
     length_table,

@@ -17,7 +17,7 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
-from hf_semicrf.evaluation.breakdown import breakdown
+from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 

@@ -10,10 +10,8 @@ import random
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from test_data import KINDS, fast
 from tiny import StandIn
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -21,10 +19,11 @@ from transformers import RobertaConfig
 
 from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
 from hf_semicrf.data.readers import entity_spans, read_corpus
-from hf_semicrf.inference.predict import Document, predict
+from hf_semicrf.inference.prediction import Document, WindowResult, predict
 from hf_semicrf.labels.schemes import LabelScheme
+from hf_semicrf.results import Segment
 from hf_semicrf.text.subwords import prepare_tokenizer, tokenize_words
-from hf_semicrf.text.windows import Entity, Window, sections, windows_of
+from hf_semicrf.text.windows import Window, sections, windows_of
 
 SCHEME = LabelScheme.from_labels(["O", "B-A", "I-A", "B-B", "I-B"])
 LINNAEUS = Path(__file__).parents[2] / "shared" / "data" / "linnaeus_docs" / "test.jsonl.gz"
@@ -66,19 +65,12 @@ class KnownTagger(StandIn):
         self.seen = []
 
     def forward(self, input_ids, word_mask, **_):
-        logits = torch.zeros(*input_ids.shape, len(SCHEME.labels))
-        scores = torch.zeros(input_ids.shape)
         self.seen += input_ids.ne(self.tokenizer.pad_token_id).sum(1).tolist()
-        for row, mask in enumerate(word_mask):
-            words = self.tokenizer.convert_ids_to_tokens(input_ids[row, mask].tolist())
-            spans = self.spans(words)
-            tags = SCHEME.spans_to_tags([span[:3] for span in spans], len(words))
-            logits[row, mask] = torch.eye(len(SCHEME.labels))[tags]
-            sure = torch.zeros(len(words))
-            for start, end, _, score in spans:
-                sure[start:end] = score
-            scores[row, mask] = sure
-        return SimpleNamespace(logits=logits, segment_posteriors=scores)
+        words = (
+            self.tokenizer.convert_ids_to_tokens(ids[mask].tolist())
+            for ids, mask in zip(input_ids, word_mask, strict=True)
+        )
+        return self.output(word_mask, [self.spans(row) for row in words])
 
     def spans(self, words):
         found, at = [], 0
@@ -192,11 +184,9 @@ def test_words_longer_than_a_window_are_read_at_their_beginning():
 
 
 def made_windows(*found, step=6, size=10):
-    """Windows of words, each with its entities (first, end, score)."""
-    return [
-        Window(n * step, n * step + size, {}, [], [Entity(s, e, "A", p) for s, e, p in row])
-        for n, row in enumerate(found)
-    ]
+    """Windows of words, and the segments (first, end, score) of each."""
+    windows = [Window(n * step, n * step + size, {}, []) for n in range(len(found))]
+    return windows, [[Segment(s, e, "A", p) for s, e, p in row] for row in found]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +203,7 @@ def made_windows(*found, step=6, size=10):
     ],
 )
 def test_where_the_seam_lies(found, cut):
-    assert sections(made_windows(*found)) == [(0, cut), (cut, 16)]
+    assert sections(*made_windows(*found)) == [(0, cut), (cut, 16)]
 
 
 def test_sections_tile_the_document_whatever_the_windows_say():
@@ -228,16 +218,19 @@ def test_sections_tile_the_document_whatever_the_windows_say():
                 row.append((at, end, generator.random()))
                 at = end
             rows.append(row)
-        made = made_windows(*rows, step=step)
-        tiles = sections(made)
+        made, segments = made_windows(*rows, step=step)
+        tiles = sections(made, segments)
         assert tiles[0][0] == 0 and tiles[-1][1] == made[-1].end
         assert all(left[1] == right[0] for left, right in pairwise(tiles))
         assert all(w.first <= a <= b <= w.end for w, (a, b) in zip(made, tiles, strict=True))
         document = Document.of(["word"] * made[-1].end)
-        document.windows = made
+        document.results = [
+            WindowResult(window, 0, segments=row)
+            for window, row in zip(made, segments, strict=True)
+        ]
         spans = [(e["start"], e["end"]) for e in document.entities()]
         assert all(left[1] <= right[0] for left, right in pairwise(spans))
-    assert sections([]) == []
+    assert sections([], []) == []
 
 
 def test_errors():

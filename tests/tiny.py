@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
@@ -16,8 +16,10 @@ from hf_semicrf import (
     SemiCRFDataCollator,
     SemiCRFForTokenClassification,
     TokenizeAndAlign,
+    ops,
     prepare_tokenizer,
 )
+from hf_semicrf.head import SemiCRFOutput
 
 NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"]
 SURNAMES = ["Lovelace", "Hopper", "Turing", "Dijkstra", "Liskov", "Knuth"]
@@ -103,6 +105,26 @@ class StandIn(torch.nn.Module):
         super().__init__()
         encoder = BertConfig(max_position_embeddings=max_length or 10**6)
         self.config = SemiCRFConfig(encoder, labels=labels, max_segment_length=longest)
+
+    def output(self, word_mask: torch.Tensor, found: list[list[tuple]]) -> SimpleNamespace:
+        """What the model gives for sentences with known segments.
+
+        Args:
+            word_mask: The batch's first sub-words [B, T].
+            found: Entities of each sentence: first word, word after the last, type, posterior.
+        """
+        lengths = word_mask.sum(1)
+        inside = torch.arange(word_mask.shape[1]) < lengths[:, None]  # [B, T]
+        labels = torch.where(inside, 0, -1)
+        starts, scores = inside.clone(), inside.float()
+        for row, spans in enumerate(found):
+            for first, end, name, score in spans:
+                labels[row, first:end] = self.config.scheme.types.index(name)
+                starts[row, first + 1 : end] = False
+                scores[row, first:end] = score
+        token = torch.nn.functional.one_hot(labels.clamp(min=0), len(self.config.scheme.types))
+        marginals = ops.Marginals(token.float(), token.float(), token.float())
+        return SimpleNamespace(head=SemiCRFOutput(None, labels, starts, scores, marginals))
 
 
 def save_tiny_tagger(folder: Path, steps: int = 60) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +212,7 @@ class SemiCRF(nn.Module):
         lengths: Tensor,
         labels: Tensor | None = None,
         starts: Tensor | None = None,
-        decode: bool | None = None,
+        decode: bool | Literal["viterbi"] | None = None,
         segment_marginals: bool = False,
         threshold: float | None = None,
         known: Known | None = None,
@@ -226,16 +226,19 @@ class SemiCRF(nn.Module):
             labels: Type of each position [B, N] of the segmentation to score, or None.
             starts: Its segment starts [B, N] bool.
             decode: Whether to decode and compute marginals; by default, when not training.
-            segment_marginals: Whether decoding also gives the probability of the segments found.
-            threshold: What to decode with instead of the head's own.
+                "viterbi" decodes the most probable segmentation as a whole, whatever the threshold.
+            segment_marginals: Whether decoding also gives the probability of each decoded segment.
+            threshold: Posterior that a segment has to exceed, instead of the head's own.
             known: What is known of the segmentation to score, instead of all of it: the loss is
                 the negative log-probability of all that agree.
             allowed: Which segments may occur [B, N, L, C] bool, by start and length less one; all
                 where None.
 
         Raises:
-            ValueError: Shapes or values do not fit.
+            ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
+        if decode == "viterbi" and threshold is not None:
+            raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
         p = self.potentials(hidden, lengths)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment
@@ -253,7 +256,8 @@ class SemiCRF(nn.Module):
         if not decode:
             return SemiCRFOutput(nll, potentials=p)
         with torch.no_grad():
-            threshold = self.threshold if threshold is None else threshold
+            if decode != "viterbi" and threshold is None:
+                threshold = self.threshold
             constrained = allowed is not None or self.rules is not None
             found, found_starts, marginals = self._decode(
                 p, edge, segment_marginals, threshold, constrained

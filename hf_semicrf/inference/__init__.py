@@ -4,8 +4,8 @@ Lives here: prediction over texts of any length, posteriors and n-best lists, wo
 in shards. A model comes as an argument: nothing here imports one.
 """
 
-from hf_semicrf.inference.distribution import Distribution, Prediction
-from hf_semicrf.inference.predict import predict
+from hf_semicrf.inference.distribution import Distribution
+from hf_semicrf.inference.prediction import analyze, predict
 from hf_semicrf.inference.shards import merge_shards, write_shards
 
-__all__ = ["Distribution", "Prediction", "merge_shards", "predict", "write_shards"]
+__all__ = ["Distribution", "analyze", "merge_shards", "predict", "write_shards"]

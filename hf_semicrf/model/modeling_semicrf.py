@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput, check_settings
 from hf_semicrf.hub import card_files, card_for_push
-from hf_semicrf.inference import Prediction, predict
+from hf_semicrf.inference import analyze, predict
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.loading import (
@@ -29,6 +29,7 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.results import Entity, Prediction
 from hf_semicrf.text import SPECIAL, Lattice, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
@@ -42,7 +43,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
         loss: Negative log-likelihood in nats a word (or over ``num_items_in_batch``).
         logits: Log posterior of each tag at each sub-word [B, T, len(id2label)], float32; its
             argmax is the decoded tagging. Sub-words after a word's first repeat it, inside. None
-            while training.
+            while training, or where they are not asked for.
         segment_posteriors: Probability of the decoded segment that covers each word's first
             sub-word [B, T], on request.
         potentials: Scores of all segmentations, before the temperature, and the labels' one, on
@@ -232,10 +233,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         threshold: float | None = None,
+        decode: Literal["viterbi"] | None = None,
         allowed_types: Tensor | None = None,
         allowed_segments: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_logits: bool = True,
         output_segment_posteriors: bool = False,
         output_potentials: bool = False,
         output_head: bool = False,
@@ -253,7 +256,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 with labels other than -100, and without labels the tokens that start a word.
             labels: Tag ids on the words' first sub-words [B, T], -100 elsewhere.
             num_items_in_batch: What the summed loss is divided by; the number of words where None.
-            threshold: What to decode with instead of the model's own (see `set_threshold`).
+            threshold: Posterior that a segment has to exceed, instead of the model's own (see
+                `set_threshold`).
+            decode: "viterbi" for the most probable segmentation as a whole, whatever the model's
+                threshold.
             allowed_types: With ``unknown="marginalize"``, the segment types that a word whose label
                 is -100 may have, as the bits of an integer [B, T] (``types_as_bits``); -1 allows
                 all.
@@ -261,10 +267,12 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 and type; N is T.
             output_attentions: Whether to return the encoder's attentions.
             output_hidden_states: Whether to return the encoder's hidden states.
+            output_logits: Whether to return the tags' log posteriors.
             output_segment_posteriors: Whether to return the decoded segments' probabilities.
             output_potentials: Whether to return the scores of all segmentations and the one that
                 the labels say, instead of decoding.
-            output_head: Whether to return all that the head computed.
+            output_head: Whether to return all that the head computed, with the posteriors of the
+                decoded segments.
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
@@ -301,8 +309,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             lattice.lengths.clamp(min=1),
             types,
             starts,
-            decode=not (self.training or output_potentials),
-            segment_marginals=output_segment_posteriors or self.config.scheme.marks_ends,
+            decode=False if self.training or output_potentials else decode or True,
+            segment_marginals=output_segment_posteriors
+            or output_head
+            or (output_logits and self.config.scheme.marks_ends),
             threshold=threshold,
             known=known,
             allowed=allowed_segments,
@@ -318,10 +328,10 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
             loss = nll.sum() / num_items_in_batch
         logits = posteriors = None
-        if head.marginals is not None:
+        if head.marginals is not None and output_logits:
             logits = tag_logits(self.config.scheme, head, lattice)
-            if output_segment_posteriors:
-                posteriors = lattice.scatter(head.segment_posteriors)
+        if head.segment_posteriors is not None and output_segment_posteriors:
+            posteriors = lattice.scatter(head.segment_posteriors)
         states = None if mixed and not output_hidden_states else encoded.get("hidden_states")
         output = SemiCRFTokenClassifierOutput(
             loss=loss,
@@ -394,12 +404,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         batch_size: int = 32,
         *,
         threshold: float | None = None,
+        decode: Literal["viterbi"] | None = None,
         max_length: int | None = None,
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-        return_posteriors: bool = False,
-        n_best: int = 0,
-    ) -> list[list[dict[str, Any]]] | list[Prediction]:
+    ) -> list[list[Entity]]:
         """Find the entities of texts, in their order.
 
         A text of more sub-words than the encoder takes is read in overlapping windows, each word in
@@ -410,10 +419,13 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             texts: Raw strings, split into words here, or lists of words.
             tokenizer: The encoder's fast tokenizer.
             batch_size: Windows that are encoded together.
-            threshold: Posterior that an entity has to exceed, instead of the model's own: lower
-                means more recall and less precision.
-            max_length: Sub-words in a window, special tokens included; by default as many as the
-                encoder takes, which may be more than it has been fine-tuned on.
+            threshold: Posterior that an entity has to exceed: lower means more recall and less
+                precision. None takes the model's own.
+            decode: "viterbi" for the entities of the most probable segmentation as a whole,
+                whatever the model's threshold.
+            max_length: Sub-words in a window, special tokens included; the encoder's limit by
+                default. Long windows can be worse than short ones where the encoder was fine-tuned
+                on short texts.
             overlap: Words that neighbouring windows share, at most half of a window's; by default a
                 quarter of a window, and at least ``max_segment_length``. The last window begins as
                 early as it fits.
@@ -423,21 +435,16 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 given back), a list of types or None for any; or "O" where no word of the span lies
                 in an entity. With "exclude" true, exactly this span is no such entity. What they
                 forbid has probability 0; they take a mask [B, N, L, C] of each batch.
-            return_posteriors: Whether to return a `Prediction` for each text, with the posteriors
-                of types and boundaries at each word and the entropy.
-            n_best: How many of the most probable segmentations to return in a `Prediction`; the
-                texts have to fit the encoder whole.
 
         Returns:
-            For each text a list of entities: ``label``, ``score`` (the probability of exactly this
-            segment), ``start`` and ``end`` (half-open; characters of a string, words of a list) and
-            ``text``; or a `Prediction`, which holds that list, where posteriors or the n best are
-            asked for.
+            For each text a list of entities, dictionaries: ``label``, ``score`` (the probability of
+            exactly this segment), ``start`` and ``end`` (half-open; characters of a string, words
+            of a list) and ``text``.
 
         Raises:
             ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
-                tokenizer is not a fast one, an option is out of range, or no segmentation meets the
-                constraints.
+                tokenizer is not a fast one, an option is out of range, scores are not finite, or no
+                segmentation meets the constraints.
         """
         return predict(
             self,
@@ -445,11 +452,58 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             tokenizer,
             batch_size,
             threshold=threshold,
+            decode=decode,
             max_length=max_length,
             overlap=overlap,
             constraints=constraints,
-            return_posteriors=return_posteriors,
+        )
+
+    def analyze(
+        self,
+        texts: Sequence[str | Sequence[str]],
+        tokenizer: Any,
+        batch_size: int = 32,
+        *,
+        n_best: int = 0,
+        threshold: float | None = None,
+        decode: Literal["viterbi"] | None = None,
+        max_length: int | None = None,
+        overlap: int | None = None,
+        constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    ) -> list[Prediction]:
+        """Find the entities of texts, and how sure the model is of them.
+
+        Args:
+            texts: As `predict` takes them.
+            tokenizer: The encoder's fast tokenizer.
+            batch_size: Windows that are encoded together.
+            n_best: How many of the most probable segmentations to list; the texts have to fit the
+                encoder whole.
+            threshold: As `predict` takes it, like all that follow.
+            decode: "viterbi", or None.
+            max_length: Sub-words in a window.
+            overlap: Words that neighbouring windows share.
+            constraints: For each text None or a list of what is known of its spans.
+
+        Returns:
+            For each text its entities, the posteriors of types and boundaries at each word, the
+            entropy in nats and the ``n_best`` segmentations.
+
+        Raises:
+            ValueError: As `predict`, or ``n_best`` is negative or asked of a text in several
+                windows.
+        """
+        return analyze(
+            self,
+            texts,
+            tokenizer,
+            batch_size,
             n_best=n_best,
+            threshold=threshold,
+            decode=decode,
+            max_length=max_length,
+            overlap=overlap,
+            constraints=constraints,
         )
 
     def _encode(self, inputs: dict[str, Any], **outputs: bool | None) -> ModelOutput:

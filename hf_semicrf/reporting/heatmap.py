@@ -5,7 +5,7 @@ lies in a segment of the type; types that are nowhere likely are left out. The l
 boundaries: its left half that an entity starts at the word, its right half that one ends there.
 What was predicted is marked in the text above.
 
-Pure functions of what ``predict(..., return_posteriors=True)`` returns.
+Pure functions of what ``analyze`` returns.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_semicrf.inference import Prediction
 from hf_semicrf.reporting.visualize import HUES, escape, page
+from hf_semicrf.results import Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def uncertainty_page(predictions: Sequence[Prediction], title: str = "Uncertaint
     The exact probabilities of a word show while the pointer is on it.
 
     Args:
-        predictions: As ``predict(..., return_posteriors=True)`` returns them.
+        predictions: As ``analyze`` returns them.
         title: Heading of the page.
 
     Returns:
@@ -71,7 +71,7 @@ def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> Non
     """A picture of a few texts, one below the other, in the format that the file's name says.
 
     Args:
-        predictions: As ``predict(..., return_posteriors=True)`` returns them; texts with words.
+        predictions: As ``analyze`` returns them; texts with words.
         path: The file.
 
     Raises:

@@ -6,11 +6,10 @@ which word, the windows of a long text. Nothing here knows labels, scores or mod
 
 from hf_semicrf.text.lattice import SPECIAL, Lattice, word_start_table, word_starts
 from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
-from hf_semicrf.text.windows import Entity, Window, sections, windows_of
+from hf_semicrf.text.windows import Window, sections, windows_of
 from hf_semicrf.text.words import split_words
 
 __all__ = [
-    "Entity",
     "Lattice",
     "SPECIAL",
     "Window",

@@ -1,26 +1,17 @@
-"""Texts longer than an encoder: overlapping windows over their words, and where they meet."""
+"""Cut texts longer than an encoder into overlapping windows, and say where these meet."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from hf_semicrf.inference import Distribution
+from hf_semicrf.results import Segment
 from hf_semicrf.text.subwords import first_subwords, tokenize_words
 
 
-class Entity(NamedTuple):
-    """Words [first, end) of a text, their type and the probability of exactly this segment."""
-
-    first: int
-    end: int
-    label: str
-    score: float
-
-
-@dataclass
+@dataclass(frozen=True)
 class Window:
     """A run of a text's words that fits the encoder.
 
@@ -29,20 +20,12 @@ class Window:
         end: The word after its last.
         inputs: The tokenizer's columns.
         words: The word of each sub-word, counted from the text's first; None at special tokens.
-        entities: What the model found in it.
-        distribution: What else the model knows of it, where asked for.
-        constraints: What is known of spans of its words, counted from its first.
-        text: Number of its text.
     """
 
     first: int
     end: int
     inputs: dict[str, list[int]]
     words: list[int | None]
-    entities: list[Entity] = field(default_factory=list)
-    distribution: Distribution | None = None
-    constraints: list[dict[str, Any]] = field(default_factory=list)
-    text: int = 0
 
 
 def windows_of(
@@ -122,27 +105,33 @@ def _plan(
     yield min(first, bisect_left(bounds, bounds[words] - room)), words
 
 
-def sections(windows: Sequence[Window]) -> list[tuple[int, int]]:
+def sections(
+    windows: Sequence[Window], segments: Sequence[Sequence[Segment]]
+) -> list[tuple[int, int]]:
     """The words [first, end) that each window of a text answers for; they tile the text.
 
     A seam lies where both windows see as much context, in the middle of their overlap, or at the
-    nearest cut between words that goes through no entity of either. Where every cut goes through
-    one (the windows contradict each other throughout), the least probable entities are given up.
+    nearest cut between words that goes through no segment of either. Where every cut goes through
+    one (the windows contradict each other throughout), the least probable segments are given up.
+
+    Args:
+        windows: The text's windows in order.
+        segments: What was found in each, in words of the text.
     """
     cuts = [0]
-    for left, right in zip(windows, windows[1:], strict=False):
-        cuts.append(_seam(left, right, max(right.first, cuts[-1])))
+    for n, (left, right) in enumerate(zip(windows, windows[1:], strict=False)):
+        both = [*segments[n], *segments[n + 1]]
+        cuts.append(_seam(max(right.first, cuts[-1]), right.first, left.end, both))
     ends = cuts[1:] + [window.end for window in windows[-1:]]
     return list(zip(cuts, ends, strict=False))
 
 
-def _seam(left: Window, right: Window, low: int) -> int:
-    """Where one window hands over to the next, in [low, left.end]."""
-    shared = [entity for entity in left.entities + right.entities
-              if low < entity.end and entity.first < left.end]  # fmt: skip
+def _seam(low: int, first: int, end: int, segments: Sequence[Segment]) -> int:
+    """Where one window hands over to the next, in [low, end]; they share the words [first, end)."""
+    shared = [segment for segment in segments if low < segment.end and segment.first < end]
 
     def cost(cut: int) -> tuple[float, int]:
-        lost = sum(entity.score for entity in shared if entity.first < cut < entity.end)
-        return lost, abs(2 * cut - right.first - left.end)
+        lost = sum(segment.posterior for segment in shared if segment.first < cut < segment.end)
+        return lost, abs(2 * cut - first - end)
 
-    return min(range(low, left.end + 1), key=cost)
+    return min(range(low, end + 1), key=cost)

@@ -32,7 +32,8 @@ def evaluate_tagger(
 
     Sentences are read whole, in windows where they are longer than the encoder takes. The tags of
     the data may follow another scheme than the model's; entities of types that the model does not
-    know count as not found.
+    know count as not found. Predictions are compared as the data's tags can say them (see
+    `as_tagged`).
 
     Args:
         model: A `SemiCRFForTokenClassification`.
@@ -57,7 +58,7 @@ def evaluate_tagger(
     gold = list(entity_spans(dataset, scheme, tags_column))
     sentences = list(dataset[tokens_column])
     found = [
-        [(e["start"], e["end"], e["label"], e["score"]) for e in row]
+        as_tagged([(e["start"], e["end"], e["label"], e["score"]) for e in row], scheme)
         for row in model.predict(sentences, tokenizer, **options)
     ]
     types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
@@ -67,6 +68,28 @@ def evaluate_tagger(
         for rows in ([[span[:3] for span in row] for row in found], gold)
     )
     return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
+
+
+def as_tagged(spans: Sequence[ScoredSpan], scheme: LabelScheme) -> list[ScoredSpan]:
+    """Entities as they read once they have been written as tags of a scheme.
+
+    Tags without prefixes cannot keep two neighbours of one type apart: they become one entity, as
+    they are one in data with such tags. Its score is the lowest of theirs.
+
+    Args:
+        spans: Entities of a sentence that do not overlap: first word, word after the last, type,
+            score.
+        scheme: The scheme of the data's tags. Entities of types that it lacks stay as they are.
+    """
+    known = [span for span in spans if span[2] in scheme.types]
+    others = [span for span in spans if span[2] not in scheme.types]
+    length = max((end for _, end, _, _ in known), default=0)
+    tags = scheme.spans_to_tags([span[:3] for span in known], length)
+    read = [
+        (first, end, name, min(s for a, b, _, s in known if a < end and first < b))
+        for first, end, name in scheme.tags_to_spans(tags)
+    ]
+    return sorted([*read, *others])
 
 
 def breakdown(

@@ -1,0 +1,357 @@
+"""Predict the entities of texts: words, sub-words, scores, segments, entities, in this order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from hf_semicrf.inference.distribution import (
+    Distribution,
+    decoded_segments,
+    distributions,
+    joined,
+)
+from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
+from hf_semicrf.results import Entity, Prediction, Segment
+from hf_semicrf.text import (
+    Window,
+    first_subwords,
+    is_prepared,
+    prepare_tokenizer,
+    sections,
+    split_words,
+    windows_of,
+)
+
+Constraints = Sequence[Mapping[str, Any]]
+Decode = Literal["viterbi"]
+
+
+@dataclass
+class WindowResult:
+    """What is known of a window before and after the model has read it.
+
+    Attributes:
+        window: The window.
+        text: Number of its text.
+        constraints: What is known of spans of its words, counted from its first.
+        segments: The decoded segments, in words of the text.
+        distribution: Posteriors, entropy and n-best list, where asked for.
+    """
+
+    window: Window
+    text: int
+    constraints: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    distribution: Distribution | None = None
+
+
+@dataclass
+class Document:
+    """A text, its words and the windows through which it is read.
+
+    Attributes:
+        text: The raw string, None where the input was a list of words.
+        words: Its words.
+        spans: Where each word begins and ends, half-open; characters of a string, words of a list.
+        results: Its windows in order; none if it has no words.
+    """
+
+    text: str | None
+    words: list[str]
+    spans: list[tuple[int, int]]
+    results: list[WindowResult] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, text: str | Sequence[str]) -> Document:
+        """A document of a raw string or of a list of words.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if isinstance(text, str):
+            split = split_words(text)
+            spans = [(start, end) for _, start, end in split]
+            return cls(text, [word for word, _, _ in split], spans)
+        if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
+            raise ValueError(f"expected a string or a list of words as a text, got {text!r:.80}")
+        return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
+
+    def sections(self) -> list[tuple[int, int]]:
+        """The words [first, end) that each window answers for."""
+        windows = [result.window for result in self.results]
+        return sections(windows, [result.segments for result in self.results])
+
+    def entities(self) -> list[Entity]:
+        """What its windows found, placed in the text."""
+        segments = sorted(
+            segment
+            for result, (first, end) in zip(self.results, self.sections(), strict=True)
+            for segment in result.segments
+            if first <= segment.first and segment.end <= end
+        )
+        return [
+            Entity(label=label, score=posterior, **self._place(first, end))
+            for first, end, label, posterior in segments
+        ]
+
+    def prediction(self, types: tuple[str, ...]) -> Prediction:
+        """What its windows found, and what else they know.
+
+        Args:
+            types: The segment types.
+        """
+        windows = [result.window for result in self.results]
+        bounds = [
+            (first - window.first, end - window.first)
+            for window, (first, end) in zip(windows, self.sections(), strict=True)
+        ]
+        parts = [result.distribution for result in self.results if result.distribution is not None]
+        sizes = [window.end - window.first for window in windows]
+        distribution = joined(parts, sizes, bounds, len(types))
+        token, start, end, _ = distribution.posteriors
+        return Prediction(
+            text=self.words if self.text is None else self.text,
+            entities=self.entities(),
+            words=self.spans,
+            types=types,
+            token=token,
+            start=start,
+            end=end,
+            entropy=distribution.entropy,
+            alternatives=[
+                {
+                    "probability": probability,
+                    "entities": [
+                        {"label": segment.type, **self._place(segment.first, segment.end)}
+                        for segment in segments
+                    ],
+                }
+                for probability, segments in distribution.alternatives
+            ],
+        )
+
+    def _place(self, first: int, end: int) -> dict[str, Any]:
+        """Where words [first, end) stand in the text."""
+        start, stop = self.spans[first][0], self.spans[end - 1][1]
+        text = " ".join(self.words[first:end]) if self.text is None else self.text[start:stop]
+        return {"start": start, "end": stop, "text": text}
+
+
+def predict(
+    model: Any,
+    texts: Sequence[str | Sequence[str]],
+    tokenizer: Any,
+    batch_size: int = 32,
+    *,
+    threshold: float | None = None,
+    decode: Decode | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    constraints: Sequence[Constraints | None] | None = None,
+) -> list[list[Entity]]:
+    """What ``SemiCRFForTokenClassification.predict`` promises."""
+    tokenizer = _prepared(tokenizer)
+    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints)
+    _read(model, documents, tokenizer, batch_size, threshold, decode)
+    return [document.entities() for document in documents]
+
+
+def analyze(
+    model: Any,
+    texts: Sequence[str | Sequence[str]],
+    tokenizer: Any,
+    batch_size: int = 32,
+    *,
+    n_best: int = 0,
+    threshold: float | None = None,
+    decode: Decode | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    constraints: Sequence[Constraints | None] | None = None,
+) -> list[Prediction]:
+    """What ``SemiCRFForTokenClassification.analyze`` promises."""
+    if n_best < 0:
+        raise ValueError(f"expected an n_best of at least 0 segmentations, got {n_best}")
+    tokenizer = _prepared(tokenizer)
+    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints)
+    for number, document in enumerate(documents):
+        if n_best and len(document.results) > 1:
+            raise ValueError(
+                "expected texts that fit the encoder whole for n_best, got "
+                f"{len(document.results)} windows in text {number}"
+            )
+    _read(model, documents, tokenizer, batch_size, threshold, decode, n_best)
+    types = model.config.scheme.types
+    return [document.prediction(types) for document in documents]
+
+
+def _documents(
+    model: Any,
+    texts: Sequence[str | Sequence[str]],
+    tokenizer: Any,
+    max_length: int | None,
+    overlap: int | None,
+    constraints: Sequence[Constraints | None] | None,
+) -> list[Document]:
+    """Cut texts into words and into windows that fit the encoder."""
+    if isinstance(texts, str):
+        raise ValueError(f"expected a list of texts, got the string {texts[:40]!r}")
+    if overlap is not None and overlap < 0:
+        raise ValueError(f"expected an overlap of at least 0 words, got {overlap}")
+    if constraints is not None and len(constraints) != len(texts):
+        raise ValueError(
+            f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
+            f"{len(constraints)}"
+        )
+    documents = [Document.of(text) for text in texts]
+    limits = [n for n in (max_length, _max_length(model, tokenizer)) if n is not None]
+    cut = windows_of(
+        [document.words for document in documents],
+        tokenizer,
+        min(limits, default=None),
+        overlap,
+        model.config.max_segment_length,
+    )
+    for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
+        document.results = [WindowResult(window, number) for window in windows]
+        try:
+            _constrain(document, constraints and constraints[number], model.config)
+        except ValueError as error:
+            raise ValueError(f"text {number}: {error}") from None
+    return documents
+
+
+def _prepared(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy that went through `prepare_tokenizer`."""
+    return tokenizer if is_prepared(tokenizer) else prepare_tokenizer(copy.deepcopy(tokenizer))
+
+
+def _constrain(document: Document, spans: Constraints | None, config: Any) -> None:
+    """Tell a document's windows what is known of its spans."""
+    if not spans:
+        return
+    words = spans_of_words(spans, document.spans)
+    allowed_segments(words, len(document.words), config.scheme.types, config.max_segment_length)
+    bounds = [(result.window.first, result.window.end) for result in document.results]
+    for result, window in zip(document.results, bounds, strict=True):
+        result.constraints = spans_in_window(words, window, bounds)
+
+
+@torch.no_grad()
+def _read(
+    model: Any,
+    documents: Sequence[Document],
+    tokenizer: Any,
+    batch_size: int,
+    threshold: float | None,
+    decode: Decode | None,
+    n_best: int | None = None,
+) -> None:
+    """Run the model over all windows, in batches of like lengths.
+
+    Args:
+        model: The model; its mode is restored.
+        documents: Texts cut into windows, which get their segments.
+        tokenizer: The encoder's tokenizer.
+        batch_size: Windows in a batch.
+        threshold: As `predict` takes it.
+        decode: As `predict` takes it.
+        n_best: How many segmentations the distributions list; None for no distributions.
+    """
+    results = [result for document in documents for result in document.results]
+    results.sort(key=lambda result: len(result.window.words), reverse=True)
+    was_training = model.training
+    model.eval()
+    try:
+        for at in range(0, len(results), batch_size):
+            batch = results[at : at + batch_size]
+            head = _head_output(model, batch, tokenizer, threshold, decode)
+            _take_segments(model.config, batch, decoded_segments(head, model.config.scheme.types))
+            if n_best is not None:
+                config = model.config
+                found = distributions(head, config.head_temperature, config.scheme.types, n_best)
+                for result, distribution in zip(batch, found, strict=True):
+                    result.distribution = distribution
+    finally:
+        model.train(was_training)
+
+
+def _head_output(
+    model: Any,
+    results: Sequence[WindowResult],
+    tokenizer: Any,
+    threshold: float | None,
+    decode: Decode | None,
+) -> Any:
+    """Run the model on a batch of windows, as far as the decoded segmentations."""
+    windows = [result.window for result in results]
+    columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
+    batch = tokenizer.pad(columns, return_tensors="pt")
+    mask = torch.zeros_like(batch["input_ids"], dtype=torch.bool)  # [B, T]
+    for row, window in enumerate(windows):
+        padding = mask.shape[1] - len(window.words) if tokenizer.padding_side == "left" else 0
+        firsts = [n for n, word in enumerate(first_subwords(window.words)) if word is not None]
+        mask[row, [padding + n for n in firsts]] = True
+    allowed = None
+    if any(result.constraints for result in results):
+        size = (mask.shape[1], model.config.scheme.types, model.config.max_segment_length)
+        allowed = torch.stack([allowed_segments(result.constraints, *size) for result in results])
+        allowed = allowed.to(model.device)  # [B, T, L, C]
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    output = model(
+        **batch,
+        word_mask=mask.to(model.device),
+        threshold=threshold,
+        decode=decode,
+        allowed_segments=allowed,
+        output_head=True,
+        output_logits=False,
+        return_dict=True,
+    )
+    return output.head
+
+
+def _take_segments(
+    config: Any, results: Sequence[WindowResult], found: Sequence[list[Segment] | None]
+) -> None:
+    """Give each window its segments, counted from the first word of its text."""
+    for result, segments in zip(results, found, strict=True):
+        first, end = result.window.first, result.window.end
+        if segments is None and (result.constraints or config.constraints):
+            raise ValueError(
+                f"text {result.text}: expected constraints that some segmentation of the words "
+                f"[{first}, {end}) meets, got {result.constraints} and the model's own "
+                f"{config.constraints}"
+            )
+        if segments is None:
+            raise ValueError(
+                f"text {result.text}: expected finite scores, got others for the words "
+                f"[{first}, {end})"
+            )
+        result.segments = [
+            segment._replace(first=first + segment.first, end=first + segment.end)
+            for segment in segments
+        ]
+
+
+def _max_length(model: Any, tokenizer: Any) -> int | None:
+    """Sub-words that the encoder takes at once; None for no limit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from behind the padding's
+    reserved = [
+        module.padding_idx + 1
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        and module.num_embeddings == positions
+        and module.padding_idx is not None
+        and module is not model.get_input_embeddings()
+    ]
+    if positions:
+        positions -= max(reserved, default=0)
+    limits = [n for n in (tokenizer.model_max_length, positions) if n and n < 10**6]
+    return min(limits, default=None)
