@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Sequence
 from seqeval.metrics import classification_report, f1_score
-from tiny import benchmark, save_tiny_bert, save_tiny_tagger, script, sentences, write_jsonl
+from tiny import benchmark, save_tiny_bert, script, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
@@ -115,8 +115,8 @@ def test_errors():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_tagger(tmp_path_factory.mktemp("evaluation"), steps=25)
+def folder(tiny_tagger):
+    return tiny_tagger
 
 
 @pytest.fixture(scope="module")

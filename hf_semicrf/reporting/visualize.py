@@ -172,11 +172,9 @@ def _html_piece(text: str, entity: Entity | None, hues: Mapping[str, int]) -> st
     if entity is None:
         return escape(text)
     label = str(entity["label"])
-    tip = (
-        f' title="{escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
-    )
-    small = f"<small>{escape(label)}</small>"
-    return f'<mark style="--hue:{hues[label]}"{tip}>{escape(text)}{small}</mark>'
+    score = f" {entity['score']:.2f}" if "score" in entity else ""
+    small = f"<small>{escape(label)}{score}</small>"
+    return f'<mark style="--hue:{hues[label]}">{escape(text)}{small}</mark>'
 
 
 def escape(text: str) -> str:
