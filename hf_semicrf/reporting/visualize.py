@@ -174,7 +174,10 @@ def _html_piece(text: str, entity: Entity | None, hues: Mapping[str, int]) -> st
     label = str(entity["label"])
     score = f" {entity['score']:.2f}" if "score" in entity else ""
     small = f"<small>{escape(label)}{score}</small>"
-    return f'<mark style="--hue:{hues[label]}">{escape(text)}{small}</mark>'
+    tip = (
+        f' title="{escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
+    )
+    return f'<mark style="--hue:{hues[label]}"{tip}>{escape(text)}{small}</mark>'
 
 
 def escape(text: str) -> str:
