@@ -200,14 +200,14 @@ class TokenizeAndAlign:
             rows.append([types_as_bits(n, self.scheme.types) if n else -1 for n in names])
         return rows
 
-    def _count(self, words: int, kept: int, tags: list[int] | None) -> None:
+    def _count(self, words: int, aligned: int, tags: list[int] | None) -> None:
         counts, longest = self.counts, self.max_segment_length
         counts.sentences += 1
-        counts.truncated_sentences += kept < words
-        counts.lost_words += words - kept
-        if tags is not None and (kept < words or (longest is not None and longest < words)):
+        counts.truncated_sentences += aligned < words
+        counts.lost_words += words - aligned
+        if tags is not None and (aligned < words or (longest is not None and longest < words)):
             spans = self.scheme.tags_to_spans(tags)
-            counts.lost_entities += sum(end > kept for _, end, _ in spans)
+            counts.lost_entities += sum(end > aligned for _, end, _ in spans)
             if longest is not None:
                 counts.long_entities += sum(end - start > longest for start, end, _ in spans)
 

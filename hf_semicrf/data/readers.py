@@ -1,4 +1,4 @@
-"""Corpora of tagged sentences: local files into data sets, and what is read off a data set.
+"""Read local files into data sets, and labels and entities off a data set.
 
 A data set here has one row a sentence, with a column of words and a column of as many tags (names,
 or class ids whose names stand in the data set's features).

@@ -1,4 +1,4 @@
-"""How good predictions are.
+"""Compare predictions with the truth.
 
 Lives here: scores of entities (by seqeval), scores by length and calibration. Figures only; what
 they look like is the room `reporting`.

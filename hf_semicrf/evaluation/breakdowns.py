@@ -1,4 +1,4 @@
-"""What a tagger is good at: entities by type, by length, on neighbours of a type; calibration."""
+"""Measure a tagger on a data set: scores by type and by length, on neighbours, and calibration."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def breakdown(
     if bins < 1:
         raise ValueError(f"expected at least one bin, got {bins}")
     truth = [{(start, end, label) for start, end, label in row} for row in gold]
-    said = [{(start, end, label): score for start, end, label, score in row} for row in found]
-    for row in said:
+    predicted = [{(start, end, label): score for start, end, label, score in row} for row in found]
+    for row in predicted:
         for span, score in row.items():
             if not 0 <= score <= 1 + 1e-4:  # float32 rounds past 1
                 raise ValueError(f"expected scores in 0..1, got {score} for the entity {span}")
-    by_length = _scores(truth, said, lambda span, _: _length(span))
-    neighbours = _scores(truth, said, lambda span, row: _touches(span, row) and "neighbours")
+    by_length = _scores(truth, predicted, lambda span, _: _length(span))
+    neighbours = _scores(truth, predicted, lambda span, row: _touches(span, row) and "neighbours")
     return {
         "lengths": {name: by_length[name] for name in LENGTHS if name in by_length},
         "neighbours": neighbours.get("neighbours", _ratios(0, 0, 0, 0)),
-        **_calibration(truth, said, bins),
+        **_calibration(truth, predicted, bins),
     }
 
 
@@ -157,19 +157,27 @@ def _touches(span: Span, spans: Iterable[Span]) -> bool:
 
 def _scores(
     truth: Sequence[Iterable[Span]],
-    said: Sequence[Iterable[Span]],
+    predicted: Sequence[Iterable[Span]],
     group: Callable[[Span, Iterable[Span]], str | bool],
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each group of entities; a group is found among the own side's."""
-    hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: {"truth": [], "said": []})
-    for gold, found in zip(truth, said, strict=True):
-        for side, own, other in (("truth", gold, found), ("said", found, gold)):
-            for span in own:
-                if name := group(span, own):
-                    hits[str(name)][side].append(span in other)
+    """Precision, recall and F1 of each group of entities.
+
+    Args:
+        truth: The entities of each sentence.
+        predicted: Those that were predicted.
+        group: The group of an entity among its sentence's, true or predicted; falsy for none.
+    """
+    # whether each entity of a group stands on the other side too
+    recalled: dict[str, list[bool]] = defaultdict(list)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for gold, found in zip(truth, predicted, strict=True):
+        for matches, side, other in ((recalled, gold, found), (right, found, gold)):
+            for span in side:
+                if name := group(span, side):
+                    matches[str(name)].append(span in other)
     return {
-        name: _ratios(sum(h["said"]), len(h["said"]), sum(h["truth"]), len(h["truth"]))
-        for name, h in hits.items()
+        name: _ratios(sum(right[name]), len(right[name]), sum(recalled[name]), len(recalled[name]))
+        for name in [*recalled, *(name for name in right if name not in recalled)]
     }
 
 
@@ -188,11 +196,11 @@ def _ratios(right: int, predicted: int, recalled: int, number: int) -> dict[str,
 
 
 def _calibration(
-    truth: Sequence[set[Span]], said: Sequence[Mapping[Span, float]], bins: int
+    truth: Sequence[set[Span]], predicted: Sequence[Mapping[Span, float]], bins: int
 ) -> dict[str, Any]:
     """The error and the bins of `breakdown`."""
     members: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for gold, found in zip(truth, said, strict=True):
+    for gold, found in zip(truth, predicted, strict=True):
         for span, score in found.items():
             members[min(int(score * bins), bins - 1)].append((score, span in gold))
     reliability = [

@@ -1,4 +1,4 @@
-"""Scores of whole entities, by the seqeval library."""
+"""Score whole entities by the seqeval library, for a Trainer and for anybody."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def entity_scores(
 ) -> dict[str, float]:
     """Precision, recall and F1 of entities that match in type and in both boundaries.
 
-    Tags of every scheme are read as `LabelScheme.tags_to_spans` does (an orphan ``I-`` begins an
-    entity), written as IOB2 and compared in seqeval's strict mode. A score with nothing to divide
-    by is 0.
+    Tags of every scheme are read as `LabelScheme.tags_to_spans` does: an orphan ``I-`` begins an
+    entity, and without prefixes neighbours of one type are one entity. They are written as IOB2 and
+    compared in seqeval's strict mode. A score with nothing to divide by is 0.
 
     Args:
         predictions: Tag names or ids of each sentence.

@@ -70,8 +70,8 @@ class Decoder(NamedTuple):
             potentials: Arrays by name; those that a scorer does not give are absent or None.
             lengths: Words of each sentence [B].
         """
-        given = {name: x for name, x in potentials.items() if x is not None}
-        tempered = {name: np.asarray(x) / self.temperature for name, x in given.items()}
+        present = {name: x for name, x in potentials.items() if x is not None}
+        tempered = {name: np.asarray(x) / self.temperature for name, x in present.items()}
         return decode(tempered, lengths, self.threshold)
 
     def entities(self, potentials: Arrays, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
@@ -171,28 +171,28 @@ def segment_scores(potentials: Arrays, lengths: np.ndarray) -> np.ndarray:
         potentials: Arrays by name, in nats.
         lengths: Positions of each sentence [B], 1..N.
     """
-    given = {k: np.asarray(x, dtype=np.float64) for k, x in potentials.items() if x is not None}
-    local = [given[k] for k in ("emission", "segment", "start", "end") if k in given]
+    present = {k: np.asarray(x, dtype=np.float64) for k, x in potentials.items() if x is not None}
+    local = [present[k] for k in ("emission", "segment", "start", "end") if k in present]
     if not local:
         raise ValueError("expected at least one of emission, segment, start and end; got none")
     batch, positions = local[0].shape[:2]
-    longest, types = given["duration"].shape
+    longest, types = present["duration"].shape
     scores = np.full((batch, positions, longest, types), -np.inf)
     content = np.zeros((batch, positions, types))
-    for extra in range(min(longest, positions)):
-        begins, ends = slice(0, positions - extra), slice(extra, positions)
-        content = content[:, : positions - extra]
-        if "emission" in given:
-            content = content + given["emission"][:, ends]
-        score = content + given["duration"][extra]
-        if "start" in given:
-            score = score + given["start"][:, begins]
-        if "end" in given:
-            score = score + given["end"][:, ends]
-        if "segment" in given:
-            score = score + given["segment"][:, begins, extra]
-        inside = np.arange(extra, positions) < lengths[:, None]
-        scores[:, begins, extra] = np.where(inside[..., None], score, -np.inf)
+    for d in range(min(longest, positions)):  # length less one
+        begins, ends = slice(0, positions - d), slice(d, positions)
+        content = content[:, : positions - d]
+        if "emission" in present:
+            content = content + present["emission"][:, ends]
+        score = content + present["duration"][d]
+        if "start" in present:
+            score = score + present["start"][:, begins]
+        if "end" in present:
+            score = score + present["end"][:, ends]
+        if "segment" in present:
+            score = score + present["segment"][:, begins, d]
+        inside = np.arange(d, positions) < lengths[:, None]
+        scores[:, begins, d] = np.where(inside[..., None], score, -np.inf)
     return scores
 
 
@@ -229,9 +229,9 @@ def segment_posteriors(
         if begin == 0:
             log_z = _log_sum(initial + begun, 1)
     log_p = np.full_like(scores, -np.inf)
-    for extra in range(min(longest, positions)):
-        begins = slice(0, positions - extra)
-        log_p[:, begins, extra] = pre[:, begins] + scores[:, begins, extra] + post[:, extra + 1 :]
+    for d in range(min(longest, positions)):
+        begins = slice(0, positions - d)
+        log_p[:, begins, d] = pre[:, begins] + scores[:, begins, d] + post[:, d + 1 :]
     possible = np.isfinite(log_z)[:, None, None, None]
     shift = np.where(possible, log_z[:, None, None, None], 0)
     return np.where(possible, np.exp(log_p - shift), 0)

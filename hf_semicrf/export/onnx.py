@@ -1,4 +1,4 @@
-"""Encoder and scorer as one graph, for `torch.export` and ONNX; decoding stays outside.
+"""Export encoder and scorer as one graph, by `torch.export` or as ONNX.
 
 The graph goes from tokens to potentials. Its last input says where the words stand, so that scores
 are of words only; sentences, sub-words and words are all dynamic axes. What follows, the dynamic

@@ -1,4 +1,4 @@
-"""The model card of a trained tagger: front matter for the Hub, scores, how to use it.
+"""Render the model card of a trained tagger: front matter for the Hub, scores, how to use it.
 
 The text stands in ``model_card_template.md``, a Jinja template; here are the values for it.
 """

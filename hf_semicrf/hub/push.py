@@ -1,4 +1,4 @@
-"""What a saved model carries for the Hub, and the push of a saved folder.
+"""Push a saved model to the Hub, with its shim and its card.
 
 A shim names the model's classes, so that the Auto classes find this package. A card is written
 where an upload collects its files: the stock paths overwrite one that was there before.

@@ -1,4 +1,4 @@
-"""Work on a long stream in shards, by any number of processes that may be killed and run again.
+"""Work on a long stream in shards, in processes that may be killed and run again.
 
 A shard is a run of items; it is written to a file of its own, in one step, when it is done. What a
 killed run has left is kept by the next one, whatever its number of processes.

@@ -1,4 +1,4 @@
-"""Which segmentations are allowed: the rules of a task, and known spans of a text.
+"""Say which segmentations are allowed: by the rules of a task, by known spans of a text.
 
 Both end as ``-inf`` in the potentials: what they forbid has probability 0 exactly and trains
 nothing. Rules speak of types and lengths and take no memory. Spans become a mask of all segments
@@ -58,8 +58,8 @@ class Rules(NamedTuple):
         free = (True,) * len(types)
         lengths = {name: (1, longest if name != types[0] else 1) for name in types}
         if "types" in rules:
-            kept = type_names(rules["types"], types, "types")
-            lengths |= {name: (1, 0) for name in types[1:] if name not in kept}
+            allowed = type_names(rules["types"], types, "types")
+            lengths |= {name: (1, 0) for name in types[1:] if name not in allowed}
         for name, bounds in rules.get("lengths", {}).items():
             type_names([name], types[1:], "lengths")
             if len(bounds) != 2 or not 1 <= bounds[0] <= min(bounds[1], longest):

@@ -1,4 +1,4 @@
-"""Tags known in part: what they allow, and the potentials whose log Z sums over just that.
+"""Read tags that are known in part, and mask the potentials of what they rule out.
 
 The loss of a sentence is then the negative log-probability of all segmentations that agree, log Z
 less the log Z of those (``ops.log_partition_difference``).

@@ -1,4 +1,4 @@
-"""Label schemes: from the tags of a data set to segmentations, and back.
+"""Read the tags of a data set as segmentations, and write segmentations as tags.
 
 A segmentation is a pair of tensors, ``labels`` (type ids, -1 where nothing is known) and ``starts``
 (True on the first word of each segment). Type 0 is the outside type ``O``, whose segments are one

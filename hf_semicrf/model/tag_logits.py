@@ -1,4 +1,4 @@
-"""What the head found, as log posteriors of tags at every sub-word, for metrics and pipelines."""
+"""Write what the head decoded as log posteriors of tags at every sub-word."""
 
 from __future__ import annotations
 

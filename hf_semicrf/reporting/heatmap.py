@@ -1,4 +1,4 @@
-"""How sure a model is, word by word: a stand-alone HTML page, or a PNG.
+"""Show how sure a model is, word by word: as a stand-alone HTML page, or as a PNG.
 
 Under each word stands a cell for each entity type, the darker the more probable it is that the word
 lies in a segment of the type; types that are nowhere likely are left out. The last row is of

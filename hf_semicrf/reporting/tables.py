@@ -1,4 +1,4 @@
-"""Scores for readers: Markdown tables and a picture, for model cards and evaluations."""
+"""Write scores as Markdown tables and draw them, for model cards and evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entities made visible: a stand-alone HTML page, or colours in a terminal.
+"""Show entities in their text: as a stand-alone HTML page, or by colours in a terminal.
 
 Pure functions of the text and of what `predict` returns for it. An entity is a mapping with
 "label", "start" and "end" (and "score", if it should be shown). Offsets count characters where the
@@ -142,7 +142,7 @@ def _pieces(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | 
     units, unit = (text, "characters") if isinstance(text, str) else (list(text), "words")
     glue = "" if isinstance(text, str) else " "
     starts = list(accumulate((len(part + glue) for part in units), initial=0))  # in characters
-    whole = glue.join(units)
+    joined = glue.join(units)
     pieces: list[tuple[str, Entity | None]] = []
     done = 0
     for entity in entities:
@@ -153,9 +153,9 @@ def _pieces(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | 
                 f"got [{first}, {after})"
             )
         start, end = starts[first], starts[after] - len(glue)
-        pieces += [(whole[done:start], None), (whole[start:end], entity)]
+        pieces += [(joined[done:start], None), (joined[start:end], entity)]
         done = end
-    return [*pieces, (whole[done:], None)]
+    return [*pieces, (joined[done:], None)]
 
 
 def _per_label(entities: Sequence[Sequence[Entity]], palette: Sequence[int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The lattice of words inside a batch of sub-words.
+"""Find the words of a batch among its sub-words.
 
 An encoder gives one hidden state a sub-word; the semi-Markov CRF runs over words, each standing at
 its first sub-word. Everything here is a fixed-shape tensor operation: nothing waits for the device.

@@ -69,13 +69,13 @@ def windows_of(
             )
         windows = []
         for first, end in _plan(bounds, room, overlap, longest):
-            kept = [
+            positions = [
                 *range(before),
                 *range(bounds[first], min(bounds[end], bounds[first] + room)),
                 *range(after, len(words)),
             ]
-            columns = {name: [values[n] for n in kept] for name, values in inputs.items()}
-            windows.append(Window(first, end, columns, [words[n] for n in kept]))
+            columns = {name: [values[n] for n in positions] for name, values in inputs.items()}
+            windows.append(Window(first, end, columns, [words[n] for n in positions]))
         yield windows
 
 
