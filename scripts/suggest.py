@@ -23,8 +23,8 @@ from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.data.readers import Text, stream_texts
-from hf_semicrf.results import Prediction
 from hf_semicrf.reporting.heatmap import uncertainty_page
+from hf_semicrf.results import Prediction
 
 AT_ONCE = 1000  # texts that are tagged before those that rank too low are forgotten
 
