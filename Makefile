@@ -2,12 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MIN := .venv-min/bin
 ARGS ?=
 # a file's tests stay together: what they share is made once
 PARALLEL := --numprocesses 2 --dist loadfile
+# the oldest supported Python that runs here, on the path or under pyenv
+OLDEST ?= $(shell for v in 3.10 3.11 3.12 3.13 3.14; do \
+	for p in python$$v $(HOME)/.pyenv/versions/$$v.*/bin/python; do \
+	"$$p" -c "" 2>/dev/null && echo "$$p" && exit; done; done; echo $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-min check bench bench-gpu clean
+.PHONY: help demo test test-min check release bench bench-gpu clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,22 +24,38 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
 	@touch $@
 
+.venv-min/installed: pyproject.toml constraints-min.txt
+	"$(OLDEST)" -m venv --clear .venv-min
+	$(MIN)/pip install --quiet --constraint constraints-min.txt torch
+	$(MIN)/pip install --quiet --constraint constraints-min.txt --editable ".[demo,dev]"
+	@touch $@
+
 demo: $(VENV)/installed  ## Make a PII corpus, train on it, evaluate, save, reload and tag (CPU, minutes)
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 test: $(VENV)/installed  ## Run the tests; the ones marked gpu run where there is a CUDA device
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-min:  ## Run the tests with the oldest supported version of every dependency
-	$(PYTHON) -m venv .venv-min
-	.venv-min/bin/pip install --quiet --constraint constraints-min.txt torch
-	.venv-min/bin/pip install --quiet --constraint constraints-min.txt --editable ".[demo,dev]"
-	.venv-min/bin/python -m pytest $(PARALLEL) $(ARGS)
+test-min: .venv-min/installed  ## Run the tests with the oldest Python and the oldest dependencies
+	@$(MIN)/python --version
+	@$(MIN)/pip list 2>/dev/null | grep -E "^(torch|transformers|accelerate|datasets|numpy|peft) "
+	$(MIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the wheel is tried where nothing of the checkout can be imported
+release: $(VENV)/installed  ## Build sdist and wheel; try the wheel in an empty environment
+	rm -rf build dist
+	$(BIN)/python -m build
+	place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && wheel=$$(realpath dist/*.whl) && \
+	cp constraints.txt tests/smoke_wheel.py "$$place" && cd "$$place" && \
+	$(PYTHON) -m venv venv && venv/bin/pip install --quiet --constraint constraints.txt torch && \
+	venv/bin/pip install --quiet --constraint constraints.txt "$$wheel" && \
+	venv/bin/python smoke_wheel.py
+	@ls -l dist
 
 bench: $(VENV)/installed  ## Time the head on the CPU; one JSON line a measurement
 	$(BIN)/python benchmarks/cpu.py --out benchmarks/results/cpu.jsonl $(ARGS)
@@ -42,5 +63,5 @@ bench: $(VENV)/installed  ## Time the head on the CPU; one JSON line a measureme
 bench-gpu: $(VENV)/installed  ## Time the dense contract on a GPU: correctness first, then medians
 	$(BIN)/python benchmarks/dense.py --out benchmarks/results/dense.jsonl $(ARGS)
 
-clean:  ## Remove the environments
-	rm -rf $(VENV) .venv-min
+clean:  ## Remove the environments and what was built
+	rm -rf $(VENV) .venv-min build dist

@@ -1,14 +1,19 @@
-r"""Draw the pictures of docs/distribution.md with a small model, not trained to the end.
+r"""Draw the pictures of the README and of docs/ with the demo's model.
 
-python scripts/demo.py --sentences 600 --epochs 2
+make demo
+python benchmarks/pictures.py out/demo/model --entities   # the README's; needs Chromium and Pillow
+
+python scripts/demo.py --sentences 600 --epochs 2         # not trained to the end
 python benchmarks/pictures.py out/demo/model --test_file out/demo/corpus/test.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,16 +21,41 @@ from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.data.readers import entity_spans, read_corpus
-from hf_semicrf.reporting.heatmap import plot_uncertainty
+from hf_semicrf.reporting import plot_uncertainty, to_html
 from hf_semicrf.reporting.tables import BLUE, GREY
 
 SENTENCES = [
     "Hollis, Granger and Sons wrote to May June Parker about the flat.",
     "Did Jean-Pierre Delacroix reply from jp.delacroix@example.org?",
 ]
+LETTERS = [
+    "Good morning, Amelia Rosamund Clarke here. My new address is 48 Harbour View Terrace, "
+    "Flat 3B, Port Kelling, KL7 2QD, and my number is 020 7946 0018.",
+    "Please pay Hollis, Granger and Sons by 14 March 2025, IBAN DE89 3704 0044 0532 0130 00.",
+    "Did Jean-Pierre Delacroix reply from jp.delacroix@example.org, or is he still on holiday?",
+    "Rosa Marsh said that the Marsh family trust pays for May June Parker.",
+]
+CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 DOUBTFUL = "Please ask Rosa Marsh or the Marsh family trust before 3 May."
 KNOWN = "Marsh family trust"
 THRESHOLDS = (0.02, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
+
+
+def draw_entities(model: Any, tokenizer: Any, path: Path) -> None:
+    """A screenshot of the page that `predict --format html` writes, cut to its content."""
+    from PIL import Image, ImageChops
+
+    page = to_html(LETTERS, model.predict(LETTERS, tokenizer), title="Entities")
+    with TemporaryDirectory() as folder:
+        source, shot = Path(folder, "page.html"), Path(folder, "shot.png")
+        source.write_text(page, encoding="utf-8")
+        size = ["--window-size=820,900", "--force-device-scale-factor=1.5"]
+        subprocess.run([*CHROMIUM, *size, f"--screenshot={shot}", source.as_uri()], check=True)
+        image = Image.open(shot).convert("RGB")
+    empty = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    left, top, right, bottom = ImageChops.difference(image, empty).getbbox()
+    cut = image.crop((left - 12, top - 12, right + 12, bottom + 12))
+    cut.quantize(64).save(path, optimize=True)
 
 
 def draw_constraint(model: Any, tokenizer: Any, path: Path) -> None:
@@ -65,12 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="folder of the demo's model")
-    parser.add_argument("--test_file", required=True, help="the demo's test corpus")
+    drawn = parser.add_mutually_exclusive_group(required=True)
+    drawn.add_argument("--entities", action="store_true", help="draw entities.png alone")
+    drawn.add_argument("--test_file", help="the demo's test corpus; draw the other pictures")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/pictures"))
     args = parser.parse_args(arguments)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = SemiCRFForTokenClassification.from_pretrained(args.model)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
+    if args.entities:
+        return draw_entities(model, tokenizer, args.output_dir / "entities.png")
     predictions = model.analyze(SENTENCES, tokenizer)
     plot_uncertainty(predictions, args.output_dir / "uncertainty.png")
     draw_constraint(model, tokenizer, args.output_dir / "constraint.png")

@@ -12,7 +12,13 @@ from matplotlib.ticker import NullFormatter
 from hf_semicrf.reporting.tables import markdown_table
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+# back ends as the benchmarks call them, and our name for them in tables and pictures
 GRAPH, PYTHON, PEER = "triton, CUDA graph", "triton", "flash-semicrf"
+NAMES = {
+    GRAPH: "hf_semicrf, CUDA graph",
+    PYTHON: "hf_semicrf",
+    "triton, segment scores": "hf_semicrf, segment scores",
+}
 PLOTTED = (GRAPH, PYTHON, PEER, "torch-struct", "pytorch-crf")
 
 
@@ -25,6 +31,11 @@ def read(name: str) -> list[dict]:
 def of_section(*sections: str) -> list[dict]:
     """What was measured of factored potentials on the GPU."""
     return [r for r in read("factored_h100.jsonl") if r["section"] in sections]
+
+
+def shown(backend: str) -> str:
+    """The name that readers see."""
+    return NAMES.get(backend, backend)
 
 
 def sizes(shape: Iterable[int]) -> str:
@@ -46,9 +57,9 @@ def pivot(rows: list[dict], row: str, time: str) -> str:
     )
 
 
-def by_mode_and_backend(rows: list[dict]) -> str:
+def by_mode_and_backend(rows: list[dict], name: Callable[[str], str]) -> str:
     """Median times, a line for each mode and back end, in the order of their names."""
-    rows = [r | {"name": f"{r['mode']}, {r['backend']}"} for r in rows]
+    rows = [r | {"name": f"{r['mode']}, {name(r['backend'])}"} for r in rows]
     return pivot(sorted(rows, key=lambda r: r["name"]), "name", "median_ms")
 
 
@@ -68,7 +79,7 @@ def factored() -> str:
     shapes = dict.fromkeys(tuple(r["shape"]) for r in rows if r["backend"] == GRAPH)
     columns = [(mode, b) for mode in ("loss + gradient", "decode") for b in (GRAPH, PYTHON, PEER)]
     return markdown_table(
-        ["B, N, L, C", *("ours, CUDA graph", "ours, from Python", PEER) * 2],
+        ["B, N, L, C", *map(shown, (GRAPH, PYTHON, PEER) * 2)],
         [
             [sizes(s), *(f"{times[(s, *c)]:.3g}" if (s, *c) in times else "" for c in columns)]
             for s in shapes
@@ -78,7 +89,7 @@ def factored() -> str:
 
 def every_mode() -> str:
     """Everything that was timed of the factored operations."""
-    return by_mode_and_backend(of_section("shapes", "peers"))
+    return by_mode_and_backend(of_section("shapes", "peers"), shown)
 
 
 def errors() -> str:
@@ -149,7 +160,7 @@ def compiled() -> str:
 
 def distribution() -> str:
     """What the distribution can tell, on the GPU."""
-    return by_mode_and_backend(read("distribution_h100.jsonl"))
+    return by_mode_and_backend(read("distribution_h100.jsonl"), str)
 
 
 def cpu() -> str:
@@ -216,7 +227,7 @@ def _peers() -> Figure:
                      if (r["mode"], r["backend"]) == (mode, backend)}  # fmt: skip
             x = [j + i / (len(PLOTTED) + 1) for j, shape in enumerate(shapes) if shape in times]
             y = [times[shape] for shape in shapes if shape in times]
-            axis.bar(x, y, 1 / (len(PLOTTED) + 1), align="edge", label=backend)
+            axis.bar(x, y, 1 / (len(PLOTTED) + 1), align="edge", label=shown(backend))
         axis.set_yscale("log")
         axis.set_ylabel(f"{mode}, ms")
     labels = ["\n".join((sizes(s[:2]), sizes(s[2:]))) for s in shapes]

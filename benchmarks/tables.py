@@ -14,6 +14,7 @@ from pathlib import Path
 
 import partial_labels
 import quality_tables
+import readme_tables
 import speed_tables
 from speed_tables import read
 
@@ -44,6 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,
     **quality_tables.TABLES,
+    **readme_tables.TABLES,
 }
 
 
@@ -60,5 +62,6 @@ def fill(text: str) -> str:
 if __name__ == "__main__":
     speed_tables.figures(PICTURES)
     quality_tables.figures(PICTURES)
+    readme_tables.draw_speed(PICTURES / "speed.png")
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         page.write_text(fill(page.read_text()))

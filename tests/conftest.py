@@ -15,6 +15,14 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
+@pytest.fixture(scope="session")
+def tiny_tagger(tmp_path_factory):
+    """The folder of a tagger that knows the sentences of tiny.py; for reading alone."""
+    from tiny import save_tiny_tagger
+
+    return save_tiny_tagger(tmp_path_factory.mktemp("tagger"))
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return request.param

@@ -43,7 +43,8 @@ def model(tmp_path_factory):
 def python(*arguments):
     """Run Python here, with this package and the tests' helpers; the output only if it fails."""
     root = Path(__file__).parent.parent
-    path = os.pathsep.join(map(str, (root, root / "tests")))
+    more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join([str(root), str(root / "tests"), *filter(None, more)])
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -189,14 +189,19 @@ def test_an_empty_text(model, tokenizer):
         model.analyze(["Oslo"], tokenizer, n_best=-1)
 
 
-def test_the_examples_of_the_page_run(model, tokenizer, tmp_path, monkeypatch):
+def test_the_examples_of_the_pages_run(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("matplotlib")
-    text = (Path(__file__).parent.parent / "docs" / "distribution.md").read_text()
-    page = text[text.index("## Constraints") :]
+    docs = Path(__file__).parent.parent / "docs"
+    parts = [
+        (docs / "distribution.md").read_text().partition("## Constraints")[2],
+        (docs / "label.md").read_text(),
+        (docs / "predict.md").read_text().partition("## How sure the model is")[2],
+    ]
     space = {"model": model, "tokenizer": tokenizer}
-    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
-        exec(compile(block, "distribution.md", "exec"), space)
+    for page in parts:
+        for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+            exec(compile(block, "docs", "exec"), space)
     model.config.unknown = "error"
     found = triples(space["entities"])
     assert ("PER", 0, 12) in found and found[1][1:] == (17, 22)

@@ -50,3 +50,19 @@ def test_the_examples_say_what_is_true(names):
     assert names["loss"].amin(-1)[0].abs().max() < 1e-5
     assert names["q"].emission.grad.shape == (2, 6, 3)
     assert names["by_segments"][0].shape == names["by_tokens"][0].shape == (2, 6)
+
+
+def test_the_head_on_its_own():
+    page = (Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    space: dict = {}
+    exec(compile(block, "extend.md", "exec"), space)
+    assert space["loss"] > 0
+    assert space["output"].labels.shape == space["output"].starts.shape == (2, 6)
+
+
+def test_the_files_that_contributing_names_exist():
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"`((?:hf_semicrf|tests|benchmarks)/[\w./]*)`",
+                           (root / "CONTRIBUTING.md").read_text()):  # fmt: skip
+        assert (root / name).exists(), name

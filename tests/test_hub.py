@@ -62,7 +62,7 @@ def saved(model, tmp_path_factory):
 
 
 def test_names_that_other_code_relies_on(model):
-    """Point 5: prefixes of weights, what PEFT trains, what takes no weight decay."""
+    """Prefixes of weights, what PEFT trains, what takes no weight decay."""
     assert model.base_model_prefix == "text_encoder" and model.base_model is model.text_encoder
     prefixes = {name.split(".")[0] for name in model.state_dict()}
     assert prefixes == {"text_encoder", "classifier", "word_starts"}
@@ -83,7 +83,7 @@ def has_shim(folder: Path) -> bool:
     )
 
 
-# the shim (point 20)
+# the shim
 
 
 def test_every_save_writes_the_shim_and_nothing_else_of_the_package(model, saved, tmp_path):
@@ -156,14 +156,14 @@ def test_in_a_fresh_process_the_flag_suffices_or_the_error_says_what_to_install(
 
 
 def test_the_stock_pipeline_asks_for_no_flag(saved, tokenizer):
-    """Point 21: a name in custom_pipelines would make it ask for trust_remote_code."""
+    """A name in custom_pipelines would make it ask for trust_remote_code."""
     assert "custom_pipelines" not in json.loads((saved / "config.json").read_text())
     tagger = transformers.pipeline("token-classification", model=str(saved), tokenizer=tokenizer)
     assert type(tagger) is transformers.TokenClassificationPipeline
     assert isinstance(tagger("Ada saw Oslo"), list)
 
 
-# pushing (point 22)
+# pushing
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""LoRA on the encoder, with the head trained and saved beside it (point 23)."""
+"""LoRA on the encoder, with the head trained and saved beside it."""
 
 from __future__ import annotations
 

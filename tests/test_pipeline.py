@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from oracle import Sentence
-from tiny import NAMES, PLACES, SURNAMES, save_tiny_bert, save_tiny_tagger
+from tiny import NAMES, PLACES, SURNAMES, save_tiny_bert
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
@@ -26,8 +26,8 @@ WORDS = [["saw", "Oslo"], ["Ada", "Lovelace"], ["saw"]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_tagger(tmp_path_factory.mktemp("pipeline"))
+def folder(tiny_tagger):
+    return tiny_tagger
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import socket
 import pytest
 import torch
 from accelerate import PartialState
-from tiny import save_tiny_tagger, sentences, write_jsonl
+from tiny import sentences, write_jsonl
 
 from hf_semicrf import SemiCRFForTokenClassification
 from hf_semicrf.cli import predict
@@ -132,8 +132,8 @@ def launch_two(arguments, deaths=(None, None)):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, to spare two imports of torch")
 @pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA does not survive a fork")
-def test_two_processes_one_killed_and_the_command_run_again(tmp_path):
-    model = save_tiny_tagger(tmp_path)
+def test_two_processes_one_killed_and_the_command_run_again(tiny_tagger, tmp_path):
+    model = tiny_tagger
     rows = [{"tokens": [*row["tokens"], f"number{n}"]} for n, row in enumerate(sentences(50))]
     file, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     arguments = [model, "--file", file, "--output", str(output), "--shard_size", "3"]

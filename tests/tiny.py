@@ -91,7 +91,9 @@ def save_tiny_bert(folder: Path, *texts: str) -> str:
         intermediate_size=32,
         max_position_embeddings=64,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):  # the same weights, whatever ran before
+        torch.manual_seed(0)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer = BertTokenizerFast(
         vocab=str(folder / "vocab.txt"), do_lower_case=False, model_max_length=64
     )
@@ -136,8 +138,17 @@ class StandIn(torch.nn.Module):
         return SimpleNamespace(head=SemiCRFOutput(None, labels, starts, scores, marginals))
 
 
-def save_tiny_tagger(folder: Path, steps: int = 60) -> str:
-    """Train a tagger on the sentences above in seconds; its folder holds model and tokenizer."""
+def save_tiny_tagger(folder: Path, loss_bar: float = 0.001, limit: int = 200) -> str:
+    """Train a tagger until it knows the sentences above; its folder holds model and tokenizer.
+
+    Args:
+        folder: Where to write.
+        loss_bar: Training goes on until the loss, without dropout, is below this.
+        limit: Steps after which it gives up.
+
+    Raises:
+        RuntimeError: The loss did not come below the bar.
+    """
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     torch.manual_seed(0)
     bert = save_tiny_bert(folder / "bert")
@@ -150,11 +161,18 @@ def save_tiny_tagger(folder: Path, steps: int = 60) -> str:
     features = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     batch = SemiCRFDataCollator(tokenizer)(features)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    model.train()
-    for _ in range(steps):
+    for step in range(limit):
+        if step % 20 == 0:
+            with torch.no_grad():
+                loss = model.eval()(**batch).loss.item()
+            if loss < loss_bar:
+                break
+            model.train()
         optimizer.zero_grad()
         model(**batch).loss.backward()
         optimizer.step()
+    else:
+        raise RuntimeError(f"the tiny tagger did not learn: loss {loss}, not below {loss_bar}")
     model.save_pretrained(folder / "tagger")
     tokenizer.save_pretrained(folder / "tagger")
     return str(folder / "tagger")

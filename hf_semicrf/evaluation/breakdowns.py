@@ -64,11 +64,8 @@ def evaluate_tagger(
     types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
     tagged = LabelScheme.from_labels(["O", *(f"{p}-{name}" for name in types for p in "BI")])
     predictions, references = (
-        [
-            tagged.spans_to_tags([span[:3] for span in row], len(words))
-            for row, words in zip(rows, sentences, strict=True)
-        ]
-        for rows in (found, gold)
+        [tagged.spans_to_tags(row, len(words)) for row, words in zip(rows, sentences, strict=True)]
+        for rows in ([[span[:3] for span in row] for row in found], gold)
     )
     return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
 

@@ -153,8 +153,11 @@ def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> 
         # what the scores forbid stays forbidden; the outside counts nothing and has length 1
         gain = posterior - threshold
         gain[:, :, 0, 0], gain[:, :, 1:, 0] = 0, -np.inf
-        rest = (np.where(np.isneginf(x), x, 0) for x in (transition, initial, final))
-        labels, starts = best(np.where(np.isneginf(scores), scores, gain), *rest, lengths)
+        scores = np.where(np.isneginf(scores), scores, gain)
+        transition, initial, final = (
+            np.where(np.isneginf(x), x, 0) for x in (transition, initial, final)
+        )
+        labels, starts = best(scores, transition, initial, final, lengths)
     return Segmentations(labels, starts, _at_segments(posterior, labels, starts))
 
 

@@ -130,9 +130,8 @@ def find_card(folder: str | os.PathLike | None) -> str | None:
     if path is None or not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
-    return (
-        text if TAGS[0] in (ModelCard(text, ignore_metadata_errors=True).data.tags or ()) else None
-    )
+    tags = ModelCard(text, ignore_metadata_errors=True).data.get("tags")
+    return text if TAGS[0] in (tags or ()) else None
 
 
 def _settings(config: Any) -> dict[str, Any]:

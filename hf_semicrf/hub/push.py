@@ -19,6 +19,8 @@ SHIM_NAME = "modeling_semicrf.py"
 SHIM = '''"""This model's classes are in the package hf_semicrf: pip install hf_semicrf."""
 from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification  # noqa: F401
 '''
+# the error of the HTTP client that huggingface_hub uses, whichever it is
+_CLIENT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 # of what a training run leaves in its folder, all that no user of the model needs
 LEFT_BEHIND = ["checkpoint-*", "runs/*", "_*", "training_args.bin", "*.pt", "*.pth"]
 AUTO_MAP = {
@@ -122,7 +124,7 @@ def push_folder(
         )
     except HfHubHTTPError:
         raise
-    except HfHubHTTPError.__bases__[0] as error:  # whichever HTTP client it is
+    except _CLIENT_ERROR as error:
         raise ConnectionError(f"can't reach {api.endpoint}: {error}") from error
 
 

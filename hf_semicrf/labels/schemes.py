@@ -166,11 +166,11 @@ class LabelScheme:
         probabilities = pad(torch.cat(events, -1), (0, 1))  # and a column of zeros
         return probabilities[..., _table(self, name, token.device)].sum(-1)
 
-    def tags_to_spans(self, tags: Sequence[int | str]) -> list[tuple[int, int, str]]:
+    def tags_to_spans(self, tags: Sequence[int | str | None]) -> list[tuple[int, int, str]]:
         """The entities of one sentence.
 
         Args:
-            tags: Tag ids or names, one a word; -100 is unknown.
+            tags: Tag ids or names, one a word; -100, None and "?" are unknown.
 
         Returns:
             (first word, word after the last, type) of each entity in order, half-open; never "O".

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_semicrf.reporting.visualize import HUES, escape, page
-from hf_semicrf.results import Prediction
+from hf_semicrf.results import Entity, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def _words(prediction: Prediction) -> list[str]:
     return [text[start:end] for start, end in prediction.words]
 
 
-def _entity_words(prediction: Prediction) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _entity_words(prediction: Prediction) -> Iterator[tuple[int, int, Entity]]:
     """The words [first, end) of each entity."""
     firsts = {start: n for n, (start, _) in enumerate(prediction.words)}
     ends = {end: n + 1 for n, (_, end) in enumerate(prediction.words)}

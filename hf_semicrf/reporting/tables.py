@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import HashableList
 
 RATIOS = ("precision", "recall", "f1")
 MISSING = "not recorded"
@@ -109,7 +110,8 @@ def plot_scores(
     except ImportError:
         raise RuntimeError("plots need matplotlib: pip install hf_semicrf[plots]") from None
     types = type_rows(metrics or {})
-    panels, size = [["lengths", "reliability"]], (7.6, 3.6)
+    panels: list[HashableList[str]] = [["lengths", "reliability"]]
+    size = (7.6, 3.6)
     if len(types) > 10:  # a long list stands beside the other two
         panels, size = [["types", "lengths"], ["types", "reliability"]], (8.6, 7.2)
     elif types:
@@ -123,7 +125,7 @@ def plot_scores(
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, length=0)
-        axes.title.set_size(10)
+        axes.title.set_fontsize(10)
     figure.savefig(path, dpi=150)
 
 
@@ -161,8 +163,8 @@ def _draw_reliability(axes: Axes, breakdown: Mapping[str, Any]) -> None:
     scores, precisions = ([row[name] for row in rows] for name in ("score", "precision"))
     axes.plot(scores, precisions, color=BLUE, linewidth=1.2, zorder=2)
     sizes = [12 + 300 * row["predicted"] / total for row in rows]
-    style = {"color": BLUE, "alpha": 0.8, "linewidths": 0, "clip_on": False, "zorder": 3}
-    axes.scatter(scores, precisions, sizes, **style)
+    points = axes.scatter(scores, precisions, sizes, color=BLUE, alpha=0.8, linewidths=0)
+    points.set(clip_on=False, zorder=3)
     axes.text(1.0, 0.02, "area: share of the entities", ha="right", fontsize=7, color=GREY)
     axes.set(
         title=f"Calibration: error {100 * breakdown['calibration_error']:.1f} %",
@@ -171,8 +173,8 @@ def _draw_reliability(axes: Axes, breakdown: Mapping[str, Any]) -> None:
         xlim=(0, 1.02),
         ylim=(0, 1.04),
     )
-    axes.xaxis.label.set_size(8)
-    axes.yaxis.label.set_size(8)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)
     axes.set_aspect("equal")
 
 

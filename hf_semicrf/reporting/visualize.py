@@ -172,10 +172,11 @@ def _html_piece(text: str, entity: Entity | None, hues: Mapping[str, int]) -> st
     if entity is None:
         return escape(text)
     label = str(entity["label"])
+    score = f" {entity['score']:.2f}" if "score" in entity else ""
+    small = f"<small>{escape(label)}{score}</small>"
     tip = (
         f' title="{escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
     )
-    small = f"<small>{escape(label)}</small>"
     return f'<mark style="--hue:{hues[label]}"{tip}>{escape(text)}{small}</mark>'
 
 

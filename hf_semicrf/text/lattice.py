@@ -19,13 +19,14 @@ class Lattice(NamedTuple):
 
     Args:
         mask: True on the first sub-word of every word [B, T].
-        index: Sub-word of word n [B, N]; past a sentence's words, the sub-words left over.
+        token_of_word: The first sub-word of word n [B, N]; past a sentence's words, the sub-words
+            left over.
         inside: Whether a sentence has a word n [B, N].
         lengths: Words of each sentence [B].
     """
 
     mask: Tensor
-    index: Tensor
+    token_of_word: Tensor
     inside: Tensor
     lengths: Tensor
 
@@ -33,22 +34,24 @@ class Lattice(NamedTuple):
     def of(cls, mask: Tensor) -> Lattice:
         """The lattice of a mask [B, T] of first sub-words; padding may be on either side."""
         mask = mask.bool()
-        index = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+        token_of_word = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
         lengths = mask.sum(1)
         inside = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
-        return cls(mask, index, inside, lengths)
+        return cls(mask, token_of_word, inside, lengths)
 
     def gather(self, tokens: Tensor) -> Tensor:
         """From sub-words [B, T, ...] to words [B, N, ...]."""
         batch, length = tokens.shape[:2]
         if tokens.ndim == 2:
-            return tokens.gather(1, self.index)
-        rows = self.index + length * torch.arange(batch, device=tokens.device)[:, None]
+            return tokens.gather(1, self.token_of_word)
+        rows = self.token_of_word + length * torch.arange(batch, device=tokens.device)[:, None]
         return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
     def scatter(self, words: Tensor) -> Tensor:
         """From words [B, N] to their first sub-words [B, T]; 0 elsewhere."""
-        return torch.zeros_like(words).scatter(1, self.index, torch.where(self.inside, words, 0))
+        return torch.zeros_like(words).scatter(
+            1, self.token_of_word, torch.where(self.inside, words, 0)
+        )
 
     def word_of_token(self) -> Tensor:
         """The word that each sub-word belongs to [B, T]; -1 before the first."""
