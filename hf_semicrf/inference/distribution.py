@@ -113,9 +113,7 @@ def joined(
         return parts[0]
     chosen = list(zip(parts, sizes, sections, strict=True))
     columns = (
-        torch.cat(
-            [part.posteriors[n][a:b] for part, _, (a, b) in chosen] or [torch.empty(0, types)]
-        )
+        torch.cat([_columns(part)[n][a:b] for part, _, (a, b) in chosen] or [torch.empty(0, types)])
         for n in range(3)
     )
     entropy = sum(part.entropy * (b - a) / size for part, size, (a, b) in chosen)
@@ -130,3 +128,8 @@ def _spans(labels: Tensor, starts: Tensor) -> list[tuple[int, int, int]]:
         (begin, end, int(kinds[begin]))
         for begin, end in zip(begins, [*begins[1:], len(kinds)], strict=True)
     ]
+
+
+def _columns(part: Distribution) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors of types, starts and ends."""
+    return part.posteriors.token, part.posteriors.start, part.posteriors.end

@@ -95,7 +95,7 @@ class Document:
             if first <= segment.first and segment.end <= end
         )
         return [
-            Entity(label=label, score=posterior, **self._place(first, end))
+            Entity(label=label, score=posterior, **self._place(first, end))  # type: ignore[typeddict-item]
             for first, end, label, posterior in segments
         ]
 
@@ -220,7 +220,7 @@ def _documents(
     for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
         document.results = [WindowResult(window, number) for window in windows]
         try:
-            _constrain(document, constraints and constraints[number], model.config)
+            _constrain(document, constraints[number] if constraints else None, model.config)
         except ValueError as error:
             raise ValueError(f"text {number}: {error}") from None
     return documents
