@@ -30,6 +30,7 @@ from hf_semicrf.data.tags import (
     named_tags,
     scheme_of,
 )
+from hf_semicrf.data.writers import WRITERS, write_rows
 
 __all__ = [
     "AlignmentCounts",
@@ -38,6 +39,7 @@ __all__ = [
     "SemiCRFDataCollator",
     "Text",
     "TokenizeAndAlign",
+    "WRITERS",
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",
@@ -52,4 +54,5 @@ __all__ = [
     "stream_rows",
     "stream_texts",
     "text_of",
+    "write_rows",
 ]

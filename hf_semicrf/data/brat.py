@@ -64,7 +64,8 @@ def _document(note: Path, text: str, options: Options) -> Rows:
         inside = [span for spans in owned[line:end] for span in spans]
         moved = [s | {"start": s["start"] - start, "end": s["end"] - start} for s in inside]
         number = len(re.findall(r"\r\n|\r|\n", text[:start])) + 1
-        fields = {"id": note.stem, options.text_column: text[start:stop], "entities": moved}
+        fields: dict[str, Any] = {"id": note.stem, options.text_column: text[start:stop]}
+        fields |= {"entities": moved} if options.tagged else {}
         yield Row(f"{note.with_suffix('.txt')}, line {number}", fields)
         line = end
 

@@ -105,7 +105,7 @@ def _sentence(
         places.append(place)
         if options.tagged and found[-1] is None:
             if layout.complete:
-                yield Damage(place, f"expected {layout.tag[1]}=... in column {layout.tag[0] + 1}")
+                yield Damage(place, f"expected a tag such as {min(filter(None, tags))!r}, got none")
                 return
             found[-1] = "O"
     if words:

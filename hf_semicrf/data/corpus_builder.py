@@ -114,7 +114,7 @@ class CorpusBuilder:
             raise ValueError(f"expected a tag for each of the {len(words)} words, got {len(tags)}")
         for tag in tags:
             self._check_tag(tag)
-        made = {names[0]: words, names[1]: tags}
+        made: dict[str, Any] = {names[0]: words, names[1]: tags}
         text, offsets = fields.get(self.options.text_column), fields.get("offsets")
         if isinstance(text, str) and isinstance(offsets, list) and len(offsets) == len(words):
             if all(
@@ -146,7 +146,8 @@ class CorpusBuilder:
     def _from_spans(self, place: str, fields: Mapping[str, Any], spans: Any) -> dict[str, Any]:
         """A row of a text or words, and spans of it."""
         options = self.options
-        text, words = fields.get(options.text_column), fields.get(options.tokens_column)
+        text: Any = fields.get(options.text_column)
+        words: Any = fields.get(options.tokens_column)
         if not isinstance(text, str) and not (text is None and isinstance(words, list)):
             raise ValueError(f"expected a text {options.text_column!r}, got {short(dict(fields))}")
         if isinstance(text, str):

@@ -69,10 +69,8 @@ def _values(text: str) -> Iterator[tuple[int, Any]]:
             position = _after_space(text, position + 1)
         elif in_array and not first and not text.startswith("]", position):
             number += text.count("\n", counted, position)
-            yield (
-                number,
-                Damage("", f"expected ',' or ']' of an array, got {_here(text, position)}"),
-            )
+            after = _here(text, position)
+            yield number, Damage("", f"expected ',' or ']' of an array, got {after}")
             return
         number += text.count("\n", counted, position)
         counted = position

@@ -118,7 +118,7 @@ def _utf16_units(text: str, start: int, end: int, inner: str, item: Any) -> tupl
 
 
 def spans_to_tags(
-    spans: Iterable[Span],
+    spans: Sequence[Span],
     words: Sequence[tuple[int, int]],
     rule: str,
     misaligned: Callable[[Span, str], None],
@@ -126,8 +126,8 @@ def spans_to_tags(
 ) -> list[str]:
     """The IOB2 tags of words, from spans in the same units.
 
-    A span is misaligned where it begins or ends inside a word, holds none, or has gaps. The longest of spans
-    that overlap stays.
+    A span is misaligned where it begins or ends inside a word, holds none, or has gaps. The longest
+    of spans that overlap stays.
 
     Args:
         spans: The spans, in any order.
@@ -146,6 +146,9 @@ def spans_to_tags(
             end += 1
         problem = _problem(span, words, first, end)
         if problem:
+            others = (s for s in spans if s[:3] != span[:3])
+            if any(s.start < span.end and span.start < s.end for s in others):
+                problem += " and overlaps another span"
             misaligned(span, problem)
         if end > first and (rule == "expand" or not problem):
             chosen.setdefault((first, end, span.label), span)

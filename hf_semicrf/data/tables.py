@@ -101,8 +101,10 @@ def _split(line: str, delimiter: str) -> Iterator[list[str]]:
 def _records(path: Path, options: Options, delimiter: str) -> Iterator[Record]:
     """The records of a table; an empty line is a record without cells."""
     lines = (line + "\n" for _, line in read_lines(path, options.encoding))
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    if delimiter == "\t":  # a word may be a quote
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         place = f"{path}, line {reader.line_num + 1}"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from datasets import Dataset
 
@@ -65,7 +66,7 @@ def entity_spans(
     """
     for index, tags in enumerate(named_tags(dataset, tags_column)):
         try:
-            yield scheme.tags_to_spans(tags)
+            yield scheme.tags_to_spans(cast(list, tags))
         except ValueError as error:
             place = f"sentence {index}"
             if report is not None and index < len(report.places):
