@@ -131,11 +131,12 @@ def _named(
 def _ask(path: Path, rows: Sequence[Sequence[str]], width: int, tagged: Sequence[int]) -> Exception:
     """The error that asks for the columns."""
     which = ", ".join(str(c + 1) for c in tagged) or "none"
-    word = next((c for c in range(width) if c not in tagged and not rows[0][c].isdecimal()), 0)
+    first = rows[0] if rows else [""] * width
+    word = next((c for c in range(width) if c not in tagged and not first[c].isdecimal()), 0)
     example = (word + 1, next(iter(tagged), width - 1) + 1)
     return ValueError(
         f"{path}: cannot tell which of the {width} columns are words and tags (columns that look "
-        f"like tags: {which}) in {short(' '.join(rows[0]))}; pass columns=(word, tag), counted "
+        f"like tags: {which}) in {short(' '.join(first))}; pass columns=(word, tag), counted "
         f"from 1, such as columns={example}"
     )
 

@@ -31,16 +31,19 @@ def column_rows(path: Path, options: Options) -> Rows:
     if not rows:
         rows = [cells_of(line, options.separator) for _, line in lines if line.startswith("#")]
     if not rows:
+        broken = ((number, undecoded(line)) for number, line in lines)
+        yield from (Damage(f"{path}, line {n}", reason) for n, reason in broken if reason)
         return
+    tabs = any("\t" in line for _, line in lines if not line.startswith("#"))
     width = len(rows[0])
     if width < 2 and options.tagged:
         layout = Layout(2, 0, 1)  # the first row will say what it lacks
     else:
         sentences = (_cells_of_block(block, options, width) for block in _blocks(lines))
         layout = choose_layout(path, list(filter(None, sentences)), width, options)
-    tags = {cell_of(row, layout.tag) for row in rows if len(row) == layout.width}
+    tags = {cell_of(row, layout.tag) for row in rows if len(row) == layout.width} - {None}
     for block in _blocks(lines):
-        yield from _sentence(path, block, options, layout, tags)
+        yield from _sentence(path, block, options, layout, tags, tabs)
 
 
 def cells_of(line: str, separator: str | None) -> list[str]:
@@ -72,7 +75,12 @@ def _cells_of_block(block: list[Line], options: Options, width: int) -> list[lis
 
 
 def _sentence(
-    path: Path, block: list[Line], options: Options, layout: Layout, tags: set[str | None]
+    path: Path,
+    block: list[Line],
+    options: Options,
+    layout: Layout,
+    tags: set[str | None],
+    tabs: bool,
 ) -> Rows:
     """The row of a block of lines; none where it has comments only."""
     words: list[str] = []
@@ -84,7 +92,7 @@ def _sentence(
         reason = undecoded(line)
         cells = cells_of(line, options.separator)
         if line.startswith("#") and not reason:
-            is_row = len(cells) == layout.width
+            is_row = len(cells) == layout.width and (not tabs or "\t" in line)
             tag = cell_of(cells, layout.tag) if is_row else None
             if not words and not (is_row and (tag in tags or looks_like_tag(tag))):
                 named = _ID.match(line)

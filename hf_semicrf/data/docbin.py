@@ -29,7 +29,10 @@ def docbin_rows(path: Path, options: Options) -> Rows:
         raise ValueError(f"{path}: expected a DocBin file of spaCy ({kind}: {error})") from None
     for number, document in enumerate(documents, start=1):
         place = f"{path}, document {number}"
-        if options.tagged and not document.has_annotation("ENT_IOB"):
+        if not options.tagged:
+            yield Row(place, {options.text_column: document.text})
+            continue
+        if not document.has_annotation("ENT_IOB"):
             yield Damage(place, "expected a document with entities annotated, got none")
             continue
         words = [token for token in document if not token.is_space]
