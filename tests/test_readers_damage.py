@@ -13,7 +13,7 @@ from test_readers_spans import FORMS, SPANS, TEXT
 
 from hf_semicrf.data import ReadReport, read_corpus, stream_rows
 
-TIMES = 400
+TIMES = 12
 
 
 def contents(folder):

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Sequence as Items
 
+from hf_semicrf.data.label_studio import TASK_SPANS
 from hf_semicrf.data.records import Damage, Options, ReadReport, Row, short, without_surrogates
 from hf_semicrf.data.shapes import Shape, flattened, shape_of
 from hf_semicrf.data.spans import Span, read_spans, spans_to_tags
@@ -97,7 +98,7 @@ class CorpusBuilder:
                 self.report.tags.setdefault(tag, row.words[n] if row.words else row.place)
         self.rows.append(made)
         self.report.places.append(row.place)
-        self.predicted.append(fields.get("predicted") is True)
+        self.predicted.append(TASK_SPANS in fields and fields["predicted"])
         return True
 
     def _tagged(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def read_task(row: Row, options: Options) -> Row | Damage:
             )
     except ValueError as error:
         return Damage(row.place, str(error))
-    return Row(row.place, fields | {TASK_SPANS: chosen[0], "predicted": not counted})
+    return Row(
+        row.place, fields | {"answer": None, TASK_SPANS: chosen[0], "predicted": not counted}
+    )
 
 
 def _results(value: Any) -> list[tuple[list[dict[str, Any]], bool, bool]]:
