@@ -142,12 +142,14 @@ def _ask(path: Path, rows: Sequence[Sequence[str]], width: int, tagged: Sequence
 
 
 def _is_tags(values: Sequence[str]) -> bool:
-    good = all(looks_like_tag(value) for value in values)
-    return good and any(value == "O" or len(value) > 1 for value in values)
+    distinct = set(values)
+    good = all(looks_like_tag(value) for value in distinct)
+    return good and any(value == "O" or len(value) > 1 for value in distinct)
 
 
 def _is_chunks(values: Sequence[str]) -> bool:
-    return set(values) != {"O"} and all(_CHUNK.fullmatch(value) for value in values)
+    distinct = set(values)
+    return distinct != {"O"} and all(_CHUNK.fullmatch(value) for value in distinct)
 
 
 def _counts(sentences: Sequence[Sentence]) -> bool:

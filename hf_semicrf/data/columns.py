@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hf_semicrf.data.column_layout import Layout, cell_of, choose_layout, looks_like_tag
 from hf_semicrf.data.files import read_lines, undecoded
@@ -13,7 +14,16 @@ from hf_semicrf.data.records import Damage, Options, Row, Rows
 _ID = re.compile(r"#\s*(?:sent_id|id)\b\s*[=:]?\s*(\S+)")
 _NO_WORD = re.compile(r"\d+[-.]\d+")  # a range of words or an empty node of CoNLL-U
 
-Line = tuple[int, str]
+_SPACES = re.compile(" +")
+
+
+class Line(NamedTuple):
+    """A line of a file: its text, its cells, and why it cannot be read, if it cannot."""
+
+    number: int
+    text: str
+    cells: list[str]
+    reason: str | None
 
 
 def column_rows(path: Path, options: Options) -> Rows:
@@ -22,45 +32,42 @@ def column_rows(path: Path, options: Options) -> Rows:
     Lines that begin with # before a sentence are comments, unless they have the columns of a word
     and a tag of the file. Lines that begin with -DOCSTART- are left out.
     """
-    lines = list(read_lines(path, options.encoding))
-    rows = [
-        cells_of(line, options.separator)
-        for _, line in lines
-        if line.strip() and not line.startswith(("#", "-DOCSTART-")) and not undecoded(line)
-    ]
-    if not rows:
-        rows = [cells_of(line, options.separator) for _, line in lines if line.startswith("#")]
-    if not rows:
-        broken = ((number, undecoded(line)) for number, line in lines)
-        yield from (Damage(f"{path}, line {n}", reason) for n, reason in broken if reason)
+    blocks = list(_blocks(path, options))
+    lines = [line for block in blocks for line in block]
+    good = [line for line in lines if not line.reason]
+    words = [line for line in good if not line.text.startswith("#")] or good
+    if not words:
+        yield from (Damage(f"{path}, line {line.number}", line.reason or "") for line in lines)
         return
-    tabs = any("\t" in line for _, line in lines if not line.startswith("#"))
-    width = len(rows[0])
+    tabs = any("\t" in line.text for line in words)
+    width = len(words[0].cells)
     if width < 2 and options.tagged:
         layout = Layout(2, 0, 1)  # the first row will say what it lacks
     else:
-        sentences = (_cells_of_block(block, options, width) for block in _blocks(lines))
+        sentences = ([line.cells for line in block if _is_word(line, width)] for block in blocks)
         layout = choose_layout(path, list(filter(None, sentences)), width, options)
-    tags = {cell_of(row, layout.tag) for row in rows if len(row) == layout.width} - {None}
-    for block in _blocks(lines):
+    rows = [line.cells for line in words if len(line.cells) == layout.width]
+    tags = {cell_of(cells, layout.tag) for cells in rows} - {None}
+    for block in blocks:
         yield from _sentence(path, block, options, layout, tags, tabs)
 
 
 def cells_of(line: str, separator: str | None) -> list[str]:
     """The cells of a line: between separators; else between tabs if it has one, or spaces."""
-    line = line.strip(" \t") if separator is None else line.strip()
     if separator is not None:
-        return [cell.strip() for cell in line.split(separator)]
-    cells = re.split("\t" if "\t" in line else " +", line)
-    return [*cells[:-1], cells[-1].strip()]
+        return [cell.strip() for cell in line.strip().split(separator)]
+    line = line.strip(" \t")
+    cells = line.split("\t") if "\t" in line else _SPACES.split(line)
+    cells[-1] = cells[-1].strip()
+    return cells
 
 
-def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+def _blocks(path: Path, options: Options) -> Iterator[list[Line]]:
     """The lines between empty lines and those of -DOCSTART-."""
     block: list[Line] = []
-    for number, line in lines:
-        if line.strip(" \t") and not line.startswith("-DOCSTART-"):
-            block.append((number, line))
+    for number, text in read_lines(path, options.encoding):
+        if text.strip(" \t") and not text.startswith("-DOCSTART-"):
+            block.append(Line(number, text, cells_of(text, options.separator), undecoded(text)))
         elif block:
             yield block
             block = []
@@ -68,10 +75,9 @@ def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
         yield block
 
 
-def _cells_of_block(block: list[Line], options: Options, width: int) -> list[list[str]]:
-    """The cells of the lines of a block that are words for sure."""
-    rows = [cells_of(line, options.separator) for _, line in block if not line.startswith("#")]
-    return [row for row in rows if len(row) == width]
+def _is_word(line: Line, width: int) -> bool:
+    """Whether a line is a word for sure."""
+    return len(line.cells) == width and not line.reason and not line.text.startswith("#")
 
 
 def _sentence(
@@ -87,10 +93,8 @@ def _sentence(
     found: list[str | None] = []
     places: list[str] = []
     fields: dict = {}
-    for number, line in block:
+    for number, line, cells, reason in block:
         place = f"{path}, line {number}"
-        reason = undecoded(line)
-        cells = cells_of(line, options.separator)
         if line.startswith("#") and not reason:
             is_row = len(cells) == layout.width and (not tabs or "\t" in line)
             tag = cell_of(cells, layout.tag) if is_row else None

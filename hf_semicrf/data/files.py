@@ -68,7 +68,7 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
 
 def undecoded(line: str) -> str | None:
     """Why a line is no text in the file's encoding; None if it is."""
-    byte = _NOT_DECODED.search(line)
+    byte = None if line.isascii() else _NOT_DECODED.search(line)
     if byte is None:
         return None
     return (

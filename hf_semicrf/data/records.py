@@ -135,6 +135,9 @@ def without_surrogates(value: Any) -> Any:
     """A value of JSON with U+FFFD for each lone surrogate; the same object if it has none."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value) if _SURROGATE.search(value) else value
+    if isinstance(value, list) and all(type(item) is str for item in value):
+        if not _SURROGATE.search("".join(value)):
+            return value
     if isinstance(value, list | tuple):
         items = [without_surrogates(item) for item in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else items
