@@ -110,7 +110,7 @@ def test_entities_are_counted():
         ("a.jsonl", '{"tokens": ["a"], "ner_tags": []}', "each of the 1 words, got 0"),
         ("a.conll", "one O\ntwo NN O\n", "line 2: expected 2 columns.*got 3 in 'two NN O'"),
         ("a.conll", "\nalone\n", "line 2: expected 2 columns"),
-        ("a.csv", "a,O", "expected a name that ends in .jsonl"),
+        ("a.csv", "a,O", "line 1: expected a header that names the column of words"),
         ("a", "a O", "expected a name that ends in .jsonl"),
     ],
 )

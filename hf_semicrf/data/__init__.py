@@ -12,21 +12,34 @@ from hf_semicrf.data.alignment import (
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
 from hf_semicrf.data.readers import (
+    FORMATS,
     Text,
+    read_corpus,
+    read_dataset,
+    read_hub,
+    read_texts,
+    stream_rows,
+    stream_texts,
+    text_of,
+)
+from hf_semicrf.data.records import ReadReport
+from hf_semicrf.data.tags import (
     count_entities,
     entity_spans,
     label_names,
     named_tags,
-    read_corpus,
-    read_texts,
-    stream_texts,
+    scheme_of,
 )
+from hf_semicrf.data.writers import WRITERS, write_rows
 
 __all__ = [
     "AlignmentCounts",
+    "FORMATS",
+    "ReadReport",
     "SemiCRFDataCollator",
     "Text",
     "TokenizeAndAlign",
+    "WRITERS",
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",
@@ -34,6 +47,12 @@ __all__ = [
     "longest_entity",
     "named_tags",
     "read_corpus",
+    "read_dataset",
+    "read_hub",
     "read_texts",
+    "scheme_of",
+    "stream_rows",
     "stream_texts",
+    "text_of",
+    "write_rows",
 ]
