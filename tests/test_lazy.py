@@ -98,9 +98,9 @@ for name in ("transformers", "tokenizers", "huggingface_hub", "datasets", "evalu
              "accelerate"):
     sys.modules[name] = None  # can't be imported
 import hf_semicrf.ops
-from hf_semicrf import LabelScheme, SemiCRF
+from hf_semicrf import HeadSettings, LabelScheme, SemiCRF
 import torch
-head = SemiCRF(8, len(LabelScheme.from_labels(["O", "B-PER", "I-PER"]).types), 3)
+head = SemiCRF(8, len(LabelScheme.from_labels(["O", "B-PER", "I-PER"]).types), HeadSettings(3))
 assert head(torch.randn(2, 5, 8), torch.tensor([5, 3]), decode=True).labels.shape == (2, 5)
 assert hf_semicrf.results.Prediction and hf_semicrf.head.SemiCRF is SemiCRF
 """)

@@ -25,14 +25,20 @@ from torch import Tensor
 from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype
 from hf_semicrf.ops.kernels.window import (
     Plan,
-    advance_window,
     read_earlier_segments,
-    read_first_steps,
     read_segments,
-    read_step,
     write_durations,
 )
 from hf_semicrf.ops.potentials import Potentials
+
+
+@triton.jit
+def _read_row(pointer, offset, c, count, zeros):
+    """The first ``count`` entries of a row, 0 where the tensor is absent."""
+    if pointer is None:
+        return zeros
+    else:
+        return tl.load(pointer + offset + c, mask=c < count, other=0.0)
 
 
 @triton.jit
@@ -87,13 +93,18 @@ def viterbi_kernel(
         tl.store(pre_out + first_boundary * types + c, pre, mask=real)
         tl.store(offset_out + first_boundary, offset)
 
-    em, enter, leave, unit, em2, enter2, leave2, unit2 = read_first_steps(
-        emission, segment, start, end,
-        # where, from left to right
-        0, first_row, length, longest, types,
-        # what is in registers
-        c, zeros, shortest, 1.0,
-    )  # fmt: skip
+    # what step t reads is loaded in step t - 2; written out, since the functions that scan has for
+    # both directions made decoding up to 13 % slower on an H100
+    em = _read_row(emission, first_row * types, c, types, zeros)
+    enter = _read_row(start, first_row * types, c, types, zeros)
+    leave = _read_row(end, first_row * types, c, types, zeros)
+    unit = shortest + _read_row(segment, first_row * longest * types, c, types, zeros)
+    count = tl.where(length > 1, types, 0)
+    em2 = _read_row(emission, (first_row + 1) * types, c, count, zeros)
+    enter2 = _read_row(start, (first_row + 1) * types, c, count, zeros)
+    leave2 = _read_row(end, (first_row + 1) * types, c, count, zeros)
+    unit2 = _read_row(segment, (first_row + 1) * longest * types, c, count, zeros)
+
     if segment is not None:
         scores = read_segments(
             segment, first_row, 1, length, 0, longest, types, WINDOW, TYPES, LONG
@@ -117,12 +128,12 @@ def viterbi_kernel(
             shift = tl.sum(zeros)
         for t in range(t0, tl.minimum(t0 + block, length)):
             em1, enter1, leave1, unit1 = em2, enter2, leave2, shortest + unit2
-            em2, enter2, leave2, unit2 = read_step(
-                emission, segment, start, end,
-                # where
-                0, first_row, t + 2, length, longest, types,
-                c, zeros,
-            )  # fmt: skip
+            count = tl.where(t + 2 < length, types, 0)
+            ahead = (first_row + t + 2) * types
+            em2 = _read_row(emission, ahead, c, count, zeros)
+            enter2 = _read_row(start, ahead, c, count, zeros)
+            leave2 = _read_row(end, ahead, c, count, zeros)
+            unit2 = _read_row(segment, ahead * longest, c, count, zeros)
             if WINDOW > 1 and segment is not None:
                 scores2 = read_segments(
                     segment, first_row, t + 2, length, 0, longest, types, WINDOW, TYPES, LONG
@@ -131,8 +142,8 @@ def viterbi_kernel(
             newest = pre + enter + em
             single = newest + (unit + leave)
             alpha = tl.maximum(single, rest)
-            at = (first_row + t) * types + c
-            tl.store(length_out + at, tl.where(single >= rest, 0, rest_length), mask=real)
+            pointers = tl.where(single >= rest, 0, rest_length)
+            tl.store(length_out + (first_row + t) * types + c, pointers, mask=real)
             new_shift = finite(tl.max(alpha, 0))
             alpha -= new_shift
             offset += new_shift.to(tl.float64)
@@ -156,17 +167,19 @@ def viterbi_kernel(
                     top = tl.max(score, 0)
                     best = tl.where(top > pre, _best_source(score, top, s), best)
                     pre = tl.maximum(pre, top)
-            tl.store(source_out + at, best, mask=real)
+            tl.store(source_out + (first_row + t) * types + c, best, mask=real)
             if LONG:
                 tl.store(pre_out + (first_boundary + t + 1) * types + c, pre, mask=real)
                 tl.store(offset_out + first_boundary + t + 1, offset)
 
             # the best of the next step's segments but the newest
             if WINDOW > 1:
-                open_segments, value = advance_window(
-                    table, open_segments, newest, em - shift, t, WINDOW, TYPES
+                open_segments = tl.where(
+                    row == t % WINDOW, newest[None, :], open_segments + (em - shift)[None, :]
                 )
-                length_minus_one = (t + 1) % WINDOW - row
+                following = (t + 1) % WINDOW
+                value = tl.load(table + (following + WINDOW) * TYPES + (c[None, :] - row * TYPES))
+                length_minus_one = following - row
                 if not LONG:
                     length_minus_one = length_minus_one & (WINDOW - 1)
                 if segment is not None:
