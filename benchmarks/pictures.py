@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.data.readers import entity_spans, read_corpus
+from hf_semicrf.data.labels import entity_spans
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.reporting.heatmap import plot_uncertainty
 from hf_semicrf.reporting.tables import BLUE, GREY
 

@@ -28,13 +28,8 @@ from hf_semicrf import (
     choose_max_segment_length,
     prepare_tokenizer,
 )
-from hf_semicrf.data.readers import (
-    count_entities,
-    entity_spans,
-    label_names,
-    named_tags,
-    read_corpus,
-)
+from hf_semicrf.data.labels import count_entities, entity_spans, label_names, named_tags
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.breakdowns import evaluate_tagger
 from hf_semicrf.evaluation.metrics import seqeval_metrics
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments

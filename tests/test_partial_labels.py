@@ -19,7 +19,7 @@ from hf_semicrf import (
     TokenizeAndAlign,
     prepare_tokenizer,
 )
-from hf_semicrf.data.readers import label_names, named_tags
+from hf_semicrf.data.labels import label_names, named_tags
 from hf_semicrf.labels.partial import Known, types_as_bits
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

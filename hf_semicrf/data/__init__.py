@@ -11,16 +11,8 @@ from hf_semicrf.data.alignment import (
     longest_entity,
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
-from hf_semicrf.data.readers import (
-    Text,
-    count_entities,
-    entity_spans,
-    label_names,
-    named_tags,
-    read_corpus,
-    read_texts,
-    stream_texts,
-)
+from hf_semicrf.data.labels import count_entities, entity_spans, label_names, named_tags
+from hf_semicrf.data.readers import Text, read_corpus, read_texts, stream_texts
 
 __all__ = [
     "AlignmentCounts",
