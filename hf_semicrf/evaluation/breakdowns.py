@@ -65,12 +65,10 @@ def evaluate_tagger(
     tagged = LabelScheme.from_labels(
         ["O", *(f"{p}-{name}" for name in types for p in "BI")], "IOB2"
     )
+    unscored = [[span[:3] for span in row] for row in found]
     predictions, references = (
-        [
-            tagged.spans_to_tags([span[:3] for span in row], len(words))
-            for row, words in zip(rows, sentences, strict=True)
-        ]
-        for rows in (found, gold)
+        [tagged.spans_to_tags(row, len(words)) for row, words in zip(rows, sentences, strict=True)]
+        for rows in (unscored, gold)
     )
     return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
 
