@@ -11,6 +11,7 @@ from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.continuing import (
     BOUNDARY_DIMENSIONS,
     DIMENSIONS,
+    NEW_TYPE_BIAS,
     continued_settings,
     continued_state,
 )
@@ -101,6 +102,15 @@ def test_known_types_and_lengths_keep_their_scores(scorer):
     assert torch.equal(new.initial_bias[[1, 3]], fresh.initial_bias[[1, 3]])
     assert torch.equal(new.transition_bias[1], fresh.transition_bias[1])
     assert torch.equal(new.duration_bias[:, 3], fresh.duration_bias[:, 3])
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_new_type_starts_rare(scorer):
+    types = ("O", "ORG", "PER", "LOC")
+    new = continued(head(scorer, TYPES, 3), TYPES, scorer, types, 3)
+    fresh = head(scorer, types, 3, seed=1)
+    emission, expected = (m.potentials(*batch()).emission[..., 1] for m in (new, fresh))
+    torch.testing.assert_close(emission, expected + NEW_TYPE_BIAS)
 
 
 def test_a_shorter_longest_segment_cuts():

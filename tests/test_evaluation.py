@@ -174,6 +174,24 @@ def test_the_tags_of_the_data_may_follow_another_scheme(tagger):
     assert evaluate_tagger(*tagger, data, "words", "tags") == expected
 
 
+@pytest.mark.parametrize("write", ["{0}_{1}", "{1}:{0}", "{1}-{0}"])
+def test_the_tags_of_the_data_may_be_spelled_otherwise(tagger, write):
+    rows = rows_with_a_long_document()
+    expected = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    for row in rows:
+        row["ner_tags"] = [
+            tag if tag == "O" else write.format(*tag.lower().split("-")) for tag in row["ner_tags"]
+        ]
+    metrics, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
+    assert metrics["per_number"] == expected[0]["PER_number"]
+    assert metrics["overall_f1"] == 0  # types are names: per is not PER
+    for row in rows:
+        row["ner_tags"] = [
+            tag.replace("per", "PER").replace("loc", "LOC") for tag in row["ner_tags"]
+        ]
+    assert evaluate_tagger(*tagger, Dataset.from_list(rows)) == expected
+
+
 def test_a_type_that_the_model_does_not_know_is_not_found(tagger):
     rows = [*sentences(6), {"tokens": ["Enterprise"], "ner_tags": ["B-SHIP"]}]
     metrics, details = evaluate_tagger(*tagger, Dataset.from_list(rows))
