@@ -73,6 +73,8 @@ def test_tags_without_a_type_are_of_one(name, lower):
     [
         (["O", "B-E", "I-E"], ("IOB2", ("O", "E"))),
         (["O", "E-B", "E-I"], ("IOB2", ("O", "E"))),
+        (["O", "I-X", "B-Y"], ("IOB1", ("O", "X", "Y"))),
+        (["O", "B-1", "I-1"], ("IOB2", ("O", "1"))),
         (["O", "B-Hepatitis-B", "I-Hepatitis-B"], ("IOB2", ("O", "Hepatitis-B"))),
         (["O", "B-S", "I-S", "B-U", "I-U"], ("IOB2", ("O", "S", "U"))),
         (["O", "S-Bahn", "U-Bahn"], ("plain", ("O", "S-Bahn", "U-Bahn"))),
@@ -94,6 +96,7 @@ def test_the_one_reading_that_is_consistent(labels, expected):
     ("labels", "settings"),
     [
         (["O", "I-95", "B-52"], {"IOB1": ("95", "52"), "plain": ("I-95", "B-52")}),
+        (["O", "I-95", "I-80"], {"IOB1": ("95", "80"), "plain": ("I-95", "I-80")}),
         (["O", "E-mail", "S-Bahn"], {"IOBES": ("mail", "Bahn"), "plain": ("E-mail", "S-Bahn")}),
         (["O", "e-mail"], {"IOBES": ("mail",), "plain": ("e-mail",)}),
         (["O", "B_PER"], {"IOB2": ("PER",), "plain": ("B_PER",)}),

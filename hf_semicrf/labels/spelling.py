@@ -133,8 +133,14 @@ class _Evidence(NamedTuple):
 
     @property
     def is_usual(self) -> bool:
-        """Whether the usual spelling stands with one prefix alone, as where all are ``B-``."""
-        return self.spelling == STANDARD and len(self.letters) == 1
+        """Whether labels in the usual spelling show prefixes although no type has several.
+
+        They may all have one prefix, or those of IOB1. Then types are words: 95 and 52 in I-95 and
+        B-52 are none.
+        """
+        few = len(self.letters) == 1 or self.letters == set("BI")
+        words = all(any(map(str.isalpha, name)) for name in self.prefixes)
+        return self.spelling == STANDARD and few and words
 
 
 def recognise(tags: Sequence[str]) -> Reading:
