@@ -46,7 +46,8 @@ from hf_semicrf import (
     TokenizeAndAlign,
     choose_max_segment_length,
 )
-from hf_semicrf.data.readers import label_names, read_corpus
+from hf_semicrf.data.labels import label_names
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels.schemes import OUTSIDE, UNKNOWN
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments

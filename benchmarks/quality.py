@@ -48,7 +48,8 @@ from hf_semicrf import (
     choose_max_segment_length,
     prepare_tokenizer,
 )
-from hf_semicrf.data.readers import label_names, read_corpus
+from hf_semicrf.data.labels import label_names
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.head.scorers import SCORERS

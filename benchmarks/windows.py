@@ -23,7 +23,8 @@ from itertools import pairwise
 import torch
 from transformers import pipeline
 
-from hf_semicrf.data.readers import entity_spans, read_corpus
+from hf_semicrf.data.labels import entity_spans
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.pipeline import TASK
 from hf_semicrf.text.windows import windows_of
 

@@ -8,15 +8,8 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
-from hf_semicrf.data.readers import (
-    count_entities,
-    entity_spans,
-    label_names,
-    named_tags,
-    read_corpus,
-    read_texts,
-    stream_texts,
-)
+from hf_semicrf.data.labels import count_entities, entity_spans, label_names, named_tags
+from hf_semicrf.data.readers import read_corpus, read_texts, stream_texts
 from hf_semicrf.labels.schemes import LabelScheme
 
 SENTENCES = [

@@ -176,6 +176,26 @@ def test_the_tags_of_the_data_may_follow_another_scheme(tagger):
     assert evaluate_tagger(*tagger, data, "words", "tags") == expected
 
 
+@pytest.mark.parametrize("write", ["{0}_{1}", "{1}:{0}", "{1}-{0}"])
+def test_the_tags_of_the_data_may_be_spelled_otherwise(tagger, write):
+    rows = rows_with_a_long_document()
+    expected = evaluate_tagger(*tagger, Dataset.from_list(rows))
+
+    def spelled(tag, lower=False):
+        prefix, _, kind = tag.partition("-")
+        kind = kind.lower() if lower else kind
+        return tag if tag == "O" else write.format(prefix.lower(), kind)
+
+    same, other = (
+        [{**row, "ner_tags": [spelled(tag, lower) for tag in row["ner_tags"]]} for row in rows]
+        for lower in (False, True)
+    )
+    assert evaluate_tagger(*tagger, Dataset.from_list(same)) == expected
+    metrics, _ = evaluate_tagger(*tagger, Dataset.from_list(other))
+    assert metrics["per_number"] == expected[0]["PER_number"]
+    assert metrics["overall_f1"] == 0  # types are names: per is not PER
+
+
 def test_a_type_that_the_model_does_not_know_is_not_found(tagger):
     rows = [*sentences(6), {"tokens": ["Enterprise"], "ner_tags": ["B-SHIP"]}]
     metrics, details = evaluate_tagger(*tagger, Dataset.from_list(rows))

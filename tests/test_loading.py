@@ -158,6 +158,7 @@ def test_the_configuration_of_another_encoder_is_refused(folder, saved, kind):
         {"labels": iter(LABELS)},
         {"id2label": {str(index): tag for index, tag in enumerate(LABELS)}},
         {"label2id": {"B-PER": 1, "O": 0, "I-PER": 2}},
+        {"label2id": {"I-PER": "2", "O": "0", "B-PER": "1"}},
         {"labels": LABELS, "id2label": dict(enumerate(LABELS)), "num_labels": 3},
     ],
 )
@@ -165,6 +166,12 @@ def test_every_way_to_give_the_labels(folder, given):
     config = load(folder, **given).config
     assert config.labels == LABELS
     assert config.label2id == {tag: index for index, tag in enumerate(LABELS)}
+
+
+def test_ids_that_are_strings_are_numbers(folder):
+    labels = ["O", *(f"{prefix}-{kind}" for kind in "UVWXYZ" for prefix in "BI")]
+    ids = {tag: str(index) for index, tag in reversed(list(enumerate(labels)))}
+    assert load(folder, label2id=ids).config.labels == labels
 
 
 def test_a_saved_model_takes_other_names_and_refuses_another_number(saved, tmp_path):

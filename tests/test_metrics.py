@@ -167,6 +167,53 @@ def test_the_evaluate_metric_without_any_entity():
     }
 
 
+def test_a_type_named_overall_has_keys_of_its_own():
+    tagger = LabelScheme.from_labels(["O", "B-overall", "I-overall", "B-PER", "I-PER"])
+    scores = entity_scores([[1, 0, 0, 0, 0]], [[1, 0, 3, 0, 3]], tagger)
+    assert scores["overall_precision"] == 1.0
+    assert scores["overall_recall"] == pytest.approx(1 / 3)
+    assert scores["overall_f1"] == pytest.approx(0.5)
+    assert scores["type_overall_f1"] == 1.0 and scores["type_overall_number"] == 1
+    assert scores["PER_number"] == 2 and "overall_number" not in scores
+    both = LabelScheme.from_labels(["O", "overall", "type_overall"])
+    scores = entity_scores([[1, 2]], [[1, 0]], both)
+    assert scores["type_type_overall_f1"] == 1.0 and scores["type_overall_f1"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["micro avg", "macro avg", "weighted avg", "-a-", "a-", "O-", "7"])
+def test_types_with_names_that_the_library_uses_otherwise(name):
+    tagger = LabelScheme.from_labels(["O", "B-PER", "I-PER", f"B-{name}", f"I-{name}"])
+    scores = entity_scores([[1, 2, 3, 0]], [[1, 2, 3, 4]], tagger)
+    assert scores["overall_f1"] == 0.5
+    assert (scores["PER_f1"], scores[f"{name}_f1"], scores[f"{name}_number"]) == (1.0, 0.0, 1)
+
+
+def test_the_scheme_of_the_configuration_counts():
+    labels, words = ["O", "E-mail", "S-Bahn"], np.array([[1, 2, 2, 0]])
+    with pytest.raises(ValueError, match="in one way"):
+        seqeval_metrics(SimpleNamespace(id2label=dict(enumerate(labels))))
+    config = SimpleNamespace(scheme=LabelScheme.from_labels(labels, "plain"))
+    scores = seqeval_metrics(config)(EvalPrediction(predictions=words, label_ids=words))
+    assert scores["S-Bahn_number"] == scores["E-mail_number"] == 1
+    tags = {key: [["E-mail", "S-Bahn"]] for key in ("predictions", "references")}
+    metric = SeqevalMetric().compute(**tags, labels=labels, label_scheme="plain")
+    assert metric["S-Bahn_f1"] == 1.0
+
+
+def test_words_of_unknown_tags_are_no_entities():
+    tagger = scheme("IOB2")
+    scores = entity_scores([["B-PER", "?"]], [["B-PER", None]], tagger)
+    assert scores["overall_f1"] == scores["overall_accuracy"] == 1.0
+    scores = entity_scores([["B-PER", "I-PER"]], [["B-PER", -100]], tagger)
+    assert scores["overall_f1"] == 0.0 and scores["overall_accuracy"] == 0.5
+
+
+def test_tags_that_the_label_list_lacks_of_a_type_that_it_has():
+    tagger = LabelScheme.from_labels(["O", "B-PER", "E-PER"])
+    scores = entity_scores([["S-PER", "O"]], [["B-PER", "O"]], tagger)
+    assert scores["overall_f1"] == 1.0 and scores["overall_accuracy"] == 0.5
+
+
 def test_errors():
     tagger = scheme("IOB2")
     with pytest.raises(ValueError, match="as many predicted tags as reference tags"):

@@ -51,8 +51,8 @@ def touching(segments):
 
 
 def conll_spans(tags):
-    """seqeval's conlleval reading; it knows E and S but not L and U."""
-    rename = {"L": "E", "U": "S"}
+    """seqeval's conlleval reading; it knows I, E and S but not M, L, U and W."""
+    rename = {"L": "E", "U": "S", "M": "I", "W": "S"}
     renamed = [rename.get(tag[0], tag[0]) + tag[1:] for tag in tags]
     return [(start, end + 1, kind) for kind, start, end in get_entities(renamed)]
 

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import RobertaConfig
 
 from hf_semicrf import SemiCRFConfig, SemiCRFForTokenClassification
-from hf_semicrf.data.readers import entity_spans, read_corpus
+from hf_semicrf.data.labels import entity_spans
+from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.inference.prediction import Document, WindowResult, predict
 from hf_semicrf.labels.schemes import LabelScheme
 from hf_semicrf.results import Segment

@@ -11,6 +11,13 @@ from hf_semicrf.data.alignment import (
     longest_entity,
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
+from hf_semicrf.data.labels import (
+    count_entities,
+    entity_spans,
+    label_names,
+    named_tags,
+    scheme_of,
+)
 from hf_semicrf.data.readers import (
     FORMATS,
     Text,
@@ -23,13 +30,6 @@ from hf_semicrf.data.readers import (
     text_of,
 )
 from hf_semicrf.data.records import ReadReport
-from hf_semicrf.data.tags import (
-    count_entities,
-    entity_spans,
-    label_names,
-    named_tags,
-    scheme_of,
-)
 from hf_semicrf.data.writers import WRITERS, write_rows
 
 __all__ = [

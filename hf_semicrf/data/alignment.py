@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +19,17 @@ from hf_semicrf.text import (
     is_prepared,
     tokenize_words,
 )
+
+
+class HasScheme(Protocol):
+    """What has a label scheme: the configuration of a model."""
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The labels read as a tagging scheme."""
+
+
+SchemeSource = Mapping[str, int] | LabelScheme | HasScheme
 
 
 @dataclass
@@ -44,7 +55,7 @@ class TokenizeAndAlign:
     """Tokenise split sentences and put each word's tag on its first sub-word.
 
     For ``dataset.map(..., batched=True)``. Tags are names, or class ids: those of the data set's
-    ClassLabel where it has one (translated by name, whatever their order), else ids of `label2id`.
+    ClassLabel where it has one (translated by name, whatever their order), else ids of `labels`.
     Without the tags column the result has ``word_mask`` but no ``labels``. A tag of None, "?" or
     -100 is unknown: its label is -100 inside ``word_mask``.
 
@@ -54,7 +65,8 @@ class TokenizeAndAlign:
 
     Args:
         tokenizer: As `prepare_tokenizer` returns it.
-        label2id: Tag name to tag id, ``model.config.label2id``.
+        labels: The model's configuration, ``model.config``; or a `LabelScheme`; or tag name to tag
+            id, whose scheme is recognised from the names.
         max_length: Sub-words in a sentence, special tokens included; by default the tokenizer's
             own limit, if it has one.
         tokens_column: Column of the sentences, each a list of words.
@@ -63,18 +75,21 @@ class TokenizeAndAlign:
         types_column: Column of the types that each word may have, where its tag is unknown: a list
             of type names a word, an empty one for any; may be missing.
         constraints: The model's, to refuse tags that break them; with `max_segment_length`.
+        label_scheme: The scheme of the tags, where `labels` are names with ids and it should not be
+            recognised from them.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        label2id: Mapping[str, int],
+        labels: SchemeSource,
         max_length: int | None = None,
         tokens_column: str = "tokens",
         tags_column: str = "ner_tags",
         max_segment_length: int | None = None,
         types_column: str = "allowed_types",
         constraints: Mapping[str, Any] | None = None,
+        label_scheme: str | None = None,
     ) -> None:
         """See the class."""
         if not is_prepared(tokenizer):
@@ -82,7 +97,7 @@ class TokenizeAndAlign:
         if max_length is None and tokenizer.model_max_length < 10**6:
             max_length = tokenizer.model_max_length
         self.tokenizer = tokenizer
-        self.scheme = LabelScheme.from_labels({index: tag for tag, index in label2id.items()})
+        self.scheme = _scheme(labels, label_scheme)
         self.max_length = max_length
         self.tokens_column = tokens_column
         self.tags_column = tags_column
@@ -111,7 +126,7 @@ class TokenizeAndAlign:
 
         Raises:
             ValueError: A column is missing, a sentence has no words or not one tag a word, a tag is
-                not in `label2id`, or tags break the constraints; the message names the row.
+                not in `labels`, or tags break the constraints; the message names the row.
         """
         sentences = self._sentences(batch)
         tags = self._tags(batch, sentences)
@@ -250,6 +265,14 @@ def choose_max_segment_length(
     the limit train as pieces.
     """
     return min(max(longest_entity(tags, scheme), 1), limit)
+
+
+def _scheme(labels: SchemeSource, name: str | None) -> LabelScheme:
+    """The scheme of what `TokenizeAndAlign` takes as labels."""
+    if isinstance(labels, Mapping):
+        return LabelScheme.from_labels({index: tag for tag, index in labels.items()}, name)
+    scheme = labels if isinstance(labels, LabelScheme) else labels.scheme
+    return scheme if name is None else LabelScheme.from_labels(scheme.labels, name)
 
 
 def _class_names(features: Mapping[str, Any] | None, column: str) -> list[str] | None:

@@ -20,6 +20,13 @@ from hf_semicrf.data.corpus_builder import CorpusBuilder
 from hf_semicrf.data.docbin import docbin_rows
 from hf_semicrf.data.files import read_lines, suffix_of, undecoded
 from hf_semicrf.data.json_rows import json_rows
+from hf_semicrf.data.labels import (
+    count_entities,
+    entity_spans,
+    label_names,
+    named_tags,
+    scheme_of,
+)
 from hf_semicrf.data.records import (
     Damage,
     Options,
@@ -31,13 +38,6 @@ from hf_semicrf.data.records import (
 )
 from hf_semicrf.data.shapes import KINDS, SPAN_KEYS, flattened, text_fields
 from hf_semicrf.data.tables import has_header, table_rows
-from hf_semicrf.data.tags import (
-    count_entities,
-    entity_spans,
-    label_names,
-    named_tags,
-    scheme_of,
-)
 from hf_semicrf.text import split_words
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_semicrf.data import entity_spans, label_names, named_tags
 from hf_semicrf.evaluation.metrics import entity_scores
-from hf_semicrf.labels import LabelScheme
+from hf_semicrf.labels import UNKNOWN, LabelScheme
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,7 +53,7 @@ def evaluate_tagger(
     known = model.config.scheme
     tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
     scheme = known
-    if not tags <= {*known.labels, *range(-100, len(known.labels))}:
+    if not all(known.knows(tag) for tag in tags if isinstance(tag, str) and tag != UNKNOWN):
         scheme = LabelScheme.from_labels(label_names(dataset, tags_column))
     gold = list(entity_spans(dataset, scheme, tags_column))
     sentences = list(dataset[tokens_column])
@@ -62,10 +62,13 @@ def evaluate_tagger(
         for row in model.predict(sentences, tokenizer, **options)
     ]
     types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
-    tagged = LabelScheme.from_labels(["O", *(f"{p}-{name}" for name in types for p in "BI")])
+    tagged = LabelScheme.from_labels(
+        ["O", *(f"{p}-{name}" for name in types for p in "BI")], "IOB2"
+    )
+    unscored = [[span[:3] for span in row] for row in found]
     predictions, references = (
         [tagged.spans_to_tags(row, len(words)) for row, words in zip(rows, sentences, strict=True)]
-        for rows in ([[span[:3] for span in row] for row in found], gold)
+        for rows in (unscored, gold)
     )
     return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from seqeval.metrics import accuracy_score, classification_report
 from seqeval.scheme import IOB2
 
-from hf_semicrf.labels import OUTSIDE, UNKNOWN_TAG, LabelScheme
+from hf_semicrf.labels import OUTSIDE, UNKNOWN, UNKNOWN_TAG, LabelScheme
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -22,12 +22,12 @@ def seqeval_metrics(config: Any) -> Callable[[EvalPrediction], dict[str, float]]
     tuple that begins with one of them, and ``label_ids`` [B, T], whose -100 do not count.
 
     Args:
-        config: A model's configuration; only its ``id2label`` is read.
+        config: A model's configuration; its ``scheme`` is read, or ``id2label`` where it has none.
 
     Returns:
         A function from an EvalPrediction to the scores of `entity_scores`.
     """
-    scheme = LabelScheme.from_labels(config.id2label)
+    scheme = getattr(config, "scheme", None) or LabelScheme.from_labels(config.id2label)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         predictions = prediction.predictions
@@ -72,7 +72,7 @@ def entity_scores(
         ``overall_precision``, ``overall_recall``, ``overall_f1`` over all entities (micro average),
         ``overall_accuracy`` of the tags as given, and of each type that occurs
         ``<TYPE>_precision``, ``<TYPE>_recall``, ``<TYPE>_f1`` and ``<TYPE>_number`` (in the
-        references).
+        references). The scores of a type named "overall" stand under ``type_overall_...``.
 
     Raises:
         ValueError: The two differ in length, or a tag is not in the scheme.
@@ -81,29 +81,68 @@ def entity_scores(
     """
     if [len(row) for row in predictions] != [len(row) for row in references]:
         raise ValueError("expected as many predicted tags as reference tags in every sentence")
-    ids = [[scheme.tag_ids(row) for row in rows] for rows in (references, predictions)]
-    gold, predicted = ([_iob2(row, scheme) for row in rows] for rows in ids)
+    spans = [[scheme.tags_to_spans(row) for row in rows] for rows in (references, predictions)]
     scores = {"overall_precision": 0.0, "overall_recall": 0.0, "overall_f1": 0.0}
-    scores["overall_accuracy"] = float(accuracy_score(*ids)) if any(ids[0]) else 0.0
-    if all(tag == OUTSIDE for rows in (gold, predicted) for row in rows for tag in row):
+    scores["overall_accuracy"] = _accuracy(references, predictions, scheme)
+    if not any(span for rows in spans for span in rows):
         return scores
+    # the library sees numbers for types: it has names of its own, and strips some from types
+    numbers = {name: str(number) for number, name in enumerate(scheme.types)}
+    gold, predicted = (
+        [_iob2(row, len(tags), numbers) for row, tags in zip(rows, references, strict=True)]
+        for rows in spans
+    )
     report = classification_report(
         gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
     )
-    report = {name: report[name] for name in ("micro avg", *scheme.types[1:]) if name in report}
-    for name, row in report.items():
-        prefix = "overall" if name == "micro avg" else name
-        scores[f"{prefix}_precision"] = float(row["precision"])
-        scores[f"{prefix}_recall"] = float(row["recall"])
-        scores[f"{prefix}_f1"] = float(row["f1-score"])
-        if prefix != "overall":
-            scores[f"{prefix}_number"] = int(row["support"])
+    keys = _type_keys(scheme.types[1:])
+    rows = [("overall", report["micro avg"])]
+    rows += [(keys[name], report[numbers[name]]) for name in keys if numbers[name] in report]
+    for key, row in rows:
+        scores[f"{key}_precision"] = float(row["precision"])
+        scores[f"{key}_recall"] = float(row["recall"])
+        scores[f"{key}_f1"] = float(row["f1-score"])
+        if key != "overall":
+            scores[f"{key}_number"] = int(row["support"])
     return scores
 
 
-def _iob2(tags: Sequence[int], scheme: LabelScheme) -> list[str]:
-    """The tags of a sentence in IOB2."""
-    written = [OUTSIDE] * len(tags)
-    for start, end, type_name in scheme.tags_to_spans(tags):
-        written[start:end] = [f"B-{type_name}"] + [f"I-{type_name}"] * (end - start - 1)
+def _type_keys(types: Sequence[str]) -> dict[str, str]:
+    """What the names of each type's scores begin with; never "overall"."""
+    keys = {name: name for name in types}
+    if "overall" in keys:
+        key = "type_overall"
+        while key in keys:
+            key = f"type_{key}"
+        keys["overall"] = key
+    return keys
+
+
+def _accuracy(
+    references: Sequence[Sequence[int | str]],
+    predictions: Sequence[Sequence[int | str]],
+    scheme: LabelScheme,
+) -> float:
+    """The share of words whose tags are the same, given by name or by id; 0 without words."""
+    gold, predicted = (
+        [_name(tag, scheme) for row in rows for tag in row] for rows in (references, predictions)
+    )
+    return float(accuracy_score(gold, predicted)) if gold else 0.0
+
+
+def _name(tag: int | str | None, scheme: LabelScheme) -> str:
+    """The name of a tag that is given by name or by id."""
+    if isinstance(tag, str):
+        return tag
+    return UNKNOWN if tag is None or tag < 0 else scheme.labels[int(tag)]
+
+
+def _iob2(
+    spans: Sequence[tuple[int, int, str]], length: int, names: Mapping[str, str]
+) -> list[str]:
+    """The tags of a sentence in IOB2, with other names for the types."""
+    written = [OUTSIDE] * length
+    for start, end, type_name in spans:
+        name = names[type_name]
+        written[start:end] = [f"B-{name}"] + [f"I-{name}"] * (end - start - 1)
     return written

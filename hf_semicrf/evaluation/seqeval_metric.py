@@ -14,7 +14,7 @@ from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels import LabelScheme
 
 _DESCRIPTION = (
-    "Strict entity-level precision, recall and F1 for IOB2, IOB1, IOBES, BILOU and plain tags."
+    "Strict entity-level precision, recall and F1 for tags of IOB2, IOB1, IOBES, BILOU and others."
 )
 
 _INPUTS = """
@@ -22,6 +22,7 @@ Args:
     predictions: Tag names of each sentence.
     references: The same, the truth.
     labels: All tag names of the task; by default those that occur.
+    label_scheme: Their scheme, such as "plain"; by default it is recognised from the names.
 
 Returns:
     The scores of `hf_semicrf.evaluation.metrics.entity_scores`.
@@ -54,8 +55,9 @@ class SeqevalMetric(evaluate.Metric):
         predictions: list[list[str]],
         references: list[list[str]],
         labels: list[str] | None = None,
+        label_scheme: str | None = None,
     ) -> dict[str, float]:
         if labels is None:
             seen = {tag for rows in (predictions, references) for row in rows for tag in row}
             labels = ["O", *sorted(seen - {"O"} or {"B-ENTITY"})]
-        return entity_scores(predictions, references, LabelScheme.from_labels(labels))
+        return entity_scores(predictions, references, LabelScheme.from_labels(labels, label_scheme))

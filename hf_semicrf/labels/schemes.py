@@ -4,10 +4,10 @@ A segmentation is a pair of tensors, ``labels`` (type ids, -1 where nothing is k
 (True on the first word of each segment). Type 0 is the outside type ``O``, whose segments are one
 word long. One reading serves every scheme. A segment starts at a word whose
 
-- tag always opens one (``B-``, ``S-``, ``U-``, ``O``), or
+- tag always opens one (``B-``, ``S-``, ``U-``, ``W-``, ``O``), or
 - type differs from the word before (so an orphan ``I-X`` opens a segment, as in conlleval; so does
   ``I-X`` after ``B-Y`` or after an unknown word, and each new class of the plain scheme), or
-- predecessor has a tag that always closes one (``E-``, ``L-``, ``S-``, ``U-``).
+- predecessor has a tag that always closes one (``E-``, ``L-``, ``S-``, ``U-``, ``W-``).
 
 A tag of -100 is an unknown word, in the middle of a sentence as at its end: label -1, start False,
 and tag -100 again on the way back.
@@ -22,29 +22,41 @@ between two words of one type can differ.
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hf_semicrf.labels.spelling import (
+    OUTSIDE,
+    PREFIXES,
+    STANDARD,
+    Reading,
+    Spelling,
+    choose,
+    recognise,
+)
+
 UNKNOWN_TAG = -100
 UNKNOWN = "?"  # its name in a data set; None means the same
-OUTSIDE = "O"
 
-PREFIXES = {"IOB2": "BI", "IOB1": "BI", "IOBES": "BIES", "BILOU": "BILU", "plain": ""}
-OPENING, CLOSING = "BSU", "ELSU"
+OPENING, CLOSING = "BSUW", "ELSUW"
 
 # For a word at (the start, the end) of its segment: the prefixes to write, best first.
 _WRITTEN = {
-    (True, True): "SUBELI",
-    (True, False): "BIELSU",
-    (False, True): "ELIBSU",
-    (False, False): "IBELSU",
+    (True, True): "SUWBELIM",
+    (True, False): "BIMELSUW",
+    (False, True): "ELIMBSUW",
+    (False, False): "IMBELSUW",
 }
+
+TagReading = tuple[int, int, int]  # type id, whether the tag always opens, always closes a segment
 
 
 @dataclass(frozen=True)
@@ -53,14 +65,16 @@ class LabelScheme:
 
     Attributes:
         labels: Tag names; a tag's id is its index. Any order.
-        name: "IOB2", "IOB1", "IOBES", "BILOU" or "plain" (no prefixes: a maximal run of one class
-            is one segment).
+        name: A name of `PREFIXES`: "IOB2", "IOB1", "IOBES", "BILOU", "BMES", "BMEWO", "BIEWO" or
+            "plain" (no prefixes: a maximal run of one class is one segment).
         types: Segment types; ``types[0]`` is "O", the others stand in the order of their first tag.
+        spelling: How the tags put prefix and type together.
     """
 
     labels: tuple[str, ...]
     name: str
     types: tuple[str, ...]
+    spelling: Spelling = STANDARD
 
     @classmethod
     def from_labels(
@@ -70,39 +84,50 @@ class LabelScheme:
 
         ``B-`` and ``I-`` alone mean IOB2, unless some type has ``I-X`` and no ``B-X``, which only
         IOB1 can have; pass ``name="IOB1"`` where the list does not show it (both are read alike,
-        they differ in what is written).
+        they differ in what is written). Prefixes may stand behind the types, be in lower case and
+        have another separator: see ``hf_semicrf.labels.spelling``. ``B``, ``I`` and ``O`` alone
+        are the tags of one type, "ENTITY".
 
         Args:
             labels: Tag names in the order of their ids, or an ``id2label`` mapping.
-            name: The scheme, where it should not be recognised.
+            name: The scheme, where it should not be recognised, as a configuration's
+                ``label_scheme`` has it. With "-suffix" behind it the prefixes stand behind the
+                types, in labels that can be read both ways.
 
         Raises:
             ValueError: The list is empty, holds duplicates or placeholders, no "O", no type, or
-                tags of no or of several schemes.
+                tags of no or of several schemes, or it can be read in several ways.
         """
         tags = _ordered(labels)
-        if name is not None and name not in PREFIXES:
-            raise ValueError(f"expected a scheme among {', '.join(PREFIXES)}, got {name!r}")
-        if name is None:
-            name = _recognise(tags)
         entity_tags = [tag for tag in tags if tag != OUTSIDE]
-        if name == "plain":
+        reading = recognise(entity_tags) if name is None else choose(entity_tags, name)
+        if reading.name == "plain":
             types = entity_tags
         else:
-            for tag in entity_tags:
-                prefix, _ = _split(tag)
-                if not prefix or prefix not in PREFIXES[name]:
-                    expected = ", ".join(f"{letter}-" for letter in PREFIXES[name])
-                    raise ValueError(f"expected {name} tags ({expected} + type, or O), got {tag!r}")
-            types = list(dict.fromkeys(_split(tag)[1] for tag in entity_tags))
+            types = list(dict.fromkeys(reading.spelling.split(tag)[1] for tag in entity_tags))
         if OUTSIDE in types:
             raise ValueError(f"expected entity types not named 'O' (the outside), got {list(tags)}")
-        return cls(tags, name, (OUTSIDE, *types))
+        return cls(tags, reading.name, (OUTSIDE, *types), reading.spelling)
+
+    @property
+    def setting(self) -> str:
+        """The ``label_scheme`` under which the labels are read so."""
+        return Reading(self.name, self.spelling).setting
+
+    def tags_of(self, type_name: str) -> list[str]:
+        """All tags that the scheme has for an entity type, whether in the label list or not."""
+        if self.name == "plain":
+            return [type_name]
+        return [self.spelling.join(prefix, type_name) for prefix in PREFIXES[self.name]]
+
+    def knows(self, tag: str) -> bool:
+        """Whether a tag is in the label list, or another one of a type that is."""
+        return self._reading(tag, _lookup(self).type_ids) is not None
 
     @property
     def label2id(self) -> dict[str, int]:
         """Tag name to tag id."""
-        return {tag: index for index, tag in enumerate(self.labels)}
+        return _index(self.labels)
 
     def encode(self, tags: Tensor) -> tuple[Tensor, Tensor]:
         """Read tags as a segmentation.
@@ -139,7 +164,7 @@ class LabelScheme:
     @property
     def marks_ends(self) -> bool:
         """Whether a tag tells that its word is the last of its segment."""
-        return self.name in ("IOBES", "BILOU")
+        return self.name not in ("IOB2", "IOB1", "plain")
 
     def tag_posteriors(
         self, token: Tensor, start: Tensor, end: Tensor, single: Tensor | None = None
@@ -178,11 +203,9 @@ class LabelScheme:
         Raises:
             ValueError: A tag is not in the scheme.
         """
-        readings = _readings(self)
         spans: list[tuple[int, int, str]] = []
         before, closed = -1, 1
-        for position, tag in enumerate(self.tag_ids(tags)):
-            label, opens, closes = readings[tag] if tag >= 0 else (-1, 0, 0)
+        for position, (label, opens, closes) in enumerate(self._read(tags)):
             if label > 0:  # the rule of encode, word by word: no tensors for short sentences
                 goes_on = label == before and not opens and not closed
                 first = spans.pop()[0] if goes_on else position
@@ -200,37 +223,55 @@ class LabelScheme:
         Raises:
             ValueError: A span is empty, leaves the sentence, overlaps one or has no known type.
         """
+        type_ids = _lookup(self).type_ids
         labels = torch.zeros(length, dtype=torch.long)
         starts = torch.ones(length, dtype=torch.bool)
         for first, end, type_name in spans:
             span = f"[{first}, {end}) {type_name}"
             if not 0 <= first < end <= length:
                 raise ValueError(f"expected non-empty spans in [0, {length}), got {span}")
-            if type_name not in self.types[1:]:
+            label = type_ids.get(type_name, 0)
+            if not label:
                 raise ValueError(f"expected an entity type among {self.types[1:]}, got {span}")
             if labels[first:end].any():
                 raise ValueError(f"expected spans that do not overlap, got {span} on another one")
-            labels[first:end] = self.types.index(type_name)
+            labels[first:end] = label
             starts[first + 1 : end] = False
         return self.decode(labels, starts).tolist()
 
     def tag_ids(self, tags: Sequence[int | str | None]) -> list[int]:
         """The ids of tags given by name or by id; -100 stays, and stands for None and "?" too.
 
+        A tag that the label list lacks, of a type that it has, becomes the nearest one of its type
+        where the sentence then reads the same: ``S-X`` becomes ``B-X`` in a list without it.
+
         Raises:
-            ValueError: A tag is not in the scheme.
+            ValueError: A tag is not in the scheme, or the label list cannot express it.
         """
-        label2id = dict.fromkeys((None, UNKNOWN), UNKNOWN_TAG) | self.label2id
-        allowed = {UNKNOWN_TAG, *range(len(self.labels))}
-        ids = [label2id.get(tag, -1) if isinstance(tag, str | None) else int(tag) for tag in tags]
-        for tag, index in zip(tags, ids, strict=True):
-            if index not in allowed:
-                raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
+        readings = self._read(tags)
+        label2id = _lookup(self).label2id
+        ids, missing = [], None
+        for tag, (label, opens, closes) in zip(tags, readings, strict=True):
+            if label < 0:
+                ids.append(UNKNOWN_TAG)
+            elif not isinstance(tag, str):
+                ids.append(int(tag))  # type: ignore[arg-type]  # None has no label
+            elif tag in label2id:
+                ids.append(label2id[tag])
+            else:
+                missing = tag
+                prefixes = _WRITTEN[bool(opens), bool(closes)]
+                ids.append(self._nearest(self.types[label], prefixes, label2id))
+        if missing is not None and self.tags_to_spans(ids) != self.tags_to_spans(tags):
+            raise ValueError(
+                f"tag {missing!r} is not in the label list {list(self.labels)}, whose tags cannot "
+                "express it"
+            )
         return ids
 
     def written_tags(self) -> list[int]:
         """Tag ids by type, then by (follows a segment of its type, starts one, ends one)."""
-        label2id = self.label2id
+        label2id = _index(self.labels)
         table = []
         flags = list(product((False, True), repeat=3))
         for type_name, (follows, start, end) in product(self.types, flags):
@@ -240,18 +281,48 @@ class LabelScheme:
             prefixes = _WRITTEN[start, end]
             if self.name == "IOB1":
                 prefixes = "BI" if follows and start else "IB"
-            candidates = (f"{prefix}-{type_name}" for prefix in prefixes)
-            table.append(next(label2id[tag] for tag in candidates if tag in label2id))
+            table.append(self._nearest(type_name, prefixes, label2id))
         return table
 
-    def _reading(self, tag: str) -> tuple[int, int, int]:
-        """The type id of a tag, and whether it always opens and always closes a segment."""
+    def _nearest(self, type_name: str, prefixes: str, label2id: Mapping[str, int]) -> int:
+        """The id of the first tag of a type that the label list has."""
+        candidates = [self.spelling.join(prefix, type_name) for prefix in prefixes]
+        return [label2id[tag] for tag in candidates if tag in label2id][0]
+
+    def _reading(self, tag: str, type_ids: Mapping[str, int]) -> TagReading | None:
+        """How a tag is read; None where its type is not known."""
         if tag == OUTSIDE:
             return 0, 1, 1
         if self.name == "plain":
-            return self.types.index(tag), 0, 0
-        prefix, type_name = _split(tag)
-        return self.types.index(type_name), prefix in OPENING, prefix in CLOSING
+            label = type_ids.get(tag)
+            return None if label is None else (label, 0, 0)
+        prefix, type_name = self.spelling.split(tag, PREFIXES[self.name])
+        label = type_ids.get(type_name) if prefix else None
+        return None if label is None else (label, int(prefix in OPENING), int(prefix in CLOSING))
+
+    def _read(self, tags: Sequence[int | str | None]) -> list[TagReading]:
+        """How each tag is read, given by name or by id; the label is -1 where it is unknown.
+
+        Raises:
+            ValueError: A tag is not in the scheme.
+        """
+        by_id, label2id, type_ids = _lookup(self)
+        readings = []
+        for tag in tags:
+            reading = None
+            if tag is None or tag == UNKNOWN and tag not in label2id:
+                reading = (-1, 0, 0)
+            elif isinstance(tag, str):
+                index = label2id.get(tag)
+                reading = self._reading(tag, type_ids) if index is None else by_id[index]
+            elif tag == UNKNOWN_TAG:
+                reading = (-1, 0, 0)
+            elif 0 <= tag < len(by_id) and tag == int(tag):
+                reading = by_id[int(tag)]
+            if reading is None:
+                raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
+            readings.append(reading)
+        return readings
 
 
 def split_long_segments(
@@ -276,10 +347,29 @@ def split_long_segments(
     return starts | ((labels >= 0) & cut) | (labels == outside)
 
 
-@lru_cache(maxsize=64)
-def _readings(scheme: LabelScheme) -> tuple[tuple[int, int, int], ...]:
+class _Lookup(NamedTuple):
+    """How a scheme's tags are read, by id, and the ids of its tags and of its types."""
+
+    readings: list[TagReading]
+    label2id: dict[str, int]
+    type_ids: dict[str, int]
+
+
+def _index(names: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _tag_readings(scheme: LabelScheme) -> list[TagReading]:
     """The reading of every tag of a scheme."""
-    return tuple(scheme._reading(tag) for tag in scheme.labels)
+    type_ids = _index(scheme.types)
+    readings = [scheme._reading(tag, type_ids) for tag in scheme.labels]
+    return [reading for reading in readings if reading is not None]
+
+
+@lru_cache(maxsize=64)
+def _lookup(scheme: LabelScheme) -> _Lookup:
+    """What every sentence asks of a scheme, kept for the next."""
+    return _Lookup(_tag_readings(scheme), _index(scheme.labels), _index(scheme.types))
 
 
 def _table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
@@ -293,7 +383,7 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
     """What tags are read as, written for, or made up of (events, whose last column is empty)."""
     values: list
     if name in ("types", "starts"):
-        rows = [(-1, 0, 0)] + [scheme._reading(tag) for tag in scheme.labels]  # row 0: unknown
+        rows = [(-1, 0, 0), *_tag_readings(scheme)]  # row 0: unknown
         values = [label for label, _, _ in rows]
         if name == "starts":  # by the tag before
             values = [
@@ -305,9 +395,13 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
     else:
         keys = (3, 2, 1, 0) if name == "four events" else (3, 1)  # as in written_tags
         tags = [tag for key in keys for tag in scheme.written_tags()[key::8]]
-        columns = [[n for n, tag in enumerate(tags) if tag == k] for k in range(len(scheme.labels))]
-        most = max(map(len, columns))
-        values = [column + [len(tags)] * (most - len(column)) for column in columns]
+        columns: dict[int, list[int]] = defaultdict(list)
+        for n, tag in enumerate(tags):
+            columns[tag].append(n)
+        most = max(map(len, columns.values()))
+        values = [
+            columns[k] + [len(tags)] * (most - len(columns[k])) for k in range(len(scheme.labels))
+        ]
     with torch.inference_mode(False):
         # non-blocking, so that a GPU is not waited for
         return torch.tensor(values).to(device, non_blocking=True)
@@ -333,7 +427,7 @@ def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
             f"{tags[0]!r} and the like are placeholders, not the labels of a task: "
             "pass labels=['O', 'B-PER', 'I-PER', ...]"
         )
-    duplicates = sorted({tag for tag in tags if tags.count(tag) > 1})
+    duplicates = sorted(tag for tag, count in Counter(tags).items() if count > 1)
     if duplicates:
         raise ValueError(f"expected each label once, got {duplicates} repeated in {list(tags)}")
     if OUTSIDE not in tags:
@@ -341,33 +435,3 @@ def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     if len(tags) == 1:
         raise ValueError("expected labels of at least one entity type beside 'O'")
     return tags
-
-
-def _recognise(tags: Sequence[str]) -> str:
-    """The name of the scheme that a label list follows."""
-    split = [_split(tag) for tag in tags if tag != OUTSIDE]
-    prefixes = {prefix for prefix, _ in split}
-    if prefixes == {""}:
-        return "plain"
-    if "" in prefixes:
-        bare = next(tag for tag in tags if tag != OUTSIDE and not _split(tag)[0])
-        raise ValueError(
-            f"expected prefixes such as B- and I- on every label but 'O' or on none, got {bare!r} "
-            f"in {list(tags)}; if no label is meant to have a prefix, name the scheme 'plain'"
-        )
-    if prefixes & set("ES") and prefixes & set("LU"):
-        raise ValueError(
-            f"expected prefixes of IOBES (E-, S-) or of BILOU (L-, U-), got both in {list(tags)}"
-        )
-    if prefixes & set("ES"):
-        return "IOBES"
-    if prefixes & set("LU"):
-        return "BILOU"
-    begun = {type_name for prefix, type_name in split if prefix == "B"}
-    return "IOB2" if begun == {type_name for _, type_name in split} else "IOB1"
-
-
-def _split(tag: str) -> tuple[str, str]:
-    """The prefix letter ("" for none) and type: B-creative-work gives B and creative-work."""
-    match = re.fullmatch(r"([BIESLU])-(.+)", tag, flags=re.DOTALL)
-    return (match[1], match[2]) if match else ("", tag)

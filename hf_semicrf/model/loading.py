@@ -207,7 +207,7 @@ def _labels(
     if id2label is not None:
         ways["id2label"] = [id2label[index] for index in sorted(id2label, key=int)]
     if label2id is not None:
-        ways["label2id"] = sorted(label2id, key=label2id.__getitem__)
+        ways["label2id"] = sorted(label2id, key=lambda tag: int(label2id[tag]))
     given = {way: names for way, names in ways.items() if names is not None}
     names = next(iter(given.values()), None)
     if any(other != names for other in given.values()):

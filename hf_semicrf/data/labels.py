@@ -1,10 +1,13 @@
-"""Labels and entities, read off the tags of a data set."""
+"""Read labels and entities off a data set.
+
+A data set here has one row a sentence, with a column of as many tags as words (names, or class ids
+whose names stand in the data set's features).
+"""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from datasets import Dataset
@@ -14,29 +17,55 @@ from hf_semicrf.data.records import ReadReport
 from hf_semicrf.labels import OUTSIDE, UNKNOWN, LabelScheme
 
 
-def label_names(dataset: Dataset, tags_column: str = "ner_tags") -> list[str]:
-    """The labels of a data set: its class names, else the tags that occur, "O" first.
+def label_names(
+    data: Dataset | Iterable[Dataset] | Mapping[str, Dataset],
+    tags_column: str = "ner_tags",
+    label_scheme: str | None = None,
+) -> list[str]:
+    """The labels of a data set, or of all its splits together.
 
-    Where the tags that occur are B-/I- tags, each type gets both, so that a tag that only another
-    split has is still known. None and "?" are unknown tags, no labels.
+    These are the class names where there are some, else the tags that occur, "O" first. To tags
+    that occur, each type's other tags are added: those that the scheme has beside them, so that a
+    tag that only another data set has is still known. None and "?" are unknown tags, no labels.
+
+    Args:
+        data: A data set, or several, such as a DatasetDict.
+        tags_column: Column of the tags.
+        label_scheme: The scheme of tags that occur, as a configuration has it; recognised where
+            None.
 
     Raises:
-        ValueError: The data set is empty, or its tags are numbers without names.
+        ValueError: There is no sentence, or tags are numbers without names.
     """
-    if not len(dataset):
+    if isinstance(data, Dataset):
+        splits = [data]
+    else:
+        splits = list(data.values() if isinstance(data, Mapping) else data)
+    splits = [split for split in splits if len(split)]
+    if not splits:
         raise ValueError("expected a data set with at least one sentence, got an empty one")
-    names = class_names(dataset, tags_column)
-    if names:
-        return names
-    tags = {tag for sentence in dataset[tags_column] for tag in sentence} - {None, UNKNOWN}
+    classes: dict[str, None] = {}  # in their order
+    tags: set[str] = set()
+    for split in splits:
+        names = class_names(split, tags_column)
+        classes |= dict.fromkeys(names or [])
+        if not names:
+            tags |= {tag for sentence in split[tags_column] for tag in sentence} - {None, UNKNOWN}
     if not all(isinstance(tag, str) for tag in tags):
         raise ValueError(
             f"the tags in {tags_column!r} are numbers without names: name the labels, "
             "in the order of their numbers"
         )
-    if all(re.fullmatch("O|[BI]-.+", tag) for tag in tags):
-        tags |= {f"{prefix}-{tag[2:]}" for tag in tags if tag != OUTSIDE for prefix in "BI"}
-    entity_tags = sorted(tags - {OUTSIDE}, key=lambda tag: (tag.partition("-")[2] or tag, tag))
+    if classes:
+        return [*classes, *sorted(tags - classes.keys())]
+    types = {tag: tag for tag in tags}
+    try:
+        scheme = LabelScheme.from_labels([OUTSIDE, *sorted(tags - {OUTSIDE})], label_scheme)
+    except ValueError:
+        pass  # what is wrong with them, who reads them says
+    else:
+        types |= {tag: name for name in scheme.types[1:] for tag in scheme.tags_of(name)}
+    entity_tags = sorted(types.keys() - {OUTSIDE}, key=lambda tag: (types[tag], tag))
     return [OUTSIDE, *entity_tags] if OUTSIDE in tags else entity_tags
 
 
