@@ -192,9 +192,9 @@ def test_the_bar_stands_on_standard_error(monkeypatch, capsys):
         ("--train_file {empty}", "at least one sentence"),
         ("--train_file {broken}", "broken.jsonl"),
         ("--train_file {no_outside}", "label 'O'"),
-        ("--train_file {train} --test_file {other}", "test data, sentence 1: tag 'B-SHIP' is not"),
+        ("--train_file {other} --labels O B-PER I-PER", "o.jsonl, line 2: tag 'B-SHIP' is not"),
         ("--train_file {train} --labels LABEL_0 LABEL_1", "placeholders"),
-        ("--train_file {no_words}", "at least one word"),
+        ("--train_file {no_words}", "at least one sentence"),
         ("--train_file {train} --eval_strategy epoch", "eval_dataset"),
     ],
 )
@@ -206,7 +206,7 @@ def test_errors_of_train_say_what_is_wrong(bert, tmp_path, arguments, message):
         "train": write_jsonl(tmp_path / "train.jsonl", [good, outside]),
         "empty": write_jsonl(tmp_path / "empty.jsonl", []),
         "no_outside": write_jsonl(tmp_path / "no_outside.jsonl", [good]),
-        "no_words": write_jsonl(tmp_path / "no_words.jsonl", [good, outside, nothing]),
+        "no_words": write_jsonl(tmp_path / "no_words.jsonl", [nothing]),
         "other": write_jsonl(tmp_path / "o.jsonl", [good, {**outside, "ner_tags": ["B-SHIP"]}]),
     }
     (tmp_path / "broken.jsonl").write_text("{")

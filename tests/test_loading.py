@@ -174,15 +174,21 @@ def test_ids_that_are_strings_are_numbers(folder):
     assert load(folder, label2id=ids).config.labels == labels
 
 
-def test_a_saved_model_takes_other_names_and_refuses_another_number(saved, tmp_path):
-    model = load(saved, labels=["O", "B-LOC", "I-LOC"])
-    assert model.config.scheme.types == ("O", "LOC")
-    more = [*LABELS, "B-LOC", "I-LOC"]
-    with pytest.raises(RuntimeError, match="mismatch"):
-        load(saved, labels=more)
-    anew = load(saved, labels=more, ignore_mismatched_sizes=True)
-    assert anew.classifier.initial_bias.isfinite().all() and len(anew.classifier.initial_bias) == 3
-    assert torch.equal(anew.get_input_embeddings().weight, model.get_input_embeddings().weight)
+def test_a_saved_model_matches_new_labels_by_name(saved):
+    before = load(saved)
+    other = ["O", "I-LOC", "B-LOC", *reversed(LABELS[1:])]
+    model = load(saved, labels=other, max_segment_length=7)
+    assert model.config.labels == other and model.config.scheme.types == ("O", "LOC", "PER")
+    assert model.config.max_segment_length == 7 and not model.training
+    old, new = before.classifier.state_dict(), model.classifier.state_dict()
+    assert torch.equal(new["transition_bias"][2, 0], old["transition_bias"][1, 0])
+    longest = len(old["duration_bias"]) - 1
+    assert torch.equal(new["duration_bias"][6, 2], old["duration_bias"][longest, 1])
+    assert torch.equal(model.get_input_embeddings().weight, before.get_input_embeddings().weight)
+    # labels that lack a type keep it
+    assert load(saved, labels=["O", "B-LOC", "I-LOC"]).config.labels == [*LABELS, "B-LOC", "I-LOC"]
+    with pytest.raises(ValueError, match="expected labels of the saved model's scheme"):
+        load(saved, labels=["O", "LOC"], label_scheme="plain")
 
 
 # Overrides and what from_pretrained takes anywhere

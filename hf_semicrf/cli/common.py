@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from tqdm import tqdm
 
-    from hf_semicrf.data import Text
+    from hf_semicrf.data import ReadReport, Text
 
 Item = TypeVar("Item")
 
@@ -274,6 +275,77 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
     names = ("threshold", "decode", "max_length", "overlap")
     given = {name: getattr(args, name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def add_reading(parser: Parser) -> None:
+    """The arguments that say how a tagged file is read.
+
+    Args:
+        parser: The command's.
+    """
+    group = parser.add_argument_group("reading files")
+    group.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
+    group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
+    group.add_argument("--text_column", default="text", help="column of the text; text")
+    group.add_argument("--spans_column", help="column of the spans; recognised by default")
+    group.add_argument("--file_format", help="format of the files; recognised by default")
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of the word, the tag and perhaps the sentence: numbers from 1, or names",
+    )
+    group.add_argument("--separator", help="what stands between columns; recognised by default")
+    group.add_argument("--encoding", default="utf-8", help="encoding of the files; utf-8")
+    group.add_argument(
+        "--misaligned",
+        choices=["error", "drop", "expand"],
+        default="error",
+        help="what becomes of a span that ends inside a word; error",
+    )
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of `add_reading`, as arguments of ``read_corpus``.
+
+    Args:
+        args: The command line.
+    """
+    names = ("tokens_column", "tags_column", "text_column", "spans_column", "separator")
+    columns = args.columns
+    if columns is not None:
+        columns = tuple(int(c) if c.lstrip("-").isdigit() else c for c in columns)
+    return {
+        **{name: getattr(args, name) for name in (*names, "encoding", "misaligned")},
+        "format": args.file_format,
+        "columns": columns,
+    }
+
+
+def read_tagged(
+    file: str | None, name: str | None, config: str | None, split: str, args: argparse.Namespace
+) -> tuple[Dataset, ReadReport]:
+    """A tagged file, or a split of a data set on the Hub; says what was left out.
+
+    Args:
+        file: The file, or None.
+        name: The data set, where there is no file.
+        config: Its configuration.
+        split: Its split.
+        args: The command line, which has what `add_reading` adds.
+    """
+    from hf_semicrf.data import ReadReport, read_corpus, read_hub
+
+    report, how = ReadReport(), reading(args)
+    if file is not None:
+        data = read_corpus(file, report=report, **how)
+    else:
+        names = ("tokens_column", "tags_column", "text_column", "spans_column", "misaligned")
+        some = {key: how[key] for key in names}
+        data = read_hub(str(name), config, split=split, report=report, **some)
+    for line in report.lines():
+        print(f"{report.source}: {line}", file=sys.stderr)
+    return data, report
 
 
 # Running

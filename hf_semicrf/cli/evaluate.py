@@ -13,12 +13,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_semicrf.cli.common import (
     Parser,
     WithProgress,
     add_decoding,
+    add_reading,
     add_running,
     at_least,
     decoding,
@@ -26,10 +26,8 @@ from hf_semicrf.cli.common import (
     load,
     new_folder,
     one_line_errors,
+    read_tagged,
 )
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def parser() -> Parser:
@@ -40,19 +38,18 @@ def parser() -> Parser:
     source.add_argument(
         "--file",
         type=existing_file,
-        help="local corpus: jsonl, CoNLL columns or parquet; or .gz",
+        help="local corpus, in any of the formats of docs/data.md",
     )
     source.add_argument("--dataset_name", help="data set on the Hub, instead of a file")
     made.add_argument("--dataset_config_name", help="its configuration")
     made.add_argument("--split", default="test", help="its split; test")
-    made.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
-    made.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
     made.add_argument(
         "--bins", type=at_least(1), default=10, help="of scores, for the calibration; 10"
     )
     made.add_argument(
         "--output_dir", type=new_folder, help="folder for tables, figures and picture"
     )
+    add_reading(made)
     add_decoding(made)
     add_running(made)
     return made
@@ -77,7 +74,7 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
     from hf_semicrf.evaluation import evaluate_tagger
     from hf_semicrf.reporting import length_table, plot_scores, reliability_table, type_table
 
-    data = _read(args)
+    data, _ = read_tagged(args.file, args.dataset_name, args.dataset_config_name, args.split, args)
     if args.output_dir is not None:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(args.model, args.device)
@@ -108,14 +105,3 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         text += "\n![Scores](evaluation.png)\n"
         (args.output_dir / "evaluation.md").write_text(text, encoding="utf-8")
     return metrics
-
-
-def _read(args: argparse.Namespace) -> Dataset:
-    """The data set that was asked for."""
-    if args.file is not None:
-        from hf_semicrf.data import read_corpus
-
-        return read_corpus(args.file, args.tokens_column, args.tags_column)
-    from datasets import load_dataset
-
-    return load_dataset(args.dataset_name, args.dataset_config_name, split=args.split)

@@ -14,7 +14,6 @@ goes on where it was; at the end the shards become one file in the order of the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from hf_semicrf.data import Text
 
+WRITTEN = ("jsonl", "conll", "label_studio", "prodigy", "doccano")
 WAIT = timedelta(days=30)  # for the slowest process
 
 
@@ -54,13 +54,14 @@ def parser() -> Parser:
     made.add_argument(
         "--file",
         type=existing_file,
-        help='.txt with one text a line, or .jsonl with "text" or "tokens" in each line; or .gz',
+        help="texts in any of the formats of docs/data.md: a text a line, JSON lines, columns, ...",
     )
     made.add_argument(
         "--format",
-        choices=["jsonl", "ansi", "html", "uncertainty"],
-        help="entities with offsets, terminal colours, a page, or a page of how sure the model is; "
-        "by default colours on a terminal and jsonl elsewhere",
+        choices=[*WRITTEN, "ansi", "html", "uncertainty"],
+        help="JSON lines, columns, or what Label Studio, Prodigy and doccano import; terminal "
+        "colours, a page, or a page of how sure the model is; by default colours on a terminal "
+        "and jsonl elsewhere",
     )
     made.add_argument("--output", type=new_file, help="file to write instead of standard output")
     add_decoding(made)
@@ -111,32 +112,49 @@ def _run(args: argparse.Namespace) -> None:
 
 def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     """Tag the texts of the command line, of a file or of standard input."""
-    from hf_semicrf.data import read_texts
+    from hf_semicrf.data import ReadReport, stream_rows, text_of, write_rows
     from hf_semicrf.reporting import to_ansi, to_html, uncertainty_page
 
-    alone = {"jsonl": lambda *answer: "\n".join(to_jsonl(*answer)), "ansi": to_ansi}
-    given = read_texts(args.file) if args.file else args.texts or None
+    report = ReadReport()
+    rows: list[Any] | None = args.texts or None
+    if args.file:
+        rows = list(stream_rows(args.file, empty="keep", report=report))
     model, tokenizer = load(args.model, device)
     tag = model.analyze if args.format == "uncertainty" else model.predict
-    if given is None:
+    groups: Iterable[list[Any]]
+    if rows is None:
         groups, total = _as_they_come(_standard_input(), args.batch_size), None
     else:
-        groups, total = chunks(given, BATCHES_AT_ONCE * args.batch_size), len(given)
-    texts: list[Text] = []
+        groups, total = chunks(rows, BATCHES_AT_ONCE * args.batch_size), len(rows)
+    met: list[Any] = []
     found: list[Any] = []
     with progress(total, hidden=output is sys.stdout and output.isatty()) as bar:
         for group in groups:
-            answers = tag(group, tokenizer, args.batch_size, **decoding(args))
-            if args.format in alone:
-                print(alone[args.format](group, answers), file=output, flush=True)
+            texts = [row if isinstance(row, str) else text_of(row) for row in group]
+            answers = tag(texts, tokenizer, args.batch_size, **decoding(args))
+            if args.format == "ansi":
+                print(to_ansi(texts, answers), file=output, flush=True)
+            elif args.format in WRITTEN and args.format != "label_studio":
+                _print(write_rows(group, answers, args.format), output)
             else:
-                texts += group
+                met += group if args.format in WRITTEN else texts
                 found += answers
             bar.update(len(group))
-    if args.format == "html":
-        print(to_html(texts, found), file=output)
+    if args.format == "label_studio":
+        _print(write_rows(met, found, args.format, model=args.model), output)
+    elif args.format == "html":
+        print(to_html(met, found), file=output)
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
+    for line in report.lines():
+        print(f"hf-semicrf predict: {args.file}: {line}", file=sys.stderr)
+
+
+def _print(lines: Iterable[str], output: TextIO) -> None:
+    """Write lines; at once, since somebody may wait for them."""
+    for line in lines:
+        print(line, file=output)
+    output.flush()
 
 
 def _standard_input() -> Iterable[str]:
@@ -192,7 +210,7 @@ def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Text]]:
 
 def _write_shards(args: argparse.Namespace, device: str, state: PartialState) -> None:
     """Tag a file of any size by all processes, going on where an earlier run was killed."""
-    from hf_semicrf.data import stream_texts
+    from hf_semicrf.data import ReadReport, stream_rows, text_of, write_rows
     from hf_semicrf.inference import merge_shards, write_shards
 
     file, output = Path(args.file), args.output
@@ -206,15 +224,17 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
     model, tokenizer = load(args.model, device)
     folder = output.with_name(output.name + ".shards")
     with progress(None, hidden=not state.is_main_process) as bar:
+        report = ReadReport()
 
-        def tag(texts: Sequence[Text]) -> list[str]:
+        def tag(rows: Sequence[Any]) -> list[str]:
+            texts = [text_of(row) for row in rows]
             found = model.predict(texts, tokenizer, args.batch_size, **options)
-            bar.update(len(texts))
-            return to_jsonl(texts, found)
+            bar.update(len(rows))
+            return list(write_rows(rows, found))
 
         count = write_shards(
             folder,
-            stream_texts(file),
+            stream_rows(file, empty="keep", report=report),
             tag,
             settings,
             args.shard_size,
@@ -224,17 +244,5 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
     state.wait_for_everyone()
     if state.is_main_process:
         merge_shards(folder, count, output)
-
-
-def to_jsonl(texts: Sequence[Text], entities: Sequence[Any]) -> list[str]:
-    """One object a line: the text or the tokens, and the entities.
-
-    Args:
-        texts: The texts.
-        entities: Those of each text.
-    """
-    lines = []
-    for text, found in zip(texts, entities, strict=True):
-        key = "text" if isinstance(text, str) else "tokens"
-        lines.append(json.dumps({key: text, "entities": found}, ensure_ascii=False))
-    return lines
+        for line in report.lines():
+            print(f"hf-semicrf predict: {file}: {line}", file=sys.stderr)

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hf_semicrf.cli.common import (
     Parser,
     above_zero,
+    add_reading,
     at_least,
     existing_file,
     json_object,
     one_line_errors,
     probability,
+    read_tagged,
 )
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
     from hf_semicrf import LabelScheme, SemiCRFTrainer, SemiCRFTrainingArguments
+    from hf_semicrf.data import ReadReport
 
 SPLITS = ("train", "validation", "test")
 # flags that are settings of the head where they are given
 HEAD = (
     *("max_segment_length", "scorer", "base_model", "threshold", "head_temperature"),
-    *("constraints", "unknown"),
+    *("constraints", "unknown", "label_scheme"),
 )
 
 
@@ -123,15 +126,14 @@ def _add_data(made: Parser) -> None:
     source.add_argument(
         "--train_file",
         type=existing_file,
-        help="local corpus: jsonl, CoNLL columns or parquet; or .gz",
+        help="local corpus, in any of the formats of docs/data.md",
     )
     group.add_argument("--dataset_config_name", help="configuration of the data set on the Hub")
     group.add_argument("--validation_file", type=existing_file, help="as --train_file")
     group.add_argument("--test_file", type=existing_file, help="as --train_file")
-    group.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
-    group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
+    group.add_argument("--labels", nargs="+", help="all tags; read off all the data by default")
     group.add_argument(
-        "--labels", nargs="+", help="all tags; read off the training data by default"
+        "--label_scheme", help="how tags are read, such as IOB2 or plain; recognised by default"
     )
     group.add_argument(
         "--card_examples",
@@ -144,6 +146,7 @@ def _add_data(made: Parser) -> None:
         type=at_least(1),
         help="sub-words in a sentence; the tokenizer's by default",
     )
+    add_reading(made)
 
 
 def training_parser(ours: argparse.ArgumentParser) -> HfArgumentParser:
@@ -188,8 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     with redirect_stdout(sys.stderr):  # the log of the training
         with one_line_errors(made):
             training_args = _training_arguments(made, others)
-            splits = load_splits(args)
-            trainer, inputs = _prepare(args, training_args, splits)
+            read = load_splits(args)
+            trainer, inputs = _prepare(args, training_args, read)
+        splits = {name: data for name, (data, _) in read.items()}
         return _train(args, trainer, splits, inputs, results)
 
 
@@ -206,34 +210,40 @@ def _training_arguments(made: Parser, others: list[str]) -> SemiCRFTrainingArgum
     return read
 
 
-def load_splits(args: argparse.Namespace) -> dict[str, Dataset]:
-    """The splits that were asked for: "train" always, "validation" and "test" where there are.
+def load_splits(args: argparse.Namespace) -> dict[str, tuple[Dataset, ReadReport]]:
+    """The splits that were asked for, each with the report of its reading.
+
+    "train" always, "validation" and "test" where there are.
 
     Args:
         args: The command line.
     """
     if args.dataset_name is not None:
-        from datasets import load_dataset
+        from datasets import get_dataset_split_names
 
-        loaded = load_dataset(args.dataset_name, args.dataset_config_name)
-        return {name: loaded[name] for name in SPLITS if name in loaded}
-    from hf_semicrf.data import read_corpus
-
+        names = get_dataset_split_names(args.dataset_name, args.dataset_config_name)
+        return {
+            name: read_tagged(None, args.dataset_name, args.dataset_config_name, name, args)
+            for name in SPLITS
+            if name in names
+        }
     files = {name: getattr(args, f"{name}_file") for name in SPLITS}
     return {
-        name: read_corpus(path, args.tokens_column, args.tags_column)
+        name: read_tagged(path, None, None, name, args)
         for name, path in files.items()
         if path is not None
     }
 
 
-def _describe(splits: dict[str, Dataset], scheme: LabelScheme, tags_column: str) -> None:
+def _describe(
+    splits: dict[str, tuple[Dataset, ReadReport]], scheme: LabelScheme, tags_column: str
+) -> None:
     """Print the size of each split and its entities; refuses tags outside the scheme."""
     from hf_semicrf.data import count_entities, entity_spans
 
-    for name, split in splits.items():
+    for name, (split, report) in splits.items():
         try:
-            counts = count_entities(entity_spans(split, scheme, tags_column))
+            counts = count_entities(entity_spans(split, scheme, tags_column, report))
         except ValueError as error:
             raise ValueError(f"{name} data, {error}") from None
         listed = ", ".join(f"{label} {count:,}" for label, count in counts.items()) or "none"
@@ -241,14 +251,15 @@ def _describe(splits: dict[str, Dataset], scheme: LabelScheme, tags_column: str)
 
 
 def _prepare(
-    args: argparse.Namespace, training_args: SemiCRFTrainingArguments, splits: dict[str, Dataset]
+    args: argparse.Namespace,
+    training_args: SemiCRFTrainingArguments,
+    read: dict[str, tuple[Dataset, ReadReport]],
 ) -> tuple[SemiCRFTrainer, dict[str, Dataset]]:
     """The trainer, and the splits as the model reads them."""
     import torch
     from transformers import AutoTokenizer, set_seed
 
     from hf_semicrf import (
-        LabelScheme,
         SemiCRFDataCollator,
         SemiCRFForTokenClassification,
         SemiCRFTrainer,
@@ -257,12 +268,13 @@ def _prepare(
         prepare_tokenizer,
         seqeval_metrics,
     )
-    from hf_semicrf.data import label_names, named_tags
+    from hf_semicrf.data import label_names, named_tags, scheme_of
 
     set_seed(training_args.seed)
-    labels = args.labels or label_names(splits["train"], args.tags_column)
-    scheme = LabelScheme.from_labels(labels)
-    _describe(splits, scheme, args.tags_column)
+    splits = {name: data for name, (data, _) in read.items()}
+    labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    scheme = scheme_of(labels, read["train"][1], args.label_scheme)
+    _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
     if "max_segment_length" not in head:
         tags: Any = named_tags(splits["train"], args.tags_column)
@@ -276,7 +288,7 @@ def _prepare(
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
     align = TokenizeAndAlign(
         tokenizer,
-        model.config.label2id,
+        model.config,
         max_length=args.max_length,
         tokens_column=args.tokens_column,
         tags_column=args.tags_column,
@@ -289,8 +301,9 @@ def _prepare(
         )
         for name, split in splits.items()
     }
-    print(f"labels: {' '.join(labels)}")
-    print(f"scheme {scheme.name}, segments of up to {model.config.max_segment_length} words")
+    print(f"labels: {' '.join(model.config.labels)}")
+    longest = model.config.max_segment_length
+    print(f"scheme {model.config.scheme.name}, segments of up to {longest} words")
     trainer = SemiCRFTrainer(
         model,
         training_args,

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from hf_semicrf.head import DEFAULTS, RemovedError, without_removed
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.model.continuing import continued_settings
 
 logger = logging.get_logger(__name__)
 
@@ -59,11 +60,13 @@ class Request(NamedTuple):
         config: The model's configuration, the overrides of head and encoder applied.
         saved: Whether the checkpoint is a whole model, and not an encoder's.
         loader: What is left for the loader of the weights.
+        before: The saved model's own configuration, where its types or lengths may change.
     """
 
     config: SemiCRFConfig
     saved: bool
     loader: dict[str, Any]
+    before: SemiCRFConfig | None = None
 
     @classmethod
     def read(
@@ -104,12 +107,23 @@ class Request(NamedTuple):
             config.encoder_config = encoder
 
         head = {key: arguments.pop(key) for key in HEAD_ARGUMENTS if key in arguments}
+        asked = labels is not None or {"id2label", "label2id"} & arguments.keys()
         labels = _labels(labels, config, arguments)
         if labels is None:
             raise ValueError(
                 f"{name!r} is a {type(config).__name__} encoder without a semi-CRF head: expected "
                 "labels=[...], such as ['O', 'B-PER', 'I-PER'], got None"
             )
+        before = None
+        longest = head.get("max_segment_length")
+        if saved and (asked or (isinstance(longest, int) and longest > stored.max_segment_length)):
+            before = copy.deepcopy(stored)
+            scheme = head.get("label_scheme")
+            kept = labels if asked else None
+            head |= continued_settings(
+                stored.scheme, stored.max_segment_length, kept, scheme, longest
+            )._asdict()
+            labels = head.pop("labels")
         if isinstance(config, SemiCRFConfig):
             head = head_arguments(config) | head
         if not saved and head.get("base_model") is None:
@@ -131,7 +145,7 @@ class Request(NamedTuple):
             arguments["experts_implementation"] = {  # the head has no experts
                 "encoder_config": arguments["experts_implementation"]
             }
-        return cls(config if saved else checked, saved, arguments)
+        return cls(config if saved else checked, saved, arguments, before)
 
 
 def head_arguments(config: SemiCRFConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hf_semicrf.hub import card_files, card_for_push
 from hf_semicrf.inference import analyze, predict
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.model.continuing import continued_state
 from hf_semicrf.model.loading import (
     Request,
     accepted,
@@ -149,7 +150,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             TypeError: An argument is unknown; likewise.
         """
         name = pretrained_model_name_or_path
-        asked, saved, loader = Request.read(name, config, labels, kwargs)
+        asked, saved, loader, before = Request.read(name, config, labels, kwargs)
+        if before is not None and _resized(before, asked):
+            return cls._continued(name, before, asked, loader)
         if saved:
             return super().from_pretrained(name, config=asked, **loader)
         with_info = loader.pop("output_loading_info", False)
@@ -180,6 +183,36 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             info["missing_keys"] = set(info["missing_keys"]) | head
             return model, info  # type: ignore[return-value]
         return model
+
+    @classmethod
+    def _continued(
+        cls, name: Any, before: SemiCRFConfig, config: SemiCRFConfig, loader: dict[str, Any]
+    ) -> Any:
+        """A saved model with other types or lengths; what both know is the saved model's.
+
+        Args:
+            name: Hub name or folder.
+            before: The saved configuration.
+            config: The new one.
+            loader: For the loader of the weights.
+        """
+        loaded: Any = super().from_pretrained(name, config=before, **loader)
+        saved, *info = loaded if isinstance(loaded, tuple) else (loaded,)
+        model = cls(config, encoder=saved.text_encoder)
+        model.classifier.to(dtype=saved.classifier.duration_bias.dtype, device=saved.device)
+        state = continued_state(
+            saved.classifier.state_dict(),
+            model.classifier.state_dict(),
+            before.scheme.types,
+            config.scheme.types,
+        )
+        model.classifier.load_state_dict(state)
+        model.word_starts = saved.word_starts
+        model.eval()
+        added = [kind for kind in config.scheme.types if kind not in before.scheme.types]
+        if added:
+            logger.warning("The types %s are newly initialized.", ", ".join(added))
+        return (model, *info) if info else model
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -587,3 +620,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 f"segments of at most {self.config.max_segment_length} words allow, got others in "
                 f"rows {impossible} of the batch"
             )
+
+
+def _resized(before: SemiCRFConfig, after: SemiCRFConfig) -> bool:
+    """Whether types stand elsewhere, or segments may be longer."""
+    return (
+        before.scheme.types != after.scheme.types
+        or before.max_segment_length != after.max_segment_length
+    )
