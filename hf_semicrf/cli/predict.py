@@ -40,7 +40,6 @@ from hf_semicrf.cli.common import (
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from hf_semicrf.data import Text
 
 WRITTEN = ("jsonl", "conll", "label_studio", "prodigy", "doccano")
 WAIT = timedelta(days=30)  # for the slowest process
@@ -169,7 +168,7 @@ def _standard_input() -> Iterable[str]:
     return open(number, encoding=sys.stdin.encoding, closefd=False)
 
 
-def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Text]]:
+def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Any]]:
     """The lines that are there, some at once; waits only while there is none.
 
     Args:
@@ -190,7 +189,7 @@ def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Text]]:
     end: Exception | None = None
     more = True
     while more:
-        group: list[Text] = []
+        group: list[Any] = []
         line = queue.get()
         try:
             while isinstance(line, str):

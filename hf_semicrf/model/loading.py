@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_semicrf.head import DEFAULTS, RemovedError, without_removed
+from hf_semicrf.head import DEFAULTS, HeadSettings, RemovedError, without_removed
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.continuing import continued_settings
 
@@ -116,7 +116,9 @@ class Request(NamedTuple):
             )
         before = None
         longest = head.get("max_segment_length")
-        if saved and (asked or (isinstance(longest, int) and longest > stored.max_segment_length)):
+        if longest is not None:
+            HeadSettings(max_segment_length=longest)  # refuse what is no length
+        if saved and (asked or (longest or 0) > stored.max_segment_length):
             before = copy.deepcopy(stored)
             scheme = head.get("label_scheme")
             kept = labels if asked else None
