@@ -37,9 +37,9 @@ def test_the_table_has_every_setting_with_its_default():
 
 @pytest.mark.parametrize(("name", "value"), GOOD)
 def test_good_values_are_kept_by_settings_and_configuration(name, value):
-    assert getattr(HeadSettings(**{name: value}), name) is value
+    assert getattr(HeadSettings(**{name: value}), name) == value
     config = SemiCRFConfig(BertConfig(num_hidden_layers=4), **{name: value})
-    assert getattr(config, name) is value
+    assert getattr(config, name) == value
     assert config.head_settings == HeadSettings(**{name: value})
 
 
