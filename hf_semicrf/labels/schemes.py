@@ -22,7 +22,7 @@ between two words of one type can differ.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -395,13 +395,12 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
     else:
         keys = (3, 2, 1, 0) if name == "four events" else (3, 1)  # as in written_tags
         tags = [tag for key in keys for tag in scheme.written_tags()[key::8]]
-        columns: dict[int, list[int]] = defaultdict(list)
+        values = [[] for _ in scheme.labels]
         for n, tag in enumerate(tags):
-            columns[tag].append(n)
-        most = max(map(len, columns.values()))
-        values = [
-            columns[k] + [len(tags)] * (most - len(columns[k])) for k in range(len(scheme.labels))
-        ]
+            values[tag].append(n)
+        most = max(map(len, values))
+        for column in values:
+            column += [len(tags)] * (most - len(column))
     with torch.inference_mode(False):
         # non-blocking, so that a GPU is not waited for
         return torch.tensor(values).to(device, non_blocking=True)

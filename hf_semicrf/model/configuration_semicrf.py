@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 from transformers import (
@@ -22,10 +21,9 @@ from hf_semicrf.labels import LabelScheme, Rules
 UNKNOWN = ("error", "marginalize")
 
 
-@cache
-def _scheme(id2label: tuple[tuple[int, str], ...], name: str | None) -> LabelScheme:
-    """The scheme of a label list, read once: every forward pass asks for it."""
-    return LabelScheme.from_labels(dict(id2label), name)
+# schemes of label lists, read once: every forward pass asks for one. A dictionary and no
+# `functools.cache`, through which torch.compile would trace the reading
+_SCHEMES: dict[tuple[tuple[tuple[int, str], ...], str | None], LabelScheme] = {}
 
 
 class SemiCRFConfig(PretrainedConfig):
@@ -123,7 +121,11 @@ class SemiCRFConfig(PretrainedConfig):
     def scheme(self) -> LabelScheme:
         """The labels read as a tagging scheme."""
         names: Any = self.id2label
-        return _scheme(tuple(names.items()), self.label_scheme)
+        key = (tuple(names.items()), self.label_scheme)
+        scheme = _SCHEMES.get(key)
+        if scheme is None:
+            scheme = _SCHEMES[key] = LabelScheme.from_labels(names, self.label_scheme)
+        return scheme
 
     @property
     def labels(self) -> list[str]:
