@@ -128,7 +128,7 @@ def test_split_words():
     text = "Dr. Well-Known_x isn't (e\u0301) 3.5€"
     words = split_words(text)
     assert [word for word, _, _ in words] == [
-        *["Dr", ".", "Well-Known_x", "isn", "'", "t", "(", "e", "\u0301", ")", "3", ".", "5", "€"]
+        *["Dr", ".", "Well-Known_x", "isn", "'", "t", "(", "e\u0301", ")", "3", ".", "5", "€"]
     ]
     assert all(text[start:end] == word for word, start, end in words)
     assert split_words(" \n\t") == []
@@ -175,14 +175,6 @@ def test_roberta_keeps_the_flag_over_a_save(tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     split = {"is_split_into_words": True}
     assert again(WORDS, **split).input_ids == roberta(WORDS, **split).input_ids
-
-
-def test_slow_tokenizers_are_refused():
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(ValueError, match="expected a fast tokenizer.*got Slow"):
-        prepare_tokenizer(Slow())
 
 
 def test_a_padding_token_for_a_tokenizer_without_one():

@@ -4,12 +4,16 @@ Lives here: the splitter, the tokenisation of words, the lattice that says which
 which word, the windows of a long text. Nothing here knows labels, scores or models.
 """
 
+from hf_semicrf.text.detokenization import attached, detokenize
 from hf_semicrf.text.lattice import Lattice, word_start_table, word_starts
 from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
 from hf_semicrf.text.windows import Window, sections, windows_of
-from hf_semicrf.text.words import split_words
+from hf_semicrf.text.words import Splitter, split_words
 
 __all__ = [
+    "Splitter",
+    "attached",
+    "detokenize",
     "Lattice",
     "Window",
     "first_subwords",

@@ -5,15 +5,18 @@ Nothing here imports transformers; a tokenizer is one of its fast tokenizers.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+Inputs = dict[str, list[int]]
+WordIds = list[int | None]
 
 _PROBE = "to be's"
 
@@ -25,23 +28,23 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     its first token, and given split words leave it out. Here the space comes back, by the
     pre-tokenizer's own ``add_prefix_space`` where that is the whole pre-tokenizer, else by a
     normalizer (inside a sequence the flag would put a space before every part of a word). Other
-    tokenizers stay as they are. A tokenizer without a padding token pads with its end token.
+    tokenizers stay as they are; those in Python are given one word after the other. A tokenizer
+    without a padding token pads with its end token.
 
     Args:
-        tokenizer: A fast tokenizer; changed in place. To be prepared again after each load.
+        tokenizer: A tokenizer of transformers; changed in place. To be prepared again after each
+            load.
 
     Returns:
         The same tokenizer.
 
     Raises:
-        ValueError: The tokenizer is not a fast one, or loses the spaces whatever is set.
+        ValueError: The tokenizer loses the spaces whatever is set, or cannot pad.
     """
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"expected a fast tokenizer, which knows the word of each token, got "
-            f"{type(tokenizer).__name__}; load it with AutoTokenizer or convert its files to a "
-            "tokenizer.json"
-        )
+        return tokenizer
     backend = tokenizer.backend_tokenizer
     if not _keeps_spaces(backend):
         if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
@@ -57,17 +60,14 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
             f"{type(tokenizer).__name__} gives {_pieces(backend, _PROBE)} for {_PROBE!r} and "
             f"{[_pieces(backend, word) for word in _PROBE.split()]} word by word"
         )
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def is_prepared(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether there is nothing left for `prepare_tokenizer` to do."""
     pads = tokenizer.pad_token is not None or tokenizer.eos_token is None
-    return (
-        getattr(tokenizer, "is_fast", False) and pads and _keeps_spaces(tokenizer.backend_tokenizer)
-    )
+    fast = getattr(tokenizer, "is_fast", False)
+    return pads and (not fast or _keeps_spaces(tokenizer.backend_tokenizer))
 
 
 def _pieces(backend: Tokenizer, text: str) -> list[str]:
@@ -105,7 +105,8 @@ def tokenize_words(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[Sequence[str]],
     max_length: int | None = None,
-) -> Iterator[tuple[dict[str, list[int]], list[int | None]]]:
+    attached: Sequence[Sequence[bool]] | None = None,
+) -> Iterator[tuple[Inputs, WordIds]]:
     """Tokenise split sentences so that every word has a sub-word.
 
     A word that the tokenizer drops, such as a lone variation selector, becomes the unknown token
@@ -117,6 +118,8 @@ def tokenize_words(
         tokenizer: As `prepare_tokenizer` returns it.
         sentences: Words of each sentence; at least one each.
         max_length: Sub-words in a sentence, special tokens included; None for no limit.
+        attached: Whether each word follows the one before without a space, and is tokenised
+            without one; none does where None.
 
     Yields:
         Of each sentence, its inputs (``input_ids``, ``attention_mask``, ...) [T] and the word of
@@ -131,20 +134,21 @@ def tokenize_words(
         raise ValueError(
             f"expected a max_length above the {special_tokens} special tokens, got {max_length}"
         )
-    encoded = _encode(tokenizer, sentences)
-    for row, words in enumerate(sentences):
-        batch, index = encoded, row
-        missing = set(range(len(words))).difference(batch.word_ids(index))
+    rows_of = _fast_rows if getattr(tokenizer, "is_fast", False) else _slow_rows
+    pieces = _AttachedPieces(tokenizer) if attached is not None else None
+    for number, (inputs, word_ids) in enumerate(rows_of(tokenizer, sentences)):
+        words = sentences[number]
+        missing = set(range(len(words))).difference(word_ids)
         if missing:
             words = [_stand_in(tokenizer, w) if i in missing else w for i, w in enumerate(words)]
-            batch, index = _encode(tokenizer, [words]), 0
-        word_ids = batch.word_ids(index)
+            [(inputs, word_ids)] = rows_of(tokenizer, [words])
+        if pieces is not None and attached is not None and any(attached[number]):
+            inputs, word_ids = pieces.replace(inputs, word_ids, words, attached[number])
         if max_length is not None and len(word_ids) > max_length:
-            fitting = _fitting_words(word_ids, max_length)
-            limit = {"truncation": True, "max_length": max_length}
-            batch, index = _encode(tokenizer, [words[:fitting]], **limit), 0
-            word_ids = batch.word_ids(index)
-        yield {name: list(values[index]) for name, values in batch.items()}, word_ids
+            kept = _fitting_positions(word_ids, max_length)
+            inputs = {name: [values[n] for n in kept] for name, values in inputs.items()}
+            word_ids = [word_ids[n] for n in kept]
+        yield inputs, word_ids
 
 
 def first_subwords(word_ids: Sequence[int | None]) -> list[int | None]:
@@ -153,11 +157,119 @@ def first_subwords(word_ids: Sequence[int | None]) -> list[int | None]:
     return [word if word != last else None for word, last in zip(word_ids, before, strict=False)]
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]], **limit: Any
-) -> BatchEncoding:
+def _fast_rows(
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]
+) -> Iterator[tuple[Inputs, WordIds]]:
+    """The inputs and the words of each sentence, by a fast tokenizer, all at once."""
     words = [list(sentence) for sentence in sentences]
-    return tokenizer(words, is_split_into_words=True, verbose=False, **limit)
+    batch = tokenizer(words, is_split_into_words=True, verbose=False) if words else {}
+    for row in range(len(words)):
+        yield {name: list(values[row]) for name, values in batch.items()}, batch.word_ids(row)
+
+
+def _slow_rows(
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]
+) -> Iterator[tuple[Inputs, WordIds]]:
+    """The same by a tokenizer in Python, which is given one word after the other."""
+    known: dict[str, list[int]] = {}
+    for words in sentences:
+        for word in set(words) - known.keys():
+            known[word] = list(tokenizer.encode(word, add_special_tokens=False))
+        inside = [index for word in words for index in known[word]]
+        ids = tokenizer.build_inputs_with_special_tokens(inside)
+        special = len(ids) - len(inside)
+        before = next(n for n in range(special + 1) if ids[n : n + len(inside)] == inside)
+        inputs = {"input_ids": list(ids), "attention_mask": [1] * len(ids)}
+        if "token_type_ids" in tokenizer.model_input_names:
+            inputs["token_type_ids"] = tokenizer.create_token_type_ids_from_sequences(inside)
+        owners: WordIds = [n for n, word in enumerate(words) for _ in known[word]]
+        yield inputs, [None] * before + owners + [None] * (special - before)
+
+
+class _AttachedPieces:
+    """Sub-words of words that follow their neighbour without a space.
+
+    Byte-level and Metaspace tokenizers write the space before a word into its first sub-word. Here
+    their normalizer and pre-tokenizer are copied without that space; the vocabulary is shared.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.known: dict[str, list[int]] = {}
+        self.model = None
+        if getattr(tokenizer, "is_fast", False):
+            backend = tokenizer.backend_tokenizer
+            if any(
+                part and _adds_space(part) for part in (backend.normalizer, backend.pre_tokenizer)
+            ):
+                self.model = backend.model
+                self.normalizer = _without_space(backend.normalizer)
+                self.pre_tokenizer = _without_space(backend.pre_tokenizer)
+
+    def ids(self, word: str) -> list[int]:
+        """The sub-words of a word; none where the tokenizer drops it."""
+        if word not in self.known:
+            text = word if self.normalizer is None else self.normalizer.normalize_str(word)
+            parts = [text]
+            if self.pre_tokenizer is not None:
+                parts = [part for part, _ in self.pre_tokenizer.pre_tokenize_str(text)]
+            self.known[word] = [t.id for part in parts for t in self.model.tokenize(part)]
+        return self.known[word]
+
+    def replace(
+        self, inputs: Inputs, word_ids: WordIds, words: Sequence[str], attached: Sequence[bool]
+    ) -> tuple[Inputs, WordIds]:
+        """The inputs and the words of a sentence whose attached words have no space before them."""
+        if self.model is None:
+            return inputs, word_ids
+        columns: Inputs = {name: [] for name in inputs}
+        owners: WordIds = []
+        for n, (word, first) in enumerate(zip(word_ids, first_subwords(word_ids), strict=True)):
+            ids = self.ids(words[word]) if word is not None and attached[word] else []
+            if not ids:
+                ids = [inputs["input_ids"][n]]
+            elif first is None:
+                continue  # the pieces stand at the word's first sub-word
+            for name, values in inputs.items():
+                columns[name] += ids if name == "input_ids" else [values[n]] * len(ids)
+            owners += [word] * len(ids)
+        return columns, owners
+
+
+def _adds_space(component: Any) -> bool:
+    """Whether a normalizer or pre-tokenizer puts a space before its input."""
+    return _without_space_in(json.loads(component.__getstate__()))[1]
+
+
+def _without_space(component: Any) -> Any:
+    """A copy of a normalizer or pre-tokenizer that puts no space before its input."""
+    if component is None:
+        return None
+    state, _ = _without_space_in(json.loads(component.__getstate__()))
+    if state is None:
+        return None
+    copied = copy.deepcopy(component)
+    copied.__setstate__(json.dumps(state).encode())
+    return copied
+
+
+def _without_space_in(state: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """A component's state without the space before its input, and whether there was one."""
+    kind = state.get("type")
+    if kind == "Prepend":
+        return None, True
+    if kind == "ByteLevel":
+        return {**state, "add_prefix_space": False}, bool(state.get("add_prefix_space"))
+    if kind == "Metaspace":
+        changed = {**state, "prepend_scheme": "never", "add_prefix_space": False}
+        changed = {k: v for k, v in changed.items() if k in state or k == "prepend_scheme"}
+        return changed, state.get("prepend_scheme") != "never"
+    found = False
+    for name in ("normalizers", "pretokenizers"):
+        if name in state:
+            parts = [_without_space_in(part) for part in state[name]]
+            found = found or any(was for _, was in parts)
+            state = {**state, name: [part for part, _ in parts if part is not None]}
+    return state, found
 
 
 def _stand_in(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
@@ -171,12 +283,12 @@ def _stand_in(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
     )
 
 
-def _fitting_words(word_ids: Sequence[int | None], max_length: int) -> int:
-    """How many words fit as a whole into `max_length` sub-words, at least 1."""
-    sizes = Counter(word_ids)
-    room = max_length - sizes.pop(None, 0)
-    fitting = 0
-    while sizes[fitting] <= room:
-        room -= sizes[fitting]
-        fitting += 1
-    return max(fitting, 1)
+def _fitting_positions(word_ids: WordIds, max_length: int) -> list[int]:
+    """The sub-words that are left of a sentence cut to `max_length`: of whole words, or of one."""
+    inside = [n for n, word in enumerate(word_ids) if word is not None]
+    room = max_length - (len(word_ids) - len(inside))
+    fitting = inside[:room]
+    if word_ids[inside[room]] == word_ids[fitting[-1]]:  # the cut goes through a word
+        whole = [n for n in fitting if word_ids[n] != word_ids[fitting[-1]]]
+        fitting = whole or fitting
+    return [*range(inside[0]), *fitting, *range(inside[-1] + 1, len(word_ids))]

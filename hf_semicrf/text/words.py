@@ -1,16 +1,204 @@
-"""Split raw text into words: the positions of the lattice, with their places in the text."""
+"""Split raw text into words: the positions of the lattice, with their places in the text.
+
+A splitter is part of a model: what it was trained on it has to be given. Four splitters have names,
+a pattern makes another, and so does a function.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 
-_WORD = re.compile(r"\w+(?:[-_]\w+)*|\S")
+Span = tuple[int, int]
+Function = Callable[[str], Iterable[Span]]
+
+NAMES = ("unicode", "hyphens", "punctuation", "spaces", "simple")
+DEFAULT = "unicode"
+BEFORE_SPLITTERS = "simple"  # of models that were saved before splitters had names
+PATTERN = "pattern:"
+FUNCTION = "function"
+
+# Letters of scripts that are written without spaces, from Unicode's Scripts.txt
+_WITHOUT_SPACES = (
+    "\u0e00-\u0e7f"  # Thai
+    "\u0e80-\u0eff"  # Lao
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese
+    "\u1780-\u17ff"  # Khmer
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"  # Han
+    "\u3041-\u3096\u309d-\u309f"  # Hiragana
+    "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"  # Katakana
+)
+_GRAPHEME_ENDS = "\u0e33\u0eb3"  # vowels of Thai and Lao that no word begins with
+_JOINERS = "\u00ad\u200c\u200d"  # soft hyphen, ZWNJ, ZWJ
+_ZWJ = "\u200d"
 
 
-def split_words(text: str) -> list[tuple[str, int, int]]:
-    """Split raw text into words: runs of letters and digits, also with inner hyphens, or one mark.
+@dataclass(frozen=True)
+class Splitter:
+    r"""How raw text is cut into words.
+
+    Args:
+        name: What a configuration stores:
+
+            - "unicode": runs of letters and digits, also with inner hyphens, or one mark. Combining
+              marks, joiners and soft hyphens stay in their word. Scripts that are written without
+              spaces are cut into graphemes.
+            - "hyphens": the same, cut at hyphens too.
+            - "punctuation": the same, cut at hyphens and at underscores.
+            - "spaces": whatever stands between spaces.
+            - "simple": letters and digits as Python's ``\w`` has them, without a word on marks.
+            - "pattern:..." with a regular expression after the colon: each match is a word. It is
+              matched by RE2, in time linear in the text.
+            - "function": a function, which is not stored.
+        function: From a text to the (first character, character after the last) of each word.
+    """
+
+    name: str = DEFAULT
+    function: Function | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names and broken patterns."""
+        if (self.name == FUNCTION) != (self.function is not None):
+            raise ValueError(
+                "expected the function that splits text into words, which is not saved with the "
+                "model: pass splitter=..., a function from a text to (start, end) pairs"
+            )
+        if self.name.startswith(PATTERN):
+            _re2_spans(self.name.removeprefix(PATTERN), "")
+        elif self.name not in (*NAMES, FUNCTION):
+            raise ValueError(
+                f"expected a splitter among {', '.join(NAMES)} or {PATTERN!r} and a regular "
+                f"expression, got {self.name!r}"
+            )
+
+    @classmethod
+    def of(cls, splitter: str | Function | Splitter | None) -> Splitter:
+        """A splitter from its name, from a function, or the default.
+
+        Raises:
+            ValueError: The name is unknown, or the pattern is no regular expression of RE2.
+            TypeError: It is none of these.
+        """
+        if splitter is None:
+            return cls()
+        if isinstance(splitter, Splitter):
+            return splitter
+        if isinstance(splitter, str):
+            return cls(splitter)
+        if callable(splitter):
+            return cls(FUNCTION, splitter)
+        raise TypeError(
+            f"expected a splitter's name, a pattern or a function, got {type(splitter).__name__}"
+        )
+
+    def spans(self, text: str) -> list[Span]:
+        """Where each word begins and ends, in characters, half-open and in order.
+
+        Raises:
+            ValueError: The function gave spans that are empty, overlap or leave the text.
+        """
+        if self.function is not None:
+            return _checked([(int(a), int(b)) for a, b in self.function(text)], text)
+        if self.name.startswith(PATTERN):
+            return _re2_spans(self.name.removeprefix(PATTERN), text)
+        return [match.span() for match in _pattern(self.name).finditer(text)]
+
+    def words(self, text: str) -> list[tuple[str, int, int]]:
+        """(word, first character, character after the last) of each word."""
+        return [(text[start:end], start, end) for start, end in self.spans(text)]
+
+
+def split_words(text: str, splitter: Splitter | None = None) -> list[tuple[str, int, int]]:
+    """Split raw text into words, by the default splitter or another.
 
     Returns:
         (word, first character, character after the last) of each word, half-open.
     """
-    return [(match[0], match.start(), match.end()) for match in _WORD.finditer(text)]
+    return (splitter or Splitter()).words(text)
+
+
+def is_written_without_spaces(character: str) -> bool:
+    """Whether a character belongs to a script that is written without spaces."""
+    return _without_spaces().match(character) is not None
+
+
+def _checked(spans: list[Span], text: str) -> list[Span]:
+    before = 0
+    for start, end in spans:
+        if not before <= start < end <= len(text):
+            raise ValueError(
+                f"expected words in order, not empty and inside the text of {len(text)} "
+                f"characters, got the span ({start}, {end}) after {before}"
+            )
+        before = end
+    return spans
+
+
+@lru_cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """The regular expression of a named splitter; no two of its parts can match the same text."""
+    if name == "simple":
+        return re.compile(r"\w+(?:[-_]\w+)*|\S")
+    if name == "spaces":
+        return re.compile(r"\S+")
+    stays = _marks() + _JOINERS
+    underscore = "_" if name == "punctuation" else ""
+    letter = rf"[^\W{_WITHOUT_SPACES}{underscore}]"
+    run = rf"{letter}(?:{letter}|[{stays}])*"
+    if name == "unicode":
+        run += rf"(?:[-_]{run})*"
+    grapheme = rf"[{_WITHOUT_SPACES}][{stays}{_GRAPHEME_ENDS}]*"
+    # an emoji that a joiner glues together is one word
+    mark = rf"[^\s\w][{stays}]*(?:(?<={_ZWJ})[^\s\w{stays}][{stays}]*)*|\S[{stays}]*"
+    return re.compile(rf"{run}|{grapheme}|{mark}")
+
+
+@lru_cache
+def _without_spaces() -> re.Pattern[str]:
+    return re.compile(f"[{_WITHOUT_SPACES}]")
+
+
+@lru_cache
+def _marks() -> str:
+    """The combining marks of Unicode, as ranges of a character class."""
+    ranges: list[list[int]] = []
+    for code in (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)):
+        if unicodedata.category(chr(code))[0] == "M":
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+def _re2_spans(pattern: str, text: str) -> list[Span]:
+    """The matches of a pattern that are not empty, found by RE2 in linear time."""
+    import pyarrow
+    from pyarrow.compute import replace_substring_regex
+
+    # two characters that stand for nothing in any text frame the matches
+    start, end = "\ufdd0", "\ufdd1"
+    plain = text.replace(start, "\ufffd").replace(end, "\ufffd")
+    try:
+        framed = replace_substring_regex(
+            pyarrow.array([plain]), pattern=f"({pattern})", replacement=f"{start}\\1{end}"
+        )[0].as_py()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(
+            f"expected a regular expression of RE2, got {pattern!r}: {error}"
+        ) from None
+    spans: list[Span] = []
+    at = opened = 0
+    for character in framed:
+        if character == start:
+            opened = at
+        elif character == end:
+            if opened < at:
+                spans.append((opened, at))
+        else:
+            at += 1
+    return spans
