@@ -38,7 +38,7 @@ SPLITS = ("train", "validation", "test")
 # flags that are settings of the head where they are given
 HEAD = (
     *("max_segment_length", "scorer", "base_model", "threshold", "head_temperature"),
-    *("constraints", "unknown", "label_scheme"),
+    *("constraints", "unknown", "label_scheme", "splitter"),
 )
 
 
@@ -114,6 +114,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--unknown",
         choices=["error", "marginalize"],
         help='with "marginalize", training sums over the tags of words whose tag is "?"',
+    )
+    group.add_argument(
+        "--splitter",
+        help="what a word of running text is: unicode, hyphens, punctuation, spaces, or pattern: "
+        "and a regular expression; the one that agrees with the data by default",
     )
     group.add_argument("--base_model", help="the encoder's public name for the model card")
 
@@ -250,6 +255,13 @@ def _describe(
         print(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
 
 
+def _written(split: Dataset) -> list[Any] | None:
+    """The text of each sentence and the places of its words; None where nobody knows."""
+    if not {"text", "offsets"} <= set(split.column_names):
+        return None
+    return list(zip(split["text"], split["offsets"], strict=True))
+
+
 def _prepare(
     args: argparse.Namespace,
     training_args: SemiCRFTrainingArguments,
@@ -257,9 +269,10 @@ def _prepare(
 ) -> tuple[SemiCRFTrainer, dict[str, Dataset]]:
     """The trainer, and the splits as the model reads them."""
     import torch
-    from transformers import AutoTokenizer, set_seed
+    from transformers import AutoConfig, AutoTokenizer, set_seed
 
     from hf_semicrf import (
+        SemiCRFConfig,
         SemiCRFDataCollator,
         SemiCRFForTokenClassification,
         SemiCRFTrainer,
@@ -268,7 +281,7 @@ def _prepare(
         prepare_tokenizer,
         seqeval_metrics,
     )
-    from hf_semicrf.data import label_names, named_tags, scheme_of
+    from hf_semicrf.data import choose_splitter, label_names, named_tags, scheme_of
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
@@ -279,6 +292,10 @@ def _prepare(
     if "max_segment_length" not in head:
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
+    choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
+    stored = AutoConfig.from_pretrained(args.model_name_or_path)
+    if args.splitter is None and not isinstance(stored, SemiCRFConfig):
+        head["splitter"] = choice.name
     model: Any = SemiCRFForTokenClassification.from_pretrained(
         args.model_name_or_path,
         labels=labels,
@@ -301,6 +318,7 @@ def _prepare(
         )
         for name, split in splits.items()
     }
+    print(choice.of(model.config.splitter))
     print(f"labels: {' '.join(model.config.labels)}")
     longest = model.config.max_segment_length
     print(f"scheme {model.config.scheme.name}, segments of up to {longest} words")

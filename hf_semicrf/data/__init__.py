@@ -30,9 +30,12 @@ from hf_semicrf.data.readers import (
     text_of,
 )
 from hf_semicrf.data.records import ReadReport
+from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
 from hf_semicrf.data.writers import WRITERS, write_rows
 
 __all__ = [
+    "SplitterChoice",
+    "choose_splitter",
     "AlignmentCounts",
     "FORMATS",
     "ReadReport",

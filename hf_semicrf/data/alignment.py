@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme, Rules, types_as_bits
 from hf_semicrf.text import (
+    AS_WRITTEN,
+    attached,
     first_subwords,
     is_prepared,
     tokenize_words,
@@ -75,6 +77,8 @@ class TokenizeAndAlign:
         types_column: Column of the types that each word may have, where its tag is unknown: a list
             of type names a word, an empty one for any; may be missing.
         constraints: The model's, to refuse tags that break them; with `max_segment_length`.
+        splitter: The model's, which says whether words are tokenised as people write them (see
+            `hf_semicrf.text.attached`); that of the configuration by default.
         label_scheme: The scheme of the tags, where `labels` are names with ids and it should not be
             recognised from them.
     """
@@ -90,6 +94,7 @@ class TokenizeAndAlign:
         types_column: str = "allowed_types",
         constraints: Mapping[str, Any] | None = None,
         label_scheme: str | None = None,
+        splitter: str | None = None,
     ) -> None:
         """See the class."""
         if not is_prepared(tokenizer):
@@ -98,6 +103,8 @@ class TokenizeAndAlign:
             max_length = tokenizer.model_max_length
         self.tokenizer = tokenizer
         self.scheme = _scheme(labels, label_scheme)
+        name = splitter or getattr(labels, "splitter", None)
+        self.as_written = name in AS_WRITTEN
         self.max_length = max_length
         self.tokens_column = tokens_column
         self.tags_column = tags_column
@@ -133,7 +140,8 @@ class TokenizeAndAlign:
         types = self._allowed_types(batch, sentences)
         before = AlignmentCounts(**asdict(self.counts))
         columns: dict[str, list[list[int]]] = {}
-        tokenized = tokenize_words(self.tokenizer, sentences, self.max_length)
+        joins = [attached(words) for words in sentences] if self.as_written else None
+        tokenized = tokenize_words(self.tokenizer, sentences, self.max_length, joins)
         for row, (inputs, word_ids) in enumerate(tokenized):
             firsts = first_subwords(word_ids)
             inputs["word_mask"] = [int(word is not None) for word in firsts]

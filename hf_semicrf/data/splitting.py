@@ -30,19 +30,18 @@ class SplitterChoice:
     agreeing: dict[str, int]
     on: str
 
-    def __str__(self) -> str:
-        """The choice in a sentence."""
-        default = CANDIDATES[0]
-        missed = self.words - self.agreeing[self.name]
-        if self.name == default:
-            return (
-                f"splitter {default!r}: prediction splits {missed:,} of {self.words:,} words "
-                f"otherwise ({self.on})"
-            )
-        before = self.words - self.agreeing[default]
+    def of(self, splitter: str) -> str:
+        """A sentence on the splitter of a model: how many words it splits otherwise.
+
+        Args:
+            splitter: Its name; the one chosen or another.
+        """
+        counts = ", ".join(
+            f"{name} {self.words - right:,}" for name, right in self.agreeing.items()
+        )
         return (
-            f"splitter {self.name!r}: prediction splits {missed:,} of {self.words:,} words "
-            f"otherwise, where {default!r} would split {before:,} ({self.on})"
+            f"splitter {splitter}: of {self.words:,} words, prediction would split otherwise "
+            f"({self.on}): {counts}"
         )
 
 

@@ -153,7 +153,7 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         dynamo=True,
         verbose=False,
     )
-    decoder = decoder_of(model)._asdict()
+    decoder = {**decoder_of(model)._asdict(), "splitter": model.config.splitter}
     (folder / DECODER_NAME).write_text(json.dumps(decoder, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(numpy_decoder.__file__, folder / "numpy_decoder.py")
     tokenizer.save_pretrained(folder)

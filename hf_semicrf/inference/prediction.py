@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,17 +18,20 @@ from hf_semicrf.inference.distribution import (
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
 from hf_semicrf.results import Entity, Prediction, Segment
 from hf_semicrf.text import (
+    AS_WRITTEN,
+    Splitter,
     Window,
+    attached,
     first_subwords,
     is_prepared,
     prepare_tokenizer,
     sections,
-    split_words,
     windows_of,
 )
 
 Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
+Split = str | Callable[[str], Any] | Splitter
 
 
 @dataclass
@@ -67,19 +70,29 @@ class Document:
     results: list[WindowResult] = field(default_factory=list)
 
     @classmethod
-    def of(cls, text: str | Sequence[str]) -> Document:
+    def of(cls, text: str | Sequence[str], splitter: Splitter | None = None) -> Document:
         """A document of a raw string or of a list of words.
+
+        Args:
+            text: The string, or the words.
+            splitter: Cuts strings into words; the default one where None.
 
         Raises:
             ValueError: It is neither.
         """
         if isinstance(text, str):
-            split = split_words(text)
-            spans = [(start, end) for _, start, end in split]
-            return cls(text, [word for word, _, _ in split], spans)
+            spans = (splitter or Splitter()).spans(text)
+            return cls(text, [text[start:end] for start, end in spans], spans)
         if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
             raise ValueError(f"expected a string or a list of words as a text, got {text!r:.80}")
         return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
+
+    def attached(self) -> list[bool]:
+        """Whether each word follows the one before without a space."""
+        if self.text is None:
+            return attached(self.words)
+        ends = [-1, *(end for _, end in self.spans)]
+        return [start == end for (start, _), end in zip(self.spans, ends, strict=False)]
 
     def sections(self) -> list[tuple[int, int]]:
         """The words [first, end) that each window answers for."""
@@ -153,10 +166,11 @@ def predict(
     max_length: int | None = None,
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
+    splitter: Split | None = None,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
     tokenizer = _prepared(tokenizer)
-    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints)
+    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints, splitter)
     _read(model, documents, tokenizer, batch_size, threshold, decode)
     return [document.entities() for document in documents]
 
@@ -173,12 +187,13 @@ def analyze(
     max_length: int | None = None,
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
+    splitter: Split | None = None,
 ) -> list[Prediction]:
     """What ``SemiCRFForTokenClassification.analyze`` promises."""
     if n_best < 0:
         raise ValueError(f"expected an n_best of at least 0 segmentations, got {n_best}")
     tokenizer = _prepared(tokenizer)
-    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints)
+    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints, splitter)
     for number, document in enumerate(documents):
         if n_best and len(document.results) > 1:
             raise ValueError(
@@ -197,6 +212,7 @@ def _documents(
     max_length: int | None,
     overlap: int | None,
     constraints: Sequence[Constraints | None] | None,
+    splitter: Split | None,
 ) -> list[Document]:
     """Cut texts into words and into windows that fit the encoder."""
     if isinstance(texts, str):
@@ -208,7 +224,13 @@ def _documents(
             f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
             f"{len(constraints)}"
         )
-    documents = [Document.of(text) for text in texts]
+    cutter = None
+    if any(isinstance(text, str) for text in texts):  # words need no splitter
+        cutter = Splitter.of(model.config.splitter if splitter is None else splitter)
+    documents = [Document.of(text, cutter) for text in texts]
+    joins = None
+    if model.config.splitter in AS_WRITTEN:
+        joins = [document.attached() for document in documents]
     limits = [n for n in (max_length, _max_length(model, tokenizer)) if n is not None]
     cut = windows_of(
         [document.words for document in documents],
@@ -216,6 +238,7 @@ def _documents(
         min(limits, default=None),
         overlap,
         model.config.max_segment_length,
+        joins,
     )
     for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
         document.results = [WindowResult(window, number) for window in windows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +17,10 @@ from transformers import (
 from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
 from hf_semicrf.hub import AUTO_MAP, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
+from hf_semicrf.text import BEFORE_SPLITTERS, Splitter
 
 UNKNOWN = ("error", "marginalize")
+FUNCTION = "function"  # a splitter that is not saved
 
 
 # schemes of label lists, read once: every forward pass asks for one. A dictionary and no
@@ -39,6 +41,8 @@ class SemiCRFConfig(PretrainedConfig):
             ``types``, ``lengths``, ``transitions``, ``initial`` and ``final``, as
             ``{"lengths": {"PER": [1, 4]}, "transitions": {"PER": ["O", "LOC"]}}``; see
             ``hf_semicrf.labels.constraints.Rules.read``.
+        splitter: What a word of raw text is: a name or a pattern of `hf_semicrf.text.Splitter`. Of
+            a function, which is not saved, it is recorded that there was one.
         unknown: What a word of ``word_mask`` whose label is -100 does in training: "error", or
             "marginalize" to train by the log-probability of all segmentations that agree with the
             labels that are known.
@@ -61,6 +65,7 @@ class SemiCRFConfig(PretrainedConfig):
         *,
         label_scheme: str | None = None,
         constraints: Mapping[str, Any] | None = None,
+        splitter: str | Callable[[str], Any] = "unicode",
         unknown: str = "error",
         base_model: str | None = None,
         has_word_starts: bool = False,
@@ -68,6 +73,8 @@ class SemiCRFConfig(PretrainedConfig):
     ):
         kwargs = without_removed(kwargs)
         head = HeadSettings(**{name: kwargs.pop(name) for name in DEFAULTS if name in kwargs})
+        if splitter != FUNCTION:
+            splitter = Splitter.of(splitter).name
         if unknown not in UNKNOWN:
             raise ValueError(f"expected unknown among {UNKNOWN}, got {unknown!r}")
         if encoder_config is None:
@@ -99,11 +106,26 @@ class SemiCRFConfig(PretrainedConfig):
             setattr(self, name, value)
         self.label_scheme = label_scheme
         self.constraints = constraints and dict(constraints)
+        self.splitter = splitter
         self.unknown = unknown
         self.has_word_starts = has_word_starts
         self.base_model = None if base_model and os.path.isdir(base_model) else base_model
         super().__init__(**kwargs)
         self.rules  # noqa: B018  (refuse constraints that cannot be met)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A configuration from its dictionary.
+
+        Args:
+            config_dict: As `to_dict` gives it; without a splitter, that of earlier versions counts.
+            **kwargs: What every configuration takes.
+        """
+        return super().from_dict({"splitter": BEFORE_SPLITTERS, **config_dict}, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json holds: all that is no default, and the splitter."""
+        return {**super().to_diff_dict(), "splitter": self.splitter}
 
     @property
     def head_settings(self) -> HeadSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -430,6 +430,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         max_length: int | None = None,
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+        splitter: str | Callable[[str], Any] | None = None,
     ) -> list[list[Entity]]:
         """Find the entities of texts, in their order.
 
@@ -457,6 +458,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 given back), a list of types or None for any; or "O" where no word of the span lies
                 in an entity. With "exclude" true, exactly this span is no such entity. What they
                 forbid has probability 0; they take a mask [B, N, L, C] of each batch.
+            splitter: Cuts strings into words, instead of the model's own: a name or a pattern of
+                `hf_semicrf.text.Splitter`, or a function from a text to (start, end) pairs. A model
+                that was made with a function needs it here.
 
         Returns:
             For each text a list of entities, dictionaries: ``label``, ``score`` (the probability of
@@ -478,6 +482,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_length=max_length,
             overlap=overlap,
             constraints=constraints,
+            splitter=splitter,
         )
 
     def analyze(
@@ -492,6 +497,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         max_length: int | None = None,
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+        splitter: str | Callable[[str], Any] | None = None,
     ) -> list[Prediction]:
         """Find the entities of texts, and how sure the model is of them.
 
@@ -506,6 +512,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_length: Sub-words in a window.
             overlap: Words that neighbouring windows share.
             constraints: For each text None or a list of what is known of its spans.
+            splitter: Cuts strings into words.
 
         Returns:
             For each text its entities, the posteriors of types and boundaries at each word, the
@@ -526,6 +533,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             max_length=max_length,
             overlap=overlap,
             constraints=constraints,
+            splitter=splitter,
         )
 
     def _encode(self, inputs: dict[str, Any], **outputs: bool | None) -> ModelOutput:

@@ -8,9 +8,11 @@ from hf_semicrf.text.detokenization import attached, detokenize
 from hf_semicrf.text.lattice import Lattice, word_start_table, word_starts
 from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
 from hf_semicrf.text.windows import Window, sections, windows_of
-from hf_semicrf.text.words import Splitter, split_words
+from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, Splitter, split_words
 
 __all__ = [
+    "AS_WRITTEN",
+    "BEFORE_SPLITTERS",
     "Splitter",
     "attached",
     "detokenize",

@@ -162,7 +162,9 @@ def _fast_rows(
 ) -> Iterator[tuple[Inputs, WordIds]]:
     """The inputs and the words of each sentence, by a fast tokenizer, all at once."""
     words = [list(sentence) for sentence in sentences]
-    batch = tokenizer(words, is_split_into_words=True, verbose=False) if words else {}
+    if not words:
+        return
+    batch = tokenizer(words, is_split_into_words=True, verbose=False)
     for row in range(len(words)):
         yield {name: list(values[row]) for name, values in batch.items()}, batch.word_ids(row)
 
@@ -212,6 +214,7 @@ class _AttachedPieces:
             parts = [text]
             if self.pre_tokenizer is not None:
                 parts = [part for part, _ in self.pre_tokenizer.pre_tokenize_str(text)]
+            assert self.model is not None
             self.known[word] = [t.id for part in parts for t in self.model.tokenize(part)]
         return self.known[word]
 

@@ -34,6 +34,7 @@ def windows_of(
     max_length: int | None,
     overlap: int | None,
     longest: int,
+    attached: Sequence[Sequence[bool]] | None = None,
 ) -> Iterator[list[Window]]:
     """Cut texts into windows, each as many words as fit the encoder.
 
@@ -45,6 +46,7 @@ def windows_of(
             quarter of a window, and at least a whole segment. The last window begins as early as
             it fits, whatever it shares then.
         longest: Words in the longest segment.
+        attached: As `tokenize_words` takes it.
 
     Yields:
         The windows of each text in order, which cover its words; none where it has no words.
@@ -52,7 +54,8 @@ def windows_of(
     Raises:
         ValueError: `max_length` has no room beside the special tokens.
     """
-    tokenized = tokenize_words(tokenizer, [text for text in texts if text])
+    joins = attached and [row for row in attached if row]
+    tokenized = tokenize_words(tokenizer, [text for text in texts if text], attached=joins)
     for text in texts:
         if not text:
             yield []

@@ -20,6 +20,8 @@ DEFAULT = "unicode"
 BEFORE_SPLITTERS = "simple"  # of models that were saved before splitters had names
 PATTERN = "pattern:"
 FUNCTION = "function"
+# the splitters under which a list of words is tokenised as people write it: see `attached`
+AS_WRITTEN = ("unicode", "hyphens", "punctuation")
 
 # Letters of scripts that are written without spaces, from Unicode's Scripts.txt
 _WITHOUT_SPACES = (
