@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_semicrf.data import count_entities
-from hf_semicrf.head import fit_temperature, fit_threshold
+from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, threshold_doubt
 from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.reporting import plot_scores
@@ -75,6 +75,7 @@ class SemiCRFTrainer(Trainer):
                 f"got {type(args).__name__}"
             )
         super().__init__(model, args, **kwargs)
+        self.doubts: list[str] = []  # what `calibrate` has not fitted
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay is for matrices: not for biases (whatever their shape), scales and norms."""
@@ -109,8 +110,13 @@ class SemiCRFTrainer(Trainer):
             for name, value in model.named_parameters()
         }
 
-    def calibrate(self, dataset: Any, temperature: bool = True, threshold: bool = True) -> None:
+    def calibrate(
+        self, dataset: Any, temperature: bool = True, threshold: bool = True
+    ) -> list[str]:
         """Fit the model's temperature, then its threshold, on held-out sentences.
+
+        What the sentences do not carry stays as it is: see `temperature_doubt` and
+        `threshold_doubt` of `hf_semicrf.head`.
 
         How is said by the arguments' `temperature_loss` and `threshold_rule`. Every process reads
         all sentences, so that all come to the same numbers; sentences with unknown words are left
@@ -121,8 +127,8 @@ class SemiCRFTrainer(Trainer):
             temperature: Whether to fit the temperature.
             threshold: Whether to choose the threshold.
 
-        Raises:
-            ValueError: No sentence is left.
+        Returns:
+            What was not fitted, and why; a sentence each. The log and the card say it too.
         """
         model = self.accelerator.unwrap_model(self.model)
         was_training = self.model.training
@@ -134,12 +140,25 @@ class SemiCRFTrainer(Trainer):
             with torch.no_grad():
                 output = self.model(**self._prepare_inputs(batch), output_potentials=True)
             batches.append(output.potentials)
-        if temperature and self.args.temperature_loss != "none":
-            model.set_temperature(fit_temperature(batches, self.args.temperature_loss))
-        if threshold and self.args.threshold_rule != "none":
-            chosen = fit_threshold(batches, model.config.head_temperature, self.args.threshold_rule)
-            model.set_threshold(chosen)
+        config, doubts = model.config, []
+        loss, rule = self.args.temperature_loss, self.args.threshold_rule
+        nothing = None if batches else "no sentence of the validation data has all its labels"
+        if temperature and loss != "none":
+            fitted = config.head_temperature if nothing else fit_temperature(batches, loss)
+            if doubt := nothing or temperature_doubt(batches, fitted, loss):
+                doubts.append(f"temperature kept at {config.head_temperature}: {doubt}")
+            else:
+                model.set_temperature(fitted)
+        if threshold and rule != "none":
+            if doubt := nothing or threshold_doubt(batches, config.head_temperature):
+                doubts.append(f"threshold kept at {config.threshold}: {doubt}")
+            else:
+                model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
         self.model.train(was_training)
+        for doubt in doubts:
+            logger.warning("Not calibrated, %s.", doubt)
+        self.doubts = doubts
+        return doubts
 
     def create_model_card(
         self,
@@ -185,7 +204,7 @@ class SemiCRFTrainer(Trainer):
             entity_counts=self._entity_counts(model.config.scheme),
             sentences=sentences or self._sentences(),
             speed=describe_speed(self.args, self.state.log_history),
-            training=describe_training(self.args),
+            training=describe_training(self.args) | self._not_calibrated(),
             examples=examples,
             dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
             language=language,
@@ -194,6 +213,10 @@ class SemiCRFTrainer(Trainer):
             adapter=getattr(model, "peft_config", None) is not None,
         )
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _not_calibrated(self) -> dict[str, str]:
+        """What `calibrate` has not fitted, as a row of the card."""
+        return {"not calibrated": "; ".join(self.doubts)} if self.doubts else {}
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """The stock push while training, which copies weights and config.json only."""

@@ -122,16 +122,50 @@ def test_stock_arguments_are_refused(folder, tmp_path):
         SemiCRFTrainer(None, TrainingArguments(str(tmp_path)))
 
 
+def noisy(dataset):
+    """The rows many times over, with one in six of their entities missing from the labels."""
+    rows = [dict(row) for row in dataset] * 12
+    for row in rows[::6]:
+        row["labels"] = [tag if tag == -100 else 0 for tag in row["labels"]]
+    return rows
+
+
 def test_calibration_sets_temperature_and_threshold_from_held_out_sentences(folder, tmp_path):
-    subject = trainer(folder, tmp_path, num_train_epochs=4, head_learning_rate=1e-1)
+    subject = trainer(folder, tmp_path, num_train_epochs=6, head_learning_rate=1e-2)
     subject.train()
     subject.calibrate(subject.eval_dataset, temperature=False, threshold=False)
     config = subject.model.config
     assert (config.head_temperature, config.threshold) == (1.0, 0.4)
-    subject.calibrate(subject.eval_dataset)
-    assert config.head_temperature == subject.model.classifier.temperature != 1.0
-    f1 = subject.evaluate()["eval_overall_f1"]
-    assert config.threshold == pytest.approx(f1 / 2, abs=0.05)
+    rows = noisy(subject.eval_dataset)
+    assert subject.calibrate(rows) == []
+    assert config.head_temperature == subject.model.classifier.temperature > 1.0
+    f1 = subject.evaluate(rows)["eval_overall_f1"]
+    assert config.threshold == pytest.approx(f1 / 2, abs=0.05) and f1 < 0.95
+
+
+def test_what_the_data_do_not_carry_is_kept_and_said(folder, tmp_path, caplog):
+    subject = trainer(folder, tmp_path, num_train_epochs=4, head_learning_rate=1e-1)
+    subject.train()
+    config = subject.model.config
+    rows = noisy(subject.eval_dataset)
+    nothing = [{**row, "labels": [min(tag, 0) for tag in row["labels"]]} for row in rows]
+    unfindable = [row for row in rows if set(row["labels"]) & {1}][:4]
+    unfindable = [{**row, "labels": [t if t == -100 else 0 for t in row["labels"]]}
+                  for row in unfindable]  # fmt: skip
+    unknown = [{**row, "labels": [-100] * len(row["labels"])} for row in rows]
+    subject.data_collator.allow_unknown = True
+    for data, reasons in (
+        (nothing, ("threshold kept at 0.4: none of the 0 entities",)),
+        (unfindable, ("threshold kept at 0.4: none of the 0 entities",)),
+        (rows[:3], ("temperature kept at 1.0: any temperature from", "F1 lies between")),
+        (unknown, ("temperature kept at 1.0: no sentence", "threshold kept at 0.4: no sentence")),
+    ):
+        with caplog.at_level("WARNING", "hf_semicrf.trainer"):
+            said = " ".join(subject.calibrate(data, temperature=len(reasons) > 1))
+        assert all(reason in said for reason in reasons), said
+        assert (config.head_temperature, config.threshold) == (1.0, 0.4)
+    subject.create_model_card()
+    assert "not calibrated" in (tmp_path / "README.md").read_text()
 
 
 def test_calibration_can_be_switched_off(folder, tmp_path):
@@ -145,11 +179,9 @@ def test_calibration_leaves_out_sentences_with_unknown_words(folder, tmp_path):
     subject = trainer(folder, tmp_path)
     subject.data_collator.allow_unknown = True
     subject.model.config.unknown = "marginalize"
-    rows = list(subject.eval_dataset)
+    rows = noisy(subject.eval_dataset)
     subject.calibrate(rows)
     found = subject.model.config.head_temperature
     partly = {**rows[0], "labels": [-100] * len(rows[0]["labels"])}
     subject.calibrate([*rows, partly])
     assert subject.model.config.head_temperature == found
-    with pytest.raises(ValueError, match="at least one batch"):
-        subject.calibrate([partly])

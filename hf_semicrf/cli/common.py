@@ -89,6 +89,9 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
     Args:
         parser: The command's.
     """
+    for stream in (sys.stdout, sys.stderr):  # results hold characters of any script
+        if (stream.encoding or "utf-8").lower().replace("-", "") != "utf8":
+            getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8")
     try:
         yield
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -154,12 +157,12 @@ def above_zero(text: str) -> float:
 
 
 def existing_file(text: str) -> str:
-    """The type of files that are there.
+    """The type of files that are there, or folders of them, such as BRAT's.
 
     Args:
         text: What was given.
     """
-    if not Path(text).is_file():
+    if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"expected a file, found none at {text!r}")
     return text
 

@@ -282,6 +282,7 @@ def _prepare(
         seqeval_metrics,
     )
     from hf_semicrf.data import choose_splitter, label_names, named_tags, scheme_of
+    from hf_semicrf.inference import longest_input
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
@@ -306,7 +307,9 @@ def _prepare(
     align = TokenizeAndAlign(
         tokenizer,
         model.config,
-        max_length=args.max_length,
+        max_length=min(
+            (n for n in (args.max_length, longest_input(model, tokenizer)) if n), default=None
+        ),
         tokens_column=args.tokens_column,
         tags_column=args.tags_column,
         max_segment_length=model.config.max_segment_length,

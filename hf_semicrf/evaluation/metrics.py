@@ -31,18 +31,12 @@ def seqeval_metrics(config: Any) -> Callable[[EvalPrediction], dict[str, float]]
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         predictions = prediction.predictions
-        if isinstance(predictions, tuple | list):
-            predictions = predictions[0]
-        predicted, labels = np.asarray(predictions), np.asarray(prediction.label_ids)
-        if predicted.ndim == 3:
-            predicted = predicted.argmax(-1)
-        if predicted.ndim != 2 or predicted.shape != labels.shape:
-            raise ValueError(
-                f"expected predictions [B, T] or [B, T, K] for labels {list(labels.shape)}, got "
-                f"{list(np.shape(predictions))}"
-            )
-        words = labels != UNKNOWN_TAG
-        rows = list(zip(predicted, labels, words, strict=True))
+        truth: Any = prediction.label_ids
+        if isinstance(truth, list):  # a batch each: eval_do_concat_batches=False
+            batches = list(zip(predictions, truth, strict=True))
+        else:
+            batches = [(predictions, truth)]
+        rows = [row for batch in batches for row in _rows(*batch)]
         return entity_scores(
             [row[mask].tolist() for row, _, mask in rows],
             [row[mask].tolist() for _, row, mask in rows],
@@ -50,6 +44,21 @@ def seqeval_metrics(config: Any) -> Callable[[EvalPrediction], dict[str, float]]
         )
 
     return compute_metrics
+
+
+def _rows(predictions: Any, truth: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The predicted tags, the true ones and where words stand, of each sentence of a batch."""
+    if isinstance(predictions, tuple | list):
+        predictions = predictions[0]
+    predicted, labels = np.asarray(predictions), np.asarray(truth)
+    if predicted.ndim == 3:
+        predicted = predicted.argmax(-1)
+    if predicted.ndim != 2 or predicted.shape != labels.shape:
+        raise ValueError(
+            f"expected predictions [B, T] or [B, T, K] for labels {list(labels.shape)}, got "
+            f"{list(np.shape(predictions))}"
+        )
+    return list(zip(predicted, labels, labels != UNKNOWN_TAG, strict=True))
 
 
 def entity_scores(

@@ -4,7 +4,13 @@ Lives here: the settings, the module, the scorers that give segments their poten
 temperature and threshold. Needs torch alone: nothing here imports transformers.
 """
 
-from hf_semicrf.head.calibration import Scored, fit_temperature, fit_threshold
+from hf_semicrf.head.calibration import (
+    Scored,
+    fit_temperature,
+    fit_threshold,
+    temperature_doubt,
+    threshold_doubt,
+)
 from hf_semicrf.head.module import SemiCRF, SemiCRFOutput
 from hf_semicrf.head.settings import DEFAULTS, HeadSettings, RemovedError, without_removed
 
@@ -17,5 +23,7 @@ __all__ = [
     "SemiCRFOutput",
     "fit_temperature",
     "fit_threshold",
+    "temperature_doubt",
+    "threshold_doubt",
     "without_removed",
 ]

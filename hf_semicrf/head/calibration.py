@@ -17,6 +17,8 @@ from hf_semicrf import ops
 TEMPERATURES = (0.25, 8.0)
 THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
 SEARCH_STEPS = 14  # each leaves 0.62 of the interval: 0.4 % of the temperature in the end
+QUANTILE = 1.96  # of the normal distribution: 95 % intervals
+WIDEST = 0.2  # of the interval of an F1 that a threshold is read off
 TINY = 1e-9  # log of a probability that rounds to 0
 
 
@@ -128,6 +130,73 @@ def fit_threshold(
     f1 = [2 * right / max(found + gold, 1) for right, found, gold in counts]
     best = max(f1)
     return round(best / 2, 4) if rule == "half_f1" else THRESHOLDS[f1.index(best)]
+
+
+@torch.no_grad()
+def temperature_doubt(
+    batches: Sequence[Scored], temperature: float, loss: str = "sentence"
+) -> str | None:
+    """Why held-out sentences do not carry a temperature; None where they do.
+
+    They carry it if the range of temperatures that a likelihood-ratio test at 95 % does not reject
+    lies inside the range that is searched. Sentences that are all told right carry none: the surer
+    the model, the better.
+
+    Args:
+        batches: What the temperature was fitted on.
+        temperature: What `fit_temperature` found.
+        loss: As `fit_temperature` takes it.
+
+    Source: Wilks (1938), "The Large-Sample Distribution of the Likelihood Ratio".
+    """
+
+    def total(value: float) -> float:
+        return float(torch.stack([LOSSES[loss](batch, value) for batch in batches]).sum())
+
+    bar = total(temperature) + QUANTILE**2 / 2
+    for end in TEMPERATURES:
+        if total(end) <= bar:
+            low, high = TEMPERATURES
+            return (
+                f"any temperature from {min(temperature, end):.2f} to {max(temperature, end):.2f} "
+                f"explains the validation data, and only {low} to {high} is searched"
+            )
+    return None
+
+
+@torch.no_grad()
+def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str | None:
+    """Why held-out sentences do not carry a threshold; None where they do.
+
+    They carry it if some entity is found, and their F1 is known to 0.2: the width of its 95 %
+    interval, where F1 is a share of (found + true entities) / 2 trials.
+
+    Args:
+        batches: What the threshold was fitted on.
+        temperature: The temperature of decoding.
+
+    Source: Wilson (1927), "Probable Inference", for the interval.
+    """
+    counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
+    right, found, gold = max(counts, key=lambda row: 2 * row[0] / max(row[1] + row[2], 1))
+    if not right:
+        return f"none of the {gold:.0f} entities of the validation data is found at any threshold"
+    trials = (found + gold) / 2
+    low, high = _wilson(right / trials, trials)
+    if high - low > WIDEST:
+        return (
+            f"the validation data has {gold:.0f} entities, by which F1 lies between {low:.2f} and "
+            f"{high:.2f} (95 %): expected a range of at most {WIDEST}"
+        )
+    return None
+
+
+def _wilson(share: float, trials: float) -> tuple[float, float]:
+    """The 95 % interval of a share of trials."""
+    squared = QUANTILE**2 / trials
+    centre = (share + squared / 2) / (1 + squared)
+    half = QUANTILE / (1 + squared) * math.sqrt(share * (1 - share) / trials + squared / 4 / trials)
+    return centre - half, centre + half
 
 
 def _counts(batch: Scored, temperature: float) -> Tensor:

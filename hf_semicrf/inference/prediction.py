@@ -231,7 +231,7 @@ def _documents(
     joins = None
     if model.config.splitter in AS_WRITTEN:
         joins = [document.attached() for document in documents]
-    limits = [n for n in (max_length, _max_length(model, tokenizer)) if n is not None]
+    limits = [n for n in (max_length, longest_input(model, tokenizer)) if n is not None]
     cut = windows_of(
         [document.words for document in documents],
         tokenizer,
@@ -362,7 +362,7 @@ def _take_segments(
         ]
 
 
-def _max_length(model: Any, tokenizer: Any) -> int | None:
+def longest_input(model: Any, tokenizer: Any) -> int | None:
     """Sub-words that the encoder takes at once; None for no limit."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # RoBERTa and its kin count positions from behind the padding's
