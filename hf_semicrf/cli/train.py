@@ -255,6 +255,23 @@ def _describe(
         print(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
 
 
+def _refuse_unknown(
+    train: tuple[Dataset, ReadReport], args: argparse.Namespace, unknown: str | None
+) -> None:
+    """Refuse tags that nobody knows, unless training sums over them."""
+    from hf_semicrf.data import named_tags
+
+    if unknown == "marginalize":
+        return
+    data, report = train
+    for place, tags in zip(report.places, named_tags(data, args.tags_column), strict=False):
+        if any(tag in (None, "?", -100) for tag in tags):
+            raise ValueError(
+                f"{place}: expected a tag for each word, got an unknown one in {tags}; "
+                "--unknown marginalize trains on what is known"
+            )
+
+
 def _written(split: Dataset) -> list[Any] | None:
     """The text of each sentence and the places of its words; None where nobody knows."""
     if not {"text", "offsets"} <= set(split.column_names):
@@ -290,6 +307,7 @@ def _prepare(
     scheme = scheme_of(labels, read["train"][1], args.label_scheme)
     _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
+    _refuse_unknown(read["train"], args, head.get("unknown"))
     if "max_segment_length" not in head:
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
@@ -314,6 +332,7 @@ def _prepare(
         tags_column=args.tags_column,
         max_segment_length=model.config.max_segment_length,
         constraints=model.config.constraints,
+        windows=True,
     )
     inputs = {
         name: split.map(
@@ -361,17 +380,48 @@ def _train(
     trainer.save_metrics("train", result.metrics)
 
     metrics: dict[str, float] = {}
+    breakdown = None
     for name in ("validation", "test"):
         if name in inputs:
-            metrics = trainer.evaluate(inputs[name], metric_key_prefix=name)
+            metrics, breakdown = _evaluate(args, trainer, name, splits[name])
             with redirect_stdout(results):
                 trainer.log_metrics(name, metrics)
             trainer.save_metrics(name, metrics)
-    card = {"dataset": args.dataset_name} | _card_details(args, trainer, splits)
+    card = {"dataset": args.dataset_name, "breakdown": breakdown}
+    card |= _card_details(args, trainer, splits)
     trainer.create_model_card(**card)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**card)
     return metrics
+
+
+def _evaluate(
+    args: argparse.Namespace, trainer: SemiCRFTrainer, name: str, split: Dataset
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores over all entities of a split, as `hf-semicrf evaluate` has them, and the breakdown."""
+    from time import perf_counter
+
+    from hf_semicrf.cli.common import WithProgress
+    from hf_semicrf.evaluation import evaluate_tagger
+
+    began = perf_counter()
+    scores, breakdown = evaluate_tagger(
+        WithProgress(trainer.model),
+        trainer.processing_class,
+        split,
+        args.tokens_column,
+        args.tags_column,
+        batch_size=trainer.args.per_device_eval_batch_size,
+        **({"max_length": args.max_length} if args.max_length else {}),
+    )
+    seconds = perf_counter() - began
+    metrics = {f"{name}_{key}": value for key, value in scores.items()}
+    metrics |= {
+        f"{name}_runtime": seconds,
+        f"{name}_samples_per_second": len(split) / seconds,
+    }
+    trainer.log(dict(metrics))
+    return metrics, breakdown
 
 
 def _card_details(
@@ -379,7 +429,6 @@ def _card_details(
 ) -> dict[str, Any]:
     """What the model card says beyond the trainer's log: sizes, a breakdown and examples."""
     from hf_semicrf.data import entity_spans
-    from hf_semicrf.evaluation import evaluate_tagger
 
     model: Any = trainer.model
     tokenizer: Any = trainer.processing_class
@@ -387,8 +436,6 @@ def _card_details(
     texts = args.card_examples or []
     held_out = splits.get("test", splits.get("validation"))
     if held_out is not None:
-        columns = (args.tokens_column, args.tags_column)
-        _, details["breakdown"] = evaluate_tagger(model, tokenizer, held_out, *columns)
         if args.dataset_name and args.card_examples is None:  # public already
             spans = entity_spans(held_out, model.config.scheme, args.tags_column)
             rows = zip(held_out[args.tokens_column], spans, strict=True)

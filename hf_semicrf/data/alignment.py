@@ -7,6 +7,7 @@ The lattice is over words, and a word stands at its first sub-word: ``word_mask`
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from hf_semicrf.text import (
     first_subwords,
     is_prepared,
     tokenize_words,
+    training_windows,
 )
 
 
@@ -40,9 +42,9 @@ class AlignmentCounts:
 
     Attributes:
         sentences: Sentences in all.
-        truncated_sentences: Sentences cut at `max_length` sub-words.
-        lost_words: Words behind the cut.
-        lost_entities: Entities that are not whole before the cut.
+        truncated_sentences: Sentences of more than `max_length` sub-words.
+        lost_words: Words behind the cut; none with windows.
+        lost_entities: Entities behind the cut, or longer than a window.
         long_entities: Entities of more than `max_segment_length` words, which train as pieces.
     """
 
@@ -61,9 +63,10 @@ class TokenizeAndAlign:
     Without the tags column the result has ``word_mask`` but no ``labels``. A tag of None, "?" or
     -100 is unknown: its label is -100 inside ``word_mask``.
 
-    Long sentences are cut between words and words without sub-words keep their place, both as in
-    `tokenize_words`. The first loss and the first too long entity warn, once each; `counts` has the
-    figures (with ``num_proc``, each worker counts and warns for itself).
+    Long sentences are cut between words, before an entity that would be cut, or become several rows
+    with `windows`. Words without sub-words keep their place, as in `tokenize_words`. The first loss
+    and the first too long entity warn, once each; `counts` has the figures (with ``num_proc``, each
+    worker counts and warns for itself).
 
     Args:
         tokenizer: As `prepare_tokenizer` returns it.
@@ -77,6 +80,9 @@ class TokenizeAndAlign:
         types_column: Column of the types that each word may have, where its tag is unknown: a list
             of type names a word, an empty one for any; may be missing.
         constraints: The model's, to refuse tags that break them; with `max_segment_length`.
+        windows: Whether a sentence of more than `max_length` sub-words becomes several rows, so
+            that no word is lost: windows, each with a section of its words in ``word_mask`` and the
+            words around it as context. ``dataset.map`` needs ``remove_columns`` then.
         splitter: The model's, which says whether words are tokenised as people write them (see
             `hf_semicrf.text.attached`); that of the configuration by default.
         label_scheme: The scheme of the tags, where `labels` are names with ids and it should not be
@@ -95,6 +101,7 @@ class TokenizeAndAlign:
         constraints: Mapping[str, Any] | None = None,
         label_scheme: str | None = None,
         splitter: str | None = None,
+        windows: bool = False,
     ) -> None:
         """See the class."""
         if not is_prepared(tokenizer):
@@ -105,6 +112,7 @@ class TokenizeAndAlign:
         self.scheme = _scheme(labels, label_scheme)
         name = splitter or getattr(labels, "splitter", None)
         self.as_written = name in AS_WRITTEN
+        self.windows = windows
         self.max_length = max_length
         self.tokens_column = tokens_column
         self.tags_column = tags_column
@@ -141,21 +149,28 @@ class TokenizeAndAlign:
         before = AlignmentCounts(**asdict(self.counts))
         columns: dict[str, list[list[int]]] = {}
         joins = [attached(words) for words in sentences] if self.as_written else None
-        tokenized = tokenize_words(self.tokenizer, sentences, self.max_length, joins)
+        tokenized = tokenize_words(self.tokenizer, sentences, attached=joins)
         for row, (inputs, word_ids) in enumerate(tokenized):
-            firsts = first_subwords(word_ids)
-            inputs["word_mask"] = [int(word is not None) for word in firsts]
-            if tags is not None:
-                inputs["labels"] = [
-                    UNKNOWN_TAG if word is None else tags[row][word] for word in firsts
+            spans = self.scheme.tags_to_spans(tags[row]) if tags is not None else []
+            pieces = self._pieces(word_ids, spans)
+            for positions, first, end in pieces:
+                piece = {name: [values[n] for n in positions] for name, values in inputs.items()}
+                firsts = [
+                    None if word is None or not first <= word < end else word
+                    for word in first_subwords([word_ids[n] for n in positions])
                 ]
-            if types is not None:
-                inputs["allowed_types"] = [
-                    -1 if word is None else types[row][word] for word in firsts
-                ]
-            self._count(len(sentences[row]), sum(inputs["word_mask"]), tags and tags[row])
-            for name, values in inputs.items():
-                columns.setdefault(name, []).append(values)
+                piece["word_mask"] = [int(word is not None) for word in firsts]
+                if tags is not None:
+                    piece["labels"] = [
+                        UNKNOWN_TAG if word is None else tags[row][word] for word in firsts
+                    ]
+                if types is not None:
+                    piece["allowed_types"] = [
+                        -1 if word is None else types[row][word] for word in firsts
+                    ]
+                for name, values in piece.items():
+                    columns.setdefault(name, []).append(values)
+            self._count(len(sentences[row]), len(word_ids), [p[1:] for p in pieces], spans)
         self._warn(before)
         return columns
 
@@ -223,20 +238,71 @@ class TokenizeAndAlign:
             rows.append([types_as_bits(n, self.scheme.types) if n else -1 for n in names])
         return rows
 
-    def _count(self, words: int, aligned: int, tags: list[int] | None) -> None:
+    def _pieces(
+        self, word_ids: Sequence[int | None], spans: Sequence[tuple[int, int, str]]
+    ) -> list[tuple[list[int], int, int]]:
+        """The rows that a sentence becomes: sub-words, and the words [first, end) of the lattice.
+
+        Args:
+            word_ids: The word of each sub-word.
+            spans: The entities.
+        """
+        inside = [n for n, word in enumerate(word_ids) if word is not None]
+        before, after = inside[0], inside[-1] + 1  # the special tokens are around these
+        bounds = [n for n, word in enumerate(first_subwords(word_ids)) if word is not None] + [
+            after
+        ]
+        words, special = len(bounds) - 1, len(word_ids) - len(inside)
+        if self.max_length is None or len(word_ids) <= self.max_length:
+            return [(list(range(len(word_ids))), 0, words)]
+        room = self.max_length - special
+        if room < 1:
+            raise ValueError(
+                f"expected a max_length above the {special} special tokens, got {self.max_length}"
+            )
+        if self.windows:
+            cuts = list(training_windows(bounds, room, [span[:2] for span in spans]))
+        else:
+            end = max(bisect_right(bounds, bounds[0] + room) - 1, 1)
+            for start, stop, _ in spans:
+                if 0 < start < end < stop:
+                    end = start
+            cuts = [(0, end, 0, end)]
+        return [
+            (
+                [
+                    *range(before),
+                    *range(bounds[left], min(bounds[right], bounds[left] + room)),
+                    *range(after, len(word_ids)),
+                ],
+                first,
+                end,
+            )
+            for first, end, left, right in cuts
+        ]
+
+    def _count(
+        self,
+        words: int,
+        subwords: int,
+        sections: Sequence[tuple[int, int]],
+        spans: Sequence[tuple[int, int, str]],
+    ) -> None:
         counts, longest = self.counts, self.max_segment_length
         counts.sentences += 1
-        counts.truncated_sentences += aligned < words
-        counts.lost_words += words - aligned
-        if tags is not None and (aligned < words or (longest is not None and longest < words)):
-            spans = self.scheme.tags_to_spans(tags)
-            counts.lost_entities += sum(end > aligned for _, end, _ in spans)
-            if longest is not None:
-                counts.long_entities += sum(end - start > longest for start, end, _ in spans)
+        counts.truncated_sentences += self.max_length is not None and subwords > self.max_length
+        counts.lost_words += words - sections[-1][1]
+        counts.lost_entities += sum(
+            not any(first <= start and end <= last for first, last in sections)
+            for start, end, _ in spans
+        )
+        if longest is not None:
+            counts.long_entities += sum(end - start > longest for start, end, _ in spans)
 
     def _warn(self, before: AlignmentCounts) -> None:
         counts = self.counts
-        if counts.lost_words and not before.lost_words:
+        lost, lost_before = (c.lost_words + c.lost_entities for c in (counts, before))
+        if lost and not lost_before:
             warnings.warn(
                 f"{counts.truncated_sentences} of {counts.sentences} sentences so far are longer "
                 f"than max_length={self.max_length} sub-words: {counts.lost_words} words and "

@@ -108,6 +108,43 @@ def _plan(
     yield min(first, bisect_left(bounds, bounds[words] - room)), words
 
 
+def training_windows(
+    bounds: Sequence[int], room: int, entities: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a text that is too long to train on in one piece.
+
+    Each word is trained on once, in the section of one window, and has context in its window on
+    both sides. No section ends inside an entity that fits a window.
+
+    Args:
+        bounds: First sub-word of each word, and the sub-word after the last word's.
+        room: Sub-words in a window.
+        entities: First word and word after the last of each entity, in order.
+
+    Yields:
+        The section's words [first, end), and the window's.
+    """
+    words = len(bounds) - 1
+    first = 0
+    while first < words:
+        end = words
+        if bounds[words] - bounds[first] > room:
+            # a quarter of the window is left for context
+            end = max(bisect_right(bounds, bounds[first] + 3 * room // 4) - 1, first + 1)
+            for start, stop in entities:
+                if start < end < stop:
+                    if start > first:
+                        end = start
+                    elif bounds[stop] - bounds[first] <= room:
+                        end = stop
+        spare = max(room - (bounds[end] - bounds[first]), 0)
+        right = bisect_right(bounds, bounds[end] + spare // 2) - 1
+        left = bisect_left(bounds, bounds[first] - (spare - (bounds[right] - bounds[end])))
+        right = bisect_right(bounds, bounds[left] + room) - 1  # where nothing stands to the left
+        yield first, end, min(left, first), max(right, end)
+        first = end
+
+
 def sections(
     windows: Sequence[Window], segments: Sequence[Sequence[Segment]]
 ) -> list[tuple[int, int]]:
