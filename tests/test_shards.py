@@ -139,7 +139,9 @@ def test_two_processes_one_killed_and_the_command_run_again(tiny_tagger, tmp_pat
     arguments = [model, "--file", file, "--output", str(output), "--shard_size", "3"]
     arguments += ["--device", "cpu"]
 
-    assert launch_two(arguments, (None, 4)) == [signal.SIGKILL, signal.SIGKILL]
+    waiting, killed = launch_two(arguments, (None, 4))
+    # the process that waits may see that the other is gone before it is killed itself
+    assert killed == signal.SIGKILL and waiting != 0
     assert not output.exists()
     left = {path.name for path in (tmp_path / "out.jsonl.shards").glob("*.jsonl")}
     assert {"00000001.jsonl", "00000003.jsonl", "00000005.jsonl"} <= left
