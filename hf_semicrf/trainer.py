@@ -75,7 +75,7 @@ class SemiCRFTrainer(Trainer):
                 f"got {type(args).__name__}"
             )
         super().__init__(model, args, **kwargs)
-        self.doubts: list[str] = []  # what `calibrate` has not fitted
+        self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay is for matrices: not for biases (whatever their shape), scales and norms."""
@@ -157,7 +157,9 @@ class SemiCRFTrainer(Trainer):
         self.model.train(was_training)
         for doubt in doubts:
             logger.warning("Not calibrated, %s.", doubt)
-        self.doubts = doubts
+        self.remarks.pop("not calibrated", None)
+        if doubts:
+            self.remarks["not calibrated"] = "; ".join(doubts)
         return doubts
 
     def create_model_card(
@@ -204,7 +206,7 @@ class SemiCRFTrainer(Trainer):
             entity_counts=self._entity_counts(model.config.scheme),
             sentences=sentences or self._sentences(),
             speed=describe_speed(self.args, self.state.log_history),
-            training=describe_training(self.args) | self._not_calibrated(),
+            training=describe_training(self.args) | self.remarks,
             examples=examples,
             dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
             language=language,
@@ -213,10 +215,6 @@ class SemiCRFTrainer(Trainer):
             adapter=getattr(model, "peft_config", None) is not None,
         )
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
-
-    def _not_calibrated(self) -> dict[str, str]:
-        """What `calibrate` has not fitted, as a row of the card."""
-        return {"not calibrated": "; ".join(self.doubts)} if self.doubts else {}
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """The stock push while training, which copies weights and config.json only."""

@@ -104,6 +104,11 @@ def test_splitters_by_name():
     assert words(text, "hyphens") == ["well", "-", "known", "a", "/", "b", "x_y", ",", *marks]
     assert words(text, "punctuation")[6:10] == ["x", "_", "y", ","]
     assert words(text, "spaces") == ["well-known", "a/b", "x_y,", "(Paris)."]
+    text = "see (http://a.b/c?d=e), www.x.org. mail a.b-c@d.example.org! x@y #t www. 日http://x.y/z"
+    assert words(text, "web") == [
+        *("see", "(", "http://a.b/c?d=e", ")", ",", "www.x.org", ".", "mail", "a.b-c@d.example.org"),
+        *("!", "x", "@", "y", "#", "t", "www", ".", "日", "http://x.y/z"),
+    ]  # fmt: skip
     assert words("e\u0301 é", "simple") == ["e", "\u0301", "é"]
     assert split_words("a b") == [("a", 0, 1), ("b", 2, 3)]
 
@@ -130,10 +135,13 @@ def test_splitters_that_are_refused():
         Splitter.of(3)
 
 
-@pytest.mark.parametrize("name", ["unicode", "hyphens", "punctuation", r"pattern:(\w+\w+)+\."])
+@pytest.mark.parametrize(
+    "name", ["unicode", "hyphens", "punctuation", "web", r"pattern:(\w+\w+)+\."]
+)
 def test_no_text_makes_a_splitter_hang(name):
     splitter, began = Splitter.of(name), time.perf_counter()
-    for text in ("a-" * 50_000, "a" * 100_000, "👩\u200d" * 50_000, "-_" * 50_000, "é" * 50_000):
+    for text in ("a-" * 50_000, "a" * 100_000, "👩\u200d" * 50_000, "-_" * 50_000, "é" * 50_000,
+                 "a@" * 50_000, "a." * 50_000, "www." * 50_000, "http://" + "." * 50_000):  # fmt: skip
         splitter.spans(text)
     assert time.perf_counter() - began < 20
 

@@ -355,6 +355,7 @@ def _prepare(
         ),
         compute_metrics=seqeval_metrics(model.config),
     )
+    trainer.remarks["splitter"] = choice.of(model.config.splitter).removeprefix("splitter ")
     return trainer, inputs
 
 
