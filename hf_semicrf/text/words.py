@@ -55,7 +55,7 @@ class Splitter:
               spaces are cut into graphemes.
             - "hyphens": the same, cut at hyphens too.
             - "punctuation": the same, cut at hyphens and at underscores.
-            - "web": as "unicode", with web and mail addresses whole.
+            - "web": as "punctuation", but web and mail addresses are words.
             - "spaces": whatever stands between spaces.
             - "simple": letters and digits as Python's ``\w`` has them, without a word on marks.
             - "pattern:..." with a regular expression after the colon: each match is a word. It is
@@ -153,10 +153,10 @@ def _pattern(name: str) -> re.Pattern[str]:
     if name == "spaces":
         return re.compile(r"\S+")
     stays = _marks() + _JOINERS
-    underscore = "_" if name == "punctuation" else ""
+    underscore = "_" if name in ("punctuation", "web") else ""
     letter = rf"[^\W{_WITHOUT_SPACES}{underscore}]"
     run = rf"{letter}(?:{letter}|[{stays}])*"
-    if name in ("unicode", "web"):
+    if name == "unicode":
         run += rf"(?:[-_]{run})*"
     grapheme = rf"[{_WITHOUT_SPACES}][{stays}{_GRAPHEME_ENDS}]*"
     # an emoji that a joiner glues together is one word
