@@ -31,7 +31,7 @@ from hf_semicrf.model.loading import (
 )
 from hf_semicrf.model.tag_logits import tag_logits
 from hf_semicrf.results import Entity, Prediction
-from hf_semicrf.text import Lattice, word_start_table, word_starts
+from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
 
@@ -102,6 +102,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
         self.register_buffer("word_starts", table)
+        self._looked_at_labels = False
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -562,6 +563,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if word_mask is not None:
             return word_mask.bool()
         if labels is not None:
+            if input_ids is not None and self.config.has_word_starts:
+                self._warn_of_labelled_pieces(input_ids, attention_mask, labels)
             return labels != UNKNOWN_TAG
         if input_ids is None or not self.config.has_word_starts:
             raise ValueError(
@@ -569,6 +572,24 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
         return word_starts(self.word_starts, input_ids, attention_mask)
+
+    def _warn_of_labelled_pieces(
+        self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+    ) -> None:
+        """Say once that labels stand on every piece of words; on a GPU look at one batch only."""
+        if torch.compiler.is_compiling() or self._looked_at_labels:
+            return
+        self._looked_at_labels = labels.device.type != "cpu"  # it waits for the device
+        inside = word_pieces(self.word_starts, input_ids, attention_mask)
+        all_pieces = inside | word_starts(self.word_starts, input_ids, attention_mask)
+        everywhere = ((labels != UNKNOWN_TAG) | ~all_pieces).all(1) & inside.any(1)
+        if everywhere.any():
+            self._looked_at_labels = True
+            logger.warning(
+                "Labels stand on every sub-word, also on those that go on with a word: each counts "
+                "as a word of its own. Label first sub-words alone, as TokenizeAndAlign does, or "
+                "give word_mask."
+            )
 
     def _targets(
         self,
