@@ -44,10 +44,12 @@ section {{ --row: .95rem; --cells: calc({rows} * var(--row));
   --line-height: calc(2.2rem + var(--cells));
   border-top: 1px solid var(--line); padding: .8rem 0; }}
 section p {{ margin: 0; font-size: .8rem; color: var(--faint); }}
-section div {{ display: grid; grid-template-columns: auto 1fr; column-gap: .6rem;
+section > div {{ display: grid; grid-template-columns: auto minmax(0, 1fr); column-gap: .6rem;
   margin-top: calc(var(--cells) / -2); padding-bottom: calc(var(--cells) / 2); }}
-section ul {{ display: block; margin: 0; font-size: .62rem; line-height: var(--row);
+section > div > div {{ font-size: .62rem; line-height: var(--row);
   padding-top: calc(var(--line-height) / 2 + 1.05rem); text-align: end; }}
+section i {{ display: block; max-width: 9rem; font-style: normal; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; }}
 section article {{ border: 0; padding: 0; line-height: var(--line-height); }}
 .ltr {{ --onwards: 90deg; }}
 .rtl {{ --onwards: 270deg; }}
@@ -183,10 +185,10 @@ def _article(prediction: Prediction, styles: Mapping[str, Colour]) -> str:
             f"{'</mark>' if n in closed else ''}"
         )
         done = end
-    names = "".join(f"<li><bdi>{escape_line(name)}</bdi></li>" for name in (*styles, BOUNDARY))
+    names = "".join(f"<i><bdi>{escape_line(name)}</bdi></i>" for name in (*styles, BOUNDARY))
     return (
         f'<section dir="{way}"><p>Entropy {prediction.entropy:.2f} nats</p>'
-        f'<div><ul aria-hidden="true">{names}</ul>'
+        f'<div><div aria-hidden="true">{names}</div>'
         f'<article dir="{way}" lang="">{shown}{escape(text[done:])}</article></div></section>'
     )
 

@@ -35,20 +35,20 @@ _PAGE = """<!doctype html>
     --fill: 45% 27%; --edge: 75% 70%; }}
 }}
 body {{ background: var(--page); color: var(--ink); max-width: 46rem; margin: 2rem auto;
-  padding: 0 1rem; font: 17px/1.9 system-ui, sans-serif, {fonts}; }}
+  padding: 0 1rem; overflow-wrap: anywhere; font: 17px/1.9 system-ui, sans-serif, {fonts}; }}
 h1 {{ font-size: 1.3rem; }}
 article {{ border-top: 1px solid var(--line); padding: .8rem 0; white-space: pre-wrap;
-  overflow-wrap: anywhere; unicode-bidi: plaintext; }}
+  unicode-bidi: plaintext; }}
 mark {{ background: hsl(var(--hue) var(--fill)); color: var(--ink); border-radius: .3em;
   border: 0 solid hsl(var(--hue) var(--edge)); padding: .15em .3em;
   -webkit-box-decoration-break: clone; box-decoration-break: clone; }}
 mark[data-label]::after {{ content: attr(data-label); margin: 0 .5em; font-size: .62em;
   font-weight: 700; line-height: 1.2; letter-spacing: .03em; unicode-bidi: plaintext; }}
 ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
-ul, summary, section p {{ -webkit-user-select: none; user-select: none; }}
+ul, summary, section p, section i {{ -webkit-user-select: none; user-select: none; }}
 details {{ border-top: 1px solid var(--line); padding: .8rem 0; overflow-x: auto; }}
 summary {{ color: var(--faint); font-size: .8rem; cursor: pointer; }}
-table {{ border-collapse: collapse; font-size: .8rem; line-height: 1.5; }}
+table {{ border-collapse: collapse; overflow-wrap: normal; font-size: .8rem; line-height: 1.5; }}
 th, td {{ text-align: start; vertical-align: top; padding: .1rem 1rem .1rem 0; }}
 {style}</style>
 </head>
