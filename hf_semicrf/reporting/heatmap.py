@@ -27,7 +27,7 @@ from hf_semicrf.reporting.visualize import (
     page,
 )
 from hf_semicrf.results import Entity, Prediction
-from hf_semicrf.text import direction, one_line, visible
+from hf_semicrf.text import direction, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,7 +225,7 @@ def _draw(
     token = dict(zip(prediction.types, prediction.token.T.tolist(), strict=True))
     for n, word in enumerate(words):
         left, width = edges[n], edges[n + 1] - edges[n]
-        axes.text(left + width / 2, -1.1, visible(word), ha="center", va="center", fontsize=8)
+        axes.text(left + width / 2, -1.1, one_line(word), ha="center", va="center", fontsize=8)
         for row, label in enumerate(styles):
             chance = token[label][first + n] if label in token else 0
             axes.barh(
