@@ -84,9 +84,11 @@ def _run(args: argparse.Namespace) -> None:
     model = AutoModelForTokenClassification.from_pretrained(folder)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
     entities = model.predict(SENTENCES, tokenizer)
-    print(to_ansi(SENTENCES, entities))
+    types = model.config.scheme.types[1:]
+    print(to_ansi(SENTENCES, entities, types))
     page = args.output_dir / "entities.html"
-    page.write_text(to_html(SENTENCES, entities, title="Found by the demo model"), encoding="utf-8")
+    shown = to_html(SENTENCES, entities, title="Found by the demo model", types=types)
+    page.write_text(shown, encoding="utf-8")
 
     minutes = (time.perf_counter() - began) / 60
     print(f"\nThe same as a page: {page}\nThe model and its card: {folder}")

@@ -119,6 +119,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     if args.file:
         rows = list(stream_rows(args.file, empty="keep", report=report))
     model, tokenizer = load(args.model, device)
+    types = model.config.scheme.types[1:]
     tag = model.analyze if args.format == "uncertainty" else model.predict
     groups: Iterable[list[Any]]
     if rows is None:
@@ -132,7 +133,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
             texts = [row if isinstance(row, str) else text_of(row) for row in group]
             answers = tag(texts, tokenizer, args.batch_size, **decoding(args))
             if args.format == "ansi":
-                print(to_ansi(texts, answers), file=output, flush=True)
+                print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
                 _print(write_rows(group, answers, args.format), output)
             else:
@@ -142,7 +143,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     if args.format == "label_studio":
         _print(write_rows(met, found, args.format, model=args.model), output)
     elif args.format == "html":
-        print(to_html(met, found), file=output)
+        print(to_html(met, found, types=types), file=output)
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
     for line in report.lines():
