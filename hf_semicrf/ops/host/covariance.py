@@ -29,6 +29,7 @@ from torch import Tensor
 from hf_semicrf.ops.forward_backward import Expectations
 from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.magnitude import Prepared, prepare_for
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.registry import implementation, operation, split_potentials
@@ -92,8 +93,8 @@ def _covariances(*inputs):
     p, (grad_log_z, *grad_counts, backend) = split_potentials(inputs)
     counts = Expectations(*grad_counts)
     values = _values(counts, p.lengths, len(p.duration))
-    p, dtype = p.map(Tensor.double), p.duration.dtype
-    gradient = _gradient(p, values, grad_log_z, backend)
+    dtype = p.duration.dtype
+    gradient = _gradient(prepare_for(backend, p), values, grad_log_z, backend)
     return tuple(x.to(dtype) for x in gradient)
 
 
@@ -132,12 +133,12 @@ def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
 
 
 def _gradient(
-    p: Potentials, values: Potentials, grad_log_z: Tensor, backend: str
+    prepared: Prepared, values: Potentials, grad_log_z: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
     """Compute the covariances of the value and every event's count.
 
     Args:
-        p: Potentials in float64.
+        prepared: Potentials.
         values: Of the events, as potentials.
         grad_log_z: Gradient of log Z [B].
         backend: What runs the scan and the recurrence of the means.
@@ -145,6 +146,7 @@ def _gradient(
     Returns:
         Gradients of emission, segment, start, end, duration, transition, initial and final.
     """
+    p = prepared.potentials
     sums = log_sums(p, backend)
     batch, positions, _, types = p.sizes
     n = torch.arange(positions + 1, device=p.lengths.device)
@@ -158,8 +160,8 @@ def _gradient(
     (mean_pre, mean_post), (mean_alpha, mean_beta) = (
         (x[:batch], x[batch:].gather(1, mirrored)) for x in (pre, alpha)
     )
-    possible = sums.log_z > -torch.inf
-    log_z = torch.where(possible, sums.log_z, 0)
+    possible = sums.log_z != -torch.inf
+    log_z = torch.where(possible, prepared.told(sums.log_z), 0)
     rows = torch.arange(batch, device=n.device)
     # probability of the last type [B, C]
     last_type = (sums.alpha[rows, p.lengths] + p.final - log_z[:, None]).exp()
@@ -177,7 +179,8 @@ def _gradient(
     for d, ((lo, score), (_, value)) in enumerate(scored):
         left, right = slice(0, positions - lo), slice(lo + 1, positions + 1)
         # [B, N - lo, C]
-        mass = (sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]).exp()
+        mass = sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]
+        mass = mass.clamp_(max=0).exp_()
         mass = mass * (mean_pre[:, left] + value + mean_post[:, right] + shift)
         mass = torch.where(counted[:, lo:], mass, 0)
         start[:, left] += mass
@@ -195,7 +198,7 @@ def _gradient(
     for inner in _blocks(1, positions, batch * types * types):
         # [B, n, C_src, C_dst] for n boundaries
         log_p = sums.alpha[:, inner, :, None] + p.transition + sums.beta[:, inner, None]
-        mass = (log_p - log_z[:, None, None, None]).exp()
+        mass = (log_p - log_z[:, None, None, None]).clamp_(max=0).exp_()
         mean = mean_alpha[:, inner, :, None] + mean_beta[:, inner, None]
         mass = mass * (mean + (values.transition + shift)[:, None])
         transition += torch.where(counted[:, inner, :, None], mass, 0).sum((0, 1))
