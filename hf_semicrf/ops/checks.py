@@ -6,6 +6,7 @@ No other room validates potentials or picks a back end.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import psutil
@@ -28,6 +29,7 @@ _AXES = {
     "final": "C",
     "lengths": "B",
 }
+_OWN = ("emission", "segment", "start", "end")  # that each sentence has for itself
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> str:
@@ -108,7 +110,8 @@ def checked(p: Potentials) -> Potentials:
     scores = p.map(lambda x: x if x.dtype == dtype else x.to(dtype))
     scores = scores._replace(lengths=p.lengths.long())
     if values_are_checked(p.lengths.device):
-        _check_scores(scores)
+        if not all(float(x.detach().amax()) < torch.inf for x in _scores(scores).values()):
+            check_scores(_scores(only_read(scores)))
     return scores
 
 
@@ -128,22 +131,25 @@ def check_tensors(**arguments: object) -> None:
             raise TypeError(f"expected {name} as a tensor, got {type(x).__name__}")
 
 
-def _check_scores(p: Potentials) -> None:
-    """Refuse NaN and +inf where a segmentation may read them."""
-    present = {name: x for name, x in p._asdict().items() if x is not None and name != "lengths"}
-    if all(float(x.detach().amax()) < torch.inf for x in present.values()):
-        return
-    for name, x in only_read(p)._asdict().items():
-        if x is None or name == "lengths":
-            continue
+def check_scores(scores: Mapping[str, Tensor], own: Collection[str] = _OWN) -> None:
+    """Refuse NaN and +inf.
+
+    Args:
+        scores: By name, those that are read; 0 for the others.
+        own: Names of those that a sentence has for itself, by their first axis.
+
+    Raises:
+        ScoreError: There is one.
+    """
+    for name, x in scores.items():
         wrong = (x.isnan() | (x == torch.inf)).nonzero()
         if len(wrong):
             at = wrong[0].tolist()
-            sentence = f" of sentence {at[0]}" if _AXES[name].startswith("B") else ""
+            sentence = f" of sentence {at[0]}" if name in own else ""
             raise ScoreError(
                 f"expected finite scores (or -inf), got {float(x[tuple(at)])} in {name}{sentence}, "
                 f"at {at}",
-                wrong[:, 0].unique().tolist() if sentence else [],
+                wrong[:, 0].unique().tolist() if name in own else [],
             )
 
 
@@ -160,22 +166,40 @@ def told(p: Potentials, result: Tensor) -> Tensor:
     Raises:
         ScoreError: One is NaN; looked at on the CPU only.
     """
-    if not values_are_checked(result.device) or not bool(result.isnan().any()):
-        return result
+    if values_are_checked(result.device) and bool(result.isnan().any()):
+        refuse_untold(result, _scores(only_read(p)))
+    return result
+
+
+def refuse_untold(
+    result: Tensor, scores: Mapping[str, Tensor], own: Collection[str] = _OWN
+) -> None:
+    """Refuse scores for which a number of each sentence [B, ...] is NaN, naming the largest.
+
+    Raises:
+        ScoreError: One is NaN; looked at on the CPU only.
+    """
+    if not values_are_checked(result.device):
+        return
     sentences = result.detach().isnan().reshape(len(result), -1).any(1)
-    finite = only_read(p).map(lambda x: torch.where(x.isfinite(), x.detach().abs(), 0))
-    largest = {
-        name: float((x[sentences] if _AXES[name].startswith("B") else x).max())
-        for name, x in finite._asdict().items()
-        if x is not None and name != "lengths"
-    }
+    if not bool(sentences.any()):
+        return
+    largest = {}
+    for name, x in scores.items():
+        x = (x[sentences] if name in own else x).detach()
+        largest[name] = float(torch.where(x.isfinite(), x.abs(), 0).max())
     name = max(largest, key=largest.__getitem__)
     rows = sentences.nonzero().flatten().tolist()
     raise ScoreError(
-        f"expected scores that float64 can tell apart, got some as large as {largest[name]:.3g} in "
-        f"{name}, of sentences {rows[:8]}",
+        f"expected scores that float64 can tell apart, got some as large as "
+        f" {largest[name]:.3g} in {name}, of sentences {rows[:8]}",
         rows,
     )
+
+
+def _scores(p: Potentials) -> dict[str, Tensor]:
+    """The scores that are not None, by name."""
+    return {name: x for name, x in p._asdict().items() if x is not None and name != "lengths"}
 
 
 class ScoreError(ValueError):

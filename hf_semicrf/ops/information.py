@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend, told
 from hf_semicrf.ops.host import covariance, factored
+from hf_semicrf.ops.host import entropy as entropies
 from hf_semicrf.ops.host.magnitude import centred
 from hf_semicrf.ops.potentials import Potentials
 
@@ -16,9 +17,8 @@ from hf_semicrf.ops.potentials import Potentials
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     """Compute the entropy of the distribution over segmentations, in nats [B].
 
-    It is log Z less the expected score, in float64, since the two nearly cancel. NaN where no
-    segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every potential: the
-    gradient is minus the covariance of the score and the counts, and costs one more recurrence.
+    NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every
+    potential: the gradient is minus the covariance of the score and the counts.
 
     Args:
         p: Potentials.
@@ -29,11 +29,8 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    exact, _ = centred(p)
-    log_z, expected = _expected_score(exact, exact, resolve_backend(backend, p.lengths.device))
-    told(p, log_z)
-    possible = log_z > -torch.inf
-    return torch.where(possible, log_z - expected, torch.nan).to(p.duration.dtype)
+    value = told(p, entropies.entropy(p, resolve_backend(backend, p.lengths.device)))
+    return torch.where(value == -torch.inf, torch.nan, value).to(p.duration.dtype)
 
 
 def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:

@@ -34,6 +34,8 @@ from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
     """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once."""
@@ -70,7 +72,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, grad_log_z: Tensor, *grad_counts: Tensor):
     saved = iter(ctx.saved_tensors)
     tensors = [next(saved) if present else None for present in ctx.is_present]
-    gradient = _covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
+    gradient = covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
     wanted = (
         x if needed else None
         for x, needed in zip(gradient, ctx.needs_input_grad, strict=False)
@@ -85,8 +87,8 @@ _counts.register_autograd(_backward, setup_context=_save_for_backward)
     8, "Tensor grad_log_z", "Tensor grad_emission", "Tensor grad_segment", "Tensor grad_start",
     "Tensor grad_end", "Tensor grad_shared", "str backend",
 )  # fmt: skip
-def _covariances(*inputs):
-    """Compute the gradient of every potential from that of log Z and of the counts.
+def covariances(*inputs):
+    """Compute the gradient of every potential from that of log Z and of the counts; an operation.
 
     The gradient of segment is empty where there are no segment scores.
     """
@@ -98,7 +100,7 @@ def _covariances(*inputs):
     return tuple(x.to(dtype) for x in gradient)
 
 
-@_covariances.register_fake
+@covariances.register_fake
 def _(*args):
     p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
@@ -113,7 +115,7 @@ def _refuse_backward(ctx, *_):
     raise RuntimeError("expected a first derivative of marginals: the second is not available")
 
 
-_covariances.register_autograd(_refuse_backward)
+covariances.register_autograd(_refuse_backward)
 
 
 def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
@@ -164,8 +166,9 @@ def _gradient(
     log_z = torch.where(possible, prepared.told(sums.log_z), 0)
     rows = torch.arange(batch, device=n.device)
     # probability of the last type [B, C]
-    last_type = (sums.alpha[rows, p.lengths] + p.final - log_z[:, None]).exp()
+    last_type = (sums.alpha[rows, p.lengths] + p.final).softmax(-1)
     # the mean value of a segmentation [B]
+    last_type = torch.where(possible[:, None], last_type, 0)
     mean = (last_type * (mean_alpha[rows, p.lengths] + values.final)).sum(-1)
     # the gradient of log Z itself is a count with the value 1
     shift = (grad_log_z - mean)[:, None, None]
@@ -240,11 +243,14 @@ def _means(
         window = entered[block.start : block.stop + longest - 1].unfold(0, longest, 1)
         # [T, L, R, C]
         chance = window.movedim(-1, 1) + _ending(directions, block) - _finite(alpha[ends])[:, None]
-        chance = chance.exp()
+        chance = chance.clamp_(max=0).exp_()
+        chance /= chance.sum(1, keepdim=True).clamp(min=TINY)  # which scores may multiply by 1e9
         # [T, R, C]
         gain = torch.where(chance > 0, chance * _ending(values, block), 0).sum(1)
         # [T, R, C_src, C_dst]
-        step = (alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]).exp()
+        step = alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]
+        step = step.clamp_(max=0).exp_()
+        step /= step.sum(2, keepdim=True).clamp(min=TINY)
         step_gain = (step * step_value).sum(2)
         recurrence(chance, gain, step, step_gain, mean_pre[block.start :], mean_alpha[ends])
     return mean_pre[longest - 1 :].transpose(0, 1), mean_alpha.transpose(0, 1)

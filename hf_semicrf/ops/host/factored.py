@@ -56,7 +56,8 @@ def _loss_potentials(p: Potentials, backend: str) -> Potentials:
 
 def loss_of(log_z: Tensor, score: Tensor) -> Tensor:
     """Subtract the log-sum of some segmentations from that of all [B]; inf where it is -inf."""
-    return torch.where(score == -torch.inf, torch.inf, log_z - score)
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
