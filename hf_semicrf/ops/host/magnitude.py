@@ -88,9 +88,10 @@ def prepare(p: Potentials) -> Prepared:
         # what positive scores can add, at most
         count = p.sizes[1] // view.shape[1]
         gain = gain + view.amax(-1).clamp(min=0).sum(1) * count
-        scores[name] = x.masked_fill(removed, -torch.inf)
+        scores[name] = torch.where(x <= LARGEST, x.masked_fill(removed, -torch.inf), torch.nan)
     name = next(iter(scores))  # one of those that a sentence has for itself
-    scores[name] = torch.where(_like(wrong, scores[name]), torch.nan, scores[name])
+    rows = wrong.reshape(-1, *[1] * (scores[name].ndim - 1))
+    scores[name] = torch.where(rows, torch.nan, scores[name])
     least = far + gain + CERTAIN + p.sizes[1] * math.log(2 * p.sizes[3])
     return Prepared(p._replace(**scores), level, torch.where(wrong, torch.inf, least))
 
@@ -117,11 +118,6 @@ def _views(p: Potentials) -> Iterator[tuple[str, Tensor, Tensor]]:
         if x is not None and name != "lengths":
             own = name in ("emission", "segment", "start", "end")
             yield name, x, x.reshape(*((batch, positions) if own else (1, 1)), -1)
-
-
-def _like(x: Tensor, scores: Tensor) -> Tensor:
-    """A flag of each sentence [B], as it combines with their scores [B, ...]."""
-    return x.reshape(-1, *[1] * (scores.ndim - 1))
 
 
 def is_small(p: Potentials) -> bool:
