@@ -5,6 +5,7 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,9 @@ class SemiCRFTrainingArguments(TrainingArguments):
     logging_steps: float = field(
         default=0.05, metadata={"help": "Steps between log lines, or their share if below 1."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave out losses that are not finite."}
+    )
     save_strategy: str = field(
         default="no", metadata={"help": "When to keep checkpoints; the last model is the script's."}
     )
@@ -76,6 +80,26 @@ class SemiCRFTrainer(Trainer):
             )
         super().__init__(model, args, **kwargs)
         self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The stock log, of finite losses.
+
+        Args:
+            logs: What is logged.
+            *args: As the stock Trainer takes them.
+            **kwargs: As the stock Trainer takes them.
+
+        Raises:
+            ValueError: A loss is not finite. (Gradients may be: fp16 tries a smaller scale then.)
+        """
+        for name, value in logs.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise ValueError(
+                    f"expected a finite loss, got {name} = {value} at step "
+                    f"{self.state.global_step}: scores are not finite, or the model allows no "
+                    "segmentation with the labels"
+                )
+        super().log(logs, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay is for matrices: not for biases (whatever their shape), scales and norms."""

@@ -184,7 +184,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.segmentation_score(p, labels, starts)
+        return _difference(log_z, ops.segmentation_score(p, labels, starts))
 
     def _partial_nll(self, p: ops.Potentials, edge: Tensor | None, known: Known) -> Tensor:
         """Negative log-probability of the segmentations that agree with what is known [B], nats."""
@@ -192,7 +192,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.log_partition_difference(p, agreeing, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.log_partition(agreeing, backend=self.backend)
+        return _difference(log_z, ops.log_partition(agreeing, backend=self.backend))
 
     def _decode(
         self,
@@ -222,3 +222,9 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+def _difference(log_z: Tensor, score: Tensor) -> Tensor:
+    """Log Z less the log-sum of some segmentations [B]; inf where none of them is possible."""
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)

@@ -16,6 +16,7 @@ from hf_semicrf.inference.distribution import (
     joined,
 )
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
+from hf_semicrf.ops import ScoreError
 from hf_semicrf.results import Entity, Prediction, Segment
 from hf_semicrf.text import (
     AS_WRITTEN,
@@ -293,8 +294,12 @@ def _read(
     try:
         for at in range(0, len(results), batch_size):
             batch = results[at : at + batch_size]
-            head = _head_output(model, batch, tokenizer, threshold, decode)
-            _take_segments(model.config, batch, decoded_segments(head, model.config.scheme.types))
+            try:
+                head = _head_output(model, batch, tokenizer, threshold, decode)
+                segments = decoded_segments(head, model.config.scheme.types)
+            except ScoreError as error:
+                raise ValueError(_where(batch, error)) from error
+            _take_segments(model.config, batch, segments)
             if n_best is not None:
                 config = model.config
                 found = distributions(head, config.head_temperature, config.scheme.types, n_best)
@@ -302,6 +307,18 @@ def _read(
                     result.distribution = distribution
     finally:
         model.train(was_training)
+
+
+def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
+    """Say which words of which text have scores that are not finite, or too large."""
+    row = min(error.sentences, key=lambda row: results[row].text, default=None)
+    if row is None:  # scores that all texts share
+        return str(error)
+    window = results[row].window
+    return (
+        f"text {results[row].text}: expected finite scores, got others for the words "
+        f"[{window.first}, {window.end}): {error}"
+    )
 
 
 def _head_output(
@@ -345,16 +362,11 @@ def _take_segments(
     """Give each window its segments, counted from the first word of its text."""
     for result, segments in zip(results, found, strict=True):
         first, end = result.window.first, result.window.end
-        if segments is None and (result.constraints or config.constraints):
+        if segments is None:
             raise ValueError(
                 f"text {result.text}: expected constraints that some segmentation of the words "
                 f"[{first}, {end}) meets, got {result.constraints} and the model's own "
                 f"{config.constraints}"
-            )
-        if segments is None:
-            raise ValueError(
-                f"text {result.text}: expected finite scores, got others for the words "
-                f"[{first}, {end})"
             )
         result.segments = [
             segment._replace(first=first + segment.first, end=first + segment.end)
