@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf import ops
+from hf_semicrf.options import check
 
 TEMPERATURES = (0.25, 8.0)
 THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
@@ -62,7 +63,6 @@ LOSSES: dict[str, Callable[[Scored, float], Tensor]] = {
     "sentence": sentence_loss,
     "segment": segment_loss,
 }
-THRESHOLD_RULES = ("half_f1", "best_f1")
 
 
 @torch.no_grad()
@@ -76,14 +76,13 @@ def fit_temperature(batches: Sequence[Scored], loss: str = "sentence") -> float:
         loss: Log loss of whole "sentence" segmentations or of each entity "segment".
 
     Raises:
-        ValueError: There are no sentences, or the loss is unknown.
+        ValueError: The loss is unknown, or there are no sentences.
 
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
     """
+    check(loss=loss)
     if not batches:
         raise ValueError("expected at least one batch to fit a temperature on, got none")
-    if loss not in LOSSES:
-        raise ValueError(f"expected a loss among {sorted(LOSSES)}, got {loss!r}")
 
     def total(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
@@ -118,14 +117,13 @@ def fit_threshold(
             highest when the posteriors are right; "best_f1" for the threshold that had it.
 
     Raises:
-        ValueError: There are no sentences, or the rule is unknown.
+        ValueError: An option is out of range, or there are no sentences.
 
     Source: Lipton et al. (2014), "Optimal Thresholding of Classifiers to Maximize F1 Measure".
     """
+    check(temperature=temperature, rule=rule)
     if not batches:
         raise ValueError("expected at least one batch to fit a threshold on, got none")
-    if rule not in THRESHOLD_RULES:
-        raise ValueError(f"expected a rule among {THRESHOLD_RULES}, got {rule!r}")
     counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
     f1 = [2 * right / max(found + gold, 1) for right, found, gold in counts]
     best = max(f1)
@@ -149,6 +147,7 @@ def temperature_doubt(
 
     Source: Wilks (1938), "The Large-Sample Distribution of the Likelihood Ratio".
     """
+    check(temperature=temperature, loss=loss)
 
     def total(value: float) -> float:
         return float(torch.stack([LOSSES[loss](batch, value) for batch in batches]).sum())
@@ -177,6 +176,7 @@ def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str 
 
     Source: Wilson (1927), "Probable Inference", for the interval.
     """
+    check(temperature=temperature)
     counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
     right, found, gold = max(counts, key=lambda row: 2 * row[0] / max(row[1] + row[2], 1))
     if not right:

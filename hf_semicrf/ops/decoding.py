@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
+from hf_semicrf.ops.checks import Backend, checked, resolve_backend
 from hf_semicrf.ops.host import factored, ranking, risk, sampling
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.options import check
 
 
 def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
@@ -65,8 +66,7 @@ def minimum_risk(
 
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for segments instead of constituents.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"expected a threshold in 0..1, got {threshold}")
+    check(optional=False, threshold=threshold)
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
@@ -109,7 +109,7 @@ def minimum_token_risk(
 
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for tokens instead of constituents.
     """
-    check_count("longest", longest)
+    check(longest=longest)
     inner = marginals.token - marginals.start  # a token that starts nothing
     types = inner.shape[-1]
     gains = Potentials(emission=inner, start=marginals.start - inner)
@@ -170,7 +170,7 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 
     Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
     """
-    check_count("k", k)
+    check(k=k)
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
     score, labels, starts = ranking.k_best(p, k)
@@ -203,7 +203,7 @@ def sample(
     Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1: forward
         filtering and backward sampling, here of segments.
     """
-    check_count("n", n)
+    check(n=n)
     p = checked(p)
     device = p.lengths.device
     uniform = torch.rand(
