@@ -6,9 +6,7 @@ their options here before they do anything else. An option has one meaning where
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +28,7 @@ class Option:
     """
 
     kind: type
-    low: float = -MOST
+    low: float = 0
     high: float = MOST
     above: bool = False
     choices: tuple[str, ...] = ()
@@ -46,9 +44,8 @@ class Option:
         what = "an int" if self.kind is int else "a number"
         if self.high < MOST:
             return f"{what} in {self.low}..{self.high}"
-        if self.above:
-            return f"{what} above {self.low}, and finite"
-        return f"{what} of at least {self.low}" if self.low > -MOST else f"{what} that is finite"
+        what = what.replace("number", "finite number")
+        return f"{what} above {self.low}" if self.above else f"{what} of at least {self.low}"
 
     def contains(self, value: Any) -> bool:
         """Whether a value of Python's own is one of them."""
@@ -76,7 +73,8 @@ class Option:
             none = " or None" if self.optional else ""
             got = f"{value!r:.80}"
             raise ValueError(f"expected {name} as {self.expected}{none}, got {got}")
-        return found if found is None or type(found) is self.kind else self.kind(found)
+        is_number = found is not None and self.kind in (int, float)
+        return self.kind(found) if is_number else found
 
 
 def own(value: Any) -> Any:
@@ -140,8 +138,6 @@ OPTIONS: dict[str, Option] = {
     "rank": _whole(0),
     "processes": COUNT,
     # operations
-    "start": _whole(0),
-    "end": _whole(0),
     "k": COUNT,
     "n": COUNT,
     "longest": COUNT,
@@ -218,30 +214,13 @@ def check(*, optional: bool = True, **values: Any) -> dict[str, Any]:
     }
 
 
-def check_decoding(threshold: Any, decode: Any) -> None:
-    """Refuse a threshold or a way to decode that there is not, and both at once.
+def check_decoding(threshold: Any, decode: Any) -> float | None:
+    """The threshold, where it may stand beside the way to decode.
 
     Raises:
-        ValueError: The message names the option and the value.
+        ValueError: One of them is not among its values, or both are given.
     """
-    check(threshold=threshold, decode=decode)
-    if decode is not None and threshold is not None:
+    found = check(threshold=threshold, decode=decode)["threshold"]
+    if decode is not None and found is not None:
         raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
-
-
-def argument(name: str) -> Callable[[str], Any]:
-    """The type of an argument of a command line, for argparse.
-
-    Args:
-        name: The option.
-    """
-    option = OPTIONS[name]
-
-    def read(text: str) -> Any:
-        try:
-            return option.read(name, option.kind(text) if option.kind in (int, float) else text)
-        except ValueError:
-            message = f"expected {option.expected}, got {text!r}"
-            raise argparse.ArgumentTypeError(message) from None
-
-    return read
+    return found

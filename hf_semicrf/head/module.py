@@ -148,7 +148,7 @@ class SemiCRF(nn.Module):
         Raises:
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
-        check_decoding(threshold, None if isinstance(decode, bool) else decode)
+        threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
         p = self.potentials(hidden, lengths)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_semicrf.labels.partial import Known, type_flags, type_names
 from hf_semicrf.labels.schemes import OUTSIDE, LabelScheme
 from hf_semicrf.ops import Potentials, log_partition
-from hf_semicrf.options import check
+from hf_semicrf.options import check, own
 
 RULES = ("types", "lengths", "transitions", "initial", "final")
 
@@ -217,13 +217,14 @@ def spans_of_words(
     for span in spans:
         if not isinstance(span, Mapping):
             raise ValueError(f"expected a mapping with start, end and label, got {span!r:.80}")
-        at = check(start=span.get("start"), end=span.get("end"))
-        if at["start"] not in firsts or at["end"] not in ends:
+        start, end = own(span.get("start")), own(span.get("end"))
+        ints = type(start) is int and type(end) is int
+        if not ints or start not in firsts or end not in ends:
             raise ValueError(
                 f'expected "start" and "end" of whole words, which stand at {list(words)}, got '
                 f"{dict(span)}"
             )
-        found.append({**span, "start": firsts[at["start"]], "end": ends[at["end"]]})
+        found.append({**span, "start": firsts[start], "end": ends[end]})
     return found
 
 

@@ -18,9 +18,8 @@ from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
 from hf_semicrf.hub import AUTO_MAP, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
 from hf_semicrf.options import check
-from hf_semicrf.text import BEFORE_SPLITTERS, Splitter
+from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, Splitter
 
-FUNCTION = "function"  # a splitter that is not saved
 SETTINGS = (*DEFAULTS, "label_scheme", "constraints", "splitter", "unknown", "base_model")
 
 
