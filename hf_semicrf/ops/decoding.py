@@ -7,7 +7,6 @@ from torch import Tensor
 
 from hf_semicrf.ops.checks import (
     Backend,
-    check_count,
     check_tensors,
     checked,
     resolve_backend,
@@ -18,6 +17,7 @@ from hf_semicrf.ops.host import factored, ranking, risk, sampling
 from hf_semicrf.ops.host.magnitude import narrowed
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.options import check
 
 
 def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
@@ -77,10 +77,7 @@ def minimum_risk(
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for segments instead of constituents.
     """
     check_tensors(segment=segment, lengths=lengths)
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise TypeError(f"expected a threshold in 0..1, got {threshold!r}")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"expected a threshold in 0..1, got {threshold}")
+    check(optional=False, threshold=threshold)
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
@@ -123,7 +120,7 @@ def minimum_token_risk(
 
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for tokens instead of constituents.
     """
-    check_count("longest", longest)
+    check(longest=longest)
     if not isinstance(marginals, Marginals):
         raise TypeError(f"expected Marginals, got {type(marginals).__name__}")
     check_tensors(token=marginals.token, start=marginals.start, lengths=lengths)
@@ -187,7 +184,7 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 
     Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
     """
-    check_count("k", k)
+    check(k=k)
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
     score, labels, starts = ranking.k_best(p, k)
@@ -220,7 +217,7 @@ def sample(
     Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1: forward
         filtering and backward sampling, here of segments.
     """
-    check_count("n", n)
+    check(n=n)
     p = checked(p)
     device = p.lengths.device
     uniform = torch.rand(
