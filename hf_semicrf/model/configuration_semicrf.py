@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
-from hf_semicrf.hub import AUTO_MAP, write_shim
+from hf_semicrf.hub import AUTO_MAP, ListedUploads, is_local, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
 from hf_semicrf.text import BEFORE_SPLITTERS, Splitter
 
@@ -28,7 +28,7 @@ FUNCTION = "function"  # a splitter that is not saved
 _SCHEMES: dict[tuple[tuple[tuple[int, str], ...], str | None], LabelScheme] = {}
 
 
-class SemiCRFConfig(PretrainedConfig):
+class SemiCRFConfig(ListedUploads, PretrainedConfig):
     """Configuration of :class:`SemiCRFForTokenClassification`.
 
     Args:
@@ -109,7 +109,7 @@ class SemiCRFConfig(PretrainedConfig):
         self.splitter = splitter
         self.unknown = unknown
         self.has_word_starts = has_word_starts
-        self.base_model = None if base_model and os.path.isdir(base_model) else base_model
+        self.base_model = None if base_model and is_local(base_model) else base_model
         super().__init__(**kwargs)
         self.rules  # noqa: B018  (refuse constraints that cannot be met)
 
@@ -122,6 +122,12 @@ class SemiCRFConfig(PretrainedConfig):
             **kwargs: What every configuration takes.
         """
         return super().from_dict({"splitter": BEFORE_SPLITTERS, **config_dict}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is saved, here or beside an adapter: not the folder it was loaded from."""
+        values = super().to_dict()
+        values.pop("_name_or_path", None)
+        return values
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: all that is no default, and the splitter."""

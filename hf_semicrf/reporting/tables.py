@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hf_semicrf.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,13 +18,27 @@ MISSING = "not recorded"
 BLUE, LIGHT, GREY, ORANGE = "#2b6cb0", "#bcd4ec", "#6b7280", "#dd6b20"
 
 
+def markdown_text(text: object) -> str:
+    """Text as Markdown that shows it as it is, on one line: no markup, nothing unseen.
+
+    Args:
+        text: Any text, or what has one.
+    """
+    escaped = re.sub(r"([\\`*\[\]|#~$])", r"\\\1", one_line(str(text)))
+    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        escaped = escaped.replace(sign, name)
+    escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)  # emphasis
+    return re.sub(r"^(\d+(?=[.)])|)(?=([-+=]+|[.)])( |$))", r"\1\\", escaped)  # lists, underlines
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, a line a row; bars in cells are escaped."""
+    """A Markdown table, a line a row; what the cells hold is shown as it is."""
 
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
 
-    return line(header) + line(["---"] * len(header)) + "".join(map(line, rows))
+    lines = [line(map(markdown_text, row)) for row in (header, *rows)]
+    return lines[0] + line(["---"] * len(header)) + "".join(lines[1:])
 
 
 def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -133,7 +150,8 @@ def _draw_types(axes: Axes, types: Mapping[str, Mapping[str, float]]) -> None:
     """Bars of the F1 of each type, best on top."""
     ranked = sorted(types.items(), key=lambda item: item[1]["f1"])
     f1 = [100 * row["f1"] for _, row in ranked]
-    bars = axes.barh([name for name, _ in ranked], f1, 0.7, color=LIGHT)
+    names = [one_line(name).replace("$", r"\$") for name, _ in ranked]  # "$" would start a formula
+    bars = axes.barh(range(len(names)), f1, 0.7, color=LIGHT, tick_label=names)
     axes.bar_label(bars, [f"{value:.1f}" for value in f1], padding=3, fontsize=8)
     axes.set(title="F1 by entity type", xlim=(0, 112), xticks=range(0, 101, 25))
     axes.set_ylim(len(ranked) - max(len(ranked), 4) - 0.6, len(ranked) - 0.4)

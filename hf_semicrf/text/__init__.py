@@ -6,6 +6,7 @@ which word, the windows of a long text. Nothing here knows labels, scores or mod
 
 from hf_semicrf.text.detokenization import attached, detokenize
 from hf_semicrf.text.lattice import Lattice, word_start_table, word_starts
+from hf_semicrf.text.signs import one_line, visible
 from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
 from hf_semicrf.text.windows import Window, sections, training_windows, windows_of
 from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, Splitter, split_words
@@ -20,11 +21,13 @@ __all__ = [
     "Window",
     "first_subwords",
     "is_prepared",
+    "one_line",
     "prepare_tokenizer",
     "sections",
     "split_words",
     "tokenize_words",
     "training_windows",
+    "visible",
     "windows_of",
     "word_start_table",
     "word_starts",
