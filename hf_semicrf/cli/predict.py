@@ -35,6 +35,7 @@ from hf_semicrf.cli.common import (
     new_file,
     one_line_errors,
     progress,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
     for line in report.lines():
-        print(f"hf-semicrf predict: {args.file}: {line}", file=sys.stderr)
+        tell(f"hf-semicrf predict: {args.file}: {line}")
 
 
 def _print(lines: Iterable[str], output: TextIO) -> None:
@@ -244,4 +245,4 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
     if state.is_main_process:
         merge_shards(folder, count, output)
         for line in report.lines():
-            print(f"hf-semicrf predict: {file}: {line}", file=sys.stderr)
+            tell(f"hf-semicrf predict: {file}: {line}")

@@ -19,6 +19,7 @@ from hf_semicrf.hub.push import (
     files_to_push,
     listed,
     push_folder,
+    read_config,
     write_shim,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "leaving",
     "listed",
     "push_folder",
+    "read_config",
     "render_card",
     "write_shim",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import CommitOperationAdd, get_token
+from huggingface_hub import CommitOperationAdd, ModelCard, get_token
 
 SHIM_NAME = "modeling_semicrf.py"
 SHIM = '''"""This model's classes are in the package hf_semicrf: pip install hf_semicrf."""
@@ -39,6 +39,7 @@ _TOKENIZER = {
     *("dict.txt", "entity_vocab.json", "emoji.json", "byte_maps.json", "prophetnet.tokenizer"),
 }
 _NAMES = _SETTINGS | _TOKENIZER | {CARD_NAME, PLOT_NAME, SHIM_NAME}
+_PATH = re.compile(r"[/\\.~]|[A-Za-z]:|file:")
 # keys of the settings whose values say where a file was read
 _PLACES = re.compile(r".*(_path|_file|_dir|_folder|base_model)", re.DOTALL)
 
@@ -91,8 +92,7 @@ def is_local(name: str) -> bool:
     Args:
         name: Of a model or a data set.
     """
-    path = re.match(r"[/\\.~]|[A-Za-z]:|file:", name) or "\\" in name
-    return bool(path) or os.path.exists(name)
+    return bool(_PATH.match(name)) or os.path.exists(name)
 
 
 def additions(
@@ -103,7 +103,8 @@ def additions(
 ) -> list[CommitOperationAdd]:
     """What a commit adds: files of a folder, without what is this machine's own.
 
-    From settings, paths are taken out; the shim is written anew.
+    From settings, and from what a card says of its base model and data, paths are taken out; the
+    shim is written anew.
 
     Args:
         folder: Where the files lie.
@@ -113,7 +114,7 @@ def additions(
 
     Raises:
         ValueError: A file holds a token in use, or a path of this machine that is no setting; or
-            settings are no JSON.
+            settings are no JSON, or a card's are no YAML.
     """
     secrets = [t.encode() for t in {token, get_token()} if isinstance(t, str) and t]
     paths = _paths([Path.home(), Path(folder).resolve()])
@@ -125,30 +126,53 @@ def additions(
             content = SHIM.encode()
         elif name in _SETTINGS:
             content = _settings(path)
+        elif name == CARD_NAME:
+            content = _card(path)
         _check(path, content, secrets, paths)
         found.append(CommitOperationAdd(f"{place}{name}", content))
     return found
 
 
-def read_json(path: Path) -> Any:
-    """What a file says, however it is broken.
+def read_card(path: Path) -> ModelCard:
+    """A card, whatever its front matter says.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: It is no JSON, or nested too deeply.
+        ValueError: It is not in UTF-8, or its front matter is no YAML.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected JSON in '{path}', got: {error}") from None
+        return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except Exception as error:  # of YAML in its own kinds
+        raise ValueError(f"expected a card with YAML on top in '{path}', got: {error}") from error
+
+
+def _card(path: Path) -> str | bytes:
+    """A card without paths in its front matter: the file's own name where there are none."""
+    card = read_card(path)
+    values = card.data.to_dict()
+    for key in ("base_model", "datasets", "tags"):
+        given = values.get(key) or []
+        names = [given] if isinstance(given, str) else given
+        # peft's tag "base_model:adapter:/home/..."; any other may have the name of a folder here
+        if any(is_local(str(n)) if key != "tags" else _PATH.match(_last(n)) for n in names):
+            kept = [n for n in names if key == "tags" and not _PATH.match(_last(n))]
+            setattr(card.data, key, kept or None)
+    return str(path) if card.data.to_dict() == values else str(card).encode()
+
+
+def _last(tag: Any) -> str:
+    return str(tag).rsplit(":", 1)[-1]
 
 
 def _settings(path: Path) -> str | bytes:
     """The settings in a file without paths: the file's own name where there are none."""
-    values = read_json(path)
-    cleaned = _without_paths(values)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        cleaned = _without_paths(values)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON in '{path}', got: {error}") from error
     if isinstance(cleaned, dict) and cleaned.get("model_type") == "semicrf":
         cleaned["auto_map"] = AUTO_MAP  # the only code that goes
     return str(path) if cleaned == values else json.dumps(cleaned, indent=2).encode() + b"\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_semicrf.head import DEFAULTS
-from hf_semicrf.hub.allowed import CARD_NAME, is_local
+from hf_semicrf.hub.allowed import CARD_NAME, is_local, read_card
 from hf_semicrf.reporting import (
     length_table,
     markdown_table,
@@ -86,8 +87,8 @@ def render_card(
     base_model, dataset, model_id = map(_public, (config.base_model, dataset, model_id))
     title = (model_id or "A semi-Markov CRF tagger").rsplit("/", 1)[-1]
     front_matter = ModelCardData(
-        base_model=base_model,
-        datasets=dataset,
+        base_model=_hub_name(base_model),
+        datasets=_hub_name(dataset),
         eval_results=_results(metrics or {}, dataset or "local files", one_line(split)) or None,
         language=_shown(language),
         library_name="peft" if adapter else "transformers",
@@ -137,18 +138,25 @@ def find_card(folder: str | os.PathLike | None) -> str | None:
 
     Args:
         folder: Where to look; None and what is no folder hold none.
+
+    Raises:
+        ValueError: There is a card that can't be read.
     """
     path = Path(folder, CARD_NAME) if folder else None
     if path is None or not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
-    tags = ModelCard(text, ignore_metadata_errors=True).data.get("tags")
-    return text if TAGS[0] in (tags or ()) else None
+    tags = read_card(path).data.get("tags")
+    return path.read_text(encoding="utf-8") if TAGS[0] in (tags or ()) else None
 
 
 def _public(name: str | None) -> str | None:
     """A name on the Hub; None for a path."""
     return one_line(name) if name and not is_local(name) else None
+
+
+def _hub_name(name: str | None) -> str | None:
+    """The name if the Hub may have it: its index refuses a card with any other."""
+    return name if name and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) else None
 
 
 def _shown(name: str | None) -> str | None:

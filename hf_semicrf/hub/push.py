@@ -26,7 +26,6 @@ from hf_semicrf.hub.allowed import (
     additions,
     is_weights,
     leaving,
-    read_json,
 )
 from hf_semicrf.hub.model_card import find_card, render_card
 from hf_semicrf.text import one_line
@@ -82,6 +81,10 @@ def card_for_push(
 class ListedUploads:
     """What transformers pushes, kept to the list: a class in front of one with `push_to_hub`."""
 
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        """When each entry of a folder was changed; of a link, the link."""
+        return {n: os.lstat(Path(working_dir, n)).st_mtime for n in os.listdir(working_dir)}
+
     def _upload_modified_files(
         self,
         working_dir: str | os.PathLike,
@@ -98,11 +101,8 @@ class ListedUploads:
         Raises:
             ValueError: As in `upload`.
         """
-        changed = {
-            name
-            for name in os.listdir(working_dir)
-            if os.lstat(Path(working_dir, name)).st_mtime > files_timestamps.get(name, -math.inf)
-        }
+        now = self._get_files_timestamps(working_dir)
+        changed = {n for n, time in now.items() if time > files_timestamps.get(n, -math.inf)}
         goes = [name for name in files_to_push(working_dir) if name in changed]
         operations = additions(working_dir, goes, token)
         api = HfApi(token=token)
@@ -196,6 +196,28 @@ def push_folder(
         raise ConnectionError(f"can't reach {api.endpoint}: {error}") from error
 
 
+def read_config(name: Any, **options: Any) -> Any:
+    """The configuration of a model or an encoder.
+
+    Args:
+        name: Hub name or folder.
+        **options: Of `AutoConfig.from_pretrained`.
+
+    Raises:
+        ValueError: It is none that can be read.
+        OSError: There is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # JSON that is no configuration fails in many ways
+        raise ValueError(
+            f"expected a configuration that can be read at '{name}', got {type(error).__name__}: "
+            f"{error}"
+        ) from error
+
+
 def _complete(folder: Path, repo_id: str, goes: list[str]) -> None:
     """Write what a saved folder lacks of shim and card."""
     if "config.json" not in goes:
@@ -205,8 +227,7 @@ def _complete(folder: Path, repo_id: str, goes: list[str]) -> None:
                 "SemiCRFTrainer.create_model_card writes it"
             )
         return
-    read_json(folder / "config.json")  # refuses what transformers fails at
-    config = AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
     if config.model_type != "semicrf":
         raise ValueError(
             f"expected a semi-CRF model in '{folder}', got the model type {config.model_type!r}"
