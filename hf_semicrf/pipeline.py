@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 from transformers import AutoModelForTokenClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_semicrf.hub import ListedUploads
 from hf_semicrf.inference import predict
 from hf_semicrf.model import SemiCRFConfig
 from hf_semicrf.options import check, check_decoding
@@ -27,7 +28,7 @@ RUNNING = ("batch_size", "num_workers")  # None for transformers' own
 ANALYZE = ("return_posteriors", "n_best")  # what `SemiCRFForTokenClassification.analyze` answers
 
 
-class SemiCRFPipeline(Pipeline):
+class SemiCRFPipeline(ListedUploads, Pipeline):
     """Find entities in texts.
 
     ``pipeline("semicrf-ner", model=..., tokenizer=..., device=..., batch_size=...)`` makes one,

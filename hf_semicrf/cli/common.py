@@ -67,8 +67,24 @@ class Parser(argparse.ArgumentParser):
         Args:
             message: What is wrong.
         """
-        self.exit(FAILED, f"{self.prog}: {' '.join(message.split())}\n")
+        line = " ".join(message.split())
+        if not line.isprintable():  # an import that takes its time
+            from hf_semicrf.text import visible
+
+            line = visible(line)
+        self.exit(FAILED, f"{self.prog}: {line}\n")
         raise AssertionError  # `exit` does not return
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error; what it holds of data can't steer the terminal.
+
+    Args:
+        line: What is to be said.
+    """
+    from hf_semicrf.text import one_line
+
+    print(one_line(line), file=sys.stderr)
 
 
 def underscored(arguments: Sequence[str]) -> list[str]:
@@ -323,11 +339,36 @@ def read_tagged(
         some = {key: how[key] for key in names}
         data = read_hub(str(name), config, split=split, report=report, **some)
     for line in report.lines():
-        print(f"{report.source}: {line}", file=sys.stderr)
+        tell(f"{report.source}: {line}")
     return data, report
 
 
 # Running
+
+
+@contextmanager
+def opening(name: str) -> Iterator[None]:
+    """Name the model whose files can't be read, whatever the library that reads them raises.
+
+    Args:
+        name: Hub name or folder.
+
+    Raises:
+        ValueError: In place of errors that are of another kind, or of JSON and text.
+    """
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        if not isinstance(error, json.JSONDecodeError | UnicodeError):
+            raise
+        found: Exception = error
+    except Exception as error:
+        found = error
+    else:
+        return
+    raise ValueError(
+        f"expected a model that can be read at {name!r}, got {type(found).__name__}: {found}"
+    ) from found
 
 
 def load(name: str, device: str | None) -> tuple[Any, Any]:
@@ -346,7 +387,8 @@ def load(name: str, device: str | None) -> tuple[Any, Any]:
 
     place = device_of(device)
     make: Any = pipeline  # whose signatures list the stock tasks alone
-    tagger = make(TASK, model=name, device="cpu")
+    with opening(name):
+        tagger = make(TASK, model=name, device="cpu")
     # among several processes a pipeline leaves a model where it is
     return tagger.model.to(place), tagger.tokenizer
 

@@ -34,6 +34,7 @@ from hf_semicrf.cli.common import (
     new_file,
     one_line_errors,
     progress,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
     for line in report.lines():
-        print(f"hf-semicrf predict: {args.file}: {line}", file=sys.stderr)
+        tell(f"hf-semicrf predict: {args.file}: {line}")
 
 
 def _print(lines: Iterable[str], output: TextIO) -> None:
@@ -243,4 +244,4 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
     if state.is_main_process:
         merge_shards(folder, count, output)
         for line in report.lines():
-            print(f"hf-semicrf predict: {file}: {line}", file=sys.stderr)
+            tell(f"hf-semicrf predict: {file}: {line}")

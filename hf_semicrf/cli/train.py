@@ -21,8 +21,10 @@ from hf_semicrf.cli.common import (
     existing_file,
     json_object,
     one_line_errors,
+    opening,
     read_tagged,
     take_options,
+    tell,
 )
 from hf_semicrf.options import OPTIONS
 
@@ -252,7 +254,7 @@ def _describe(
         except ValueError as error:
             raise ValueError(f"{name} data, {error}") from None
         listed = ", ".join(f"{label} {count:,}" for label, count in counts.items()) or "none"
-        print(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
+        tell(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
 
 
 def _refuse_unknown(
@@ -312,16 +314,17 @@ def _prepare(
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
     choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
-    stored = AutoConfig.from_pretrained(args.model_name_or_path)
-    if args.splitter is None and not isinstance(stored, SemiCRFConfig):
-        head["splitter"] = choice.name
-    model: Any = SemiCRFForTokenClassification.from_pretrained(
-        args.model_name_or_path,
-        labels=labels,
-        dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
-        **head,
-    )
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
+    with opening(args.model_name_or_path):
+        stored = AutoConfig.from_pretrained(args.model_name_or_path)
+        if args.splitter is None and not isinstance(stored, SemiCRFConfig):
+            head["splitter"] = choice.name
+        model: Any = SemiCRFForTokenClassification.from_pretrained(
+            args.model_name_or_path,
+            labels=labels,
+            dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
+            **head,
+        )
+        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
     align = TokenizeAndAlign(
         tokenizer,
         model.config,
@@ -341,7 +344,7 @@ def _prepare(
         for name, split in splits.items()
     }
     print(choice.of(model.config.splitter))
-    print(f"labels: {' '.join(model.config.labels)}")
+    tell(f"labels: {' '.join(model.config.labels)}")
     longest = model.config.max_segment_length
     print(f"scheme {model.config.scheme.name}, segments of up to {longest} words")
     trainer = SemiCRFTrainer(

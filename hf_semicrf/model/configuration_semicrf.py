@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
-from hf_semicrf.hub import AUTO_MAP, write_shim
+from hf_semicrf.hub import AUTO_MAP, ListedUploads, is_local, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
 from hf_semicrf.options import check
 from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, Splitter
@@ -28,7 +28,7 @@ SETTINGS = (*DEFAULTS, "label_scheme", "constraints", "splitter", "unknown", "ba
 _SCHEMES: dict[tuple[tuple[tuple[int, str], ...], str | None], LabelScheme] = {}
 
 
-class SemiCRFConfig(PretrainedConfig):
+class SemiCRFConfig(ListedUploads, PretrainedConfig):
     """Configuration of :class:`SemiCRFForTokenClassification`.
 
     Args:
@@ -120,8 +120,7 @@ class SemiCRFConfig(PretrainedConfig):
             setattr(self, name, value)
         self.constraints = dict(constraints) if isinstance(constraints, Mapping) else constraints
         self.splitter = splitter
-        if base_model and os.path.isdir(base_model):
-            self.base_model = None
+        self.base_model = None if base_model and is_local(base_model) else base_model
         super().__init__(**kwargs)
         self.rules  # noqa: B018  (refuse constraints that cannot be met)
 
@@ -136,6 +135,12 @@ class SemiCRFConfig(PretrainedConfig):
         own = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
         saved = {"splitter": BEFORE_SPLITTERS, **config_dict, **own}
         return super().from_dict(saved, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is saved, here or beside an adapter: not the folder it was loaded from."""
+        values = super().to_dict()
+        values.pop("_name_or_path", None)
+        return values
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: all that is no default, and the splitter."""

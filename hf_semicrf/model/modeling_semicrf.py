@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput
-from hf_semicrf.hub import card_files, card_for_push
+from hf_semicrf.hub import ListedUploads, card_files, card_for_push, is_local
 from hf_semicrf.inference import analyze, predict
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
@@ -64,7 +64,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class SemiCRFForTokenClassification(PreTrainedModel):
+class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
     """Any transformers encoder with a semi-Markov CRF over words.
 
     Args:
@@ -88,6 +88,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
             setattr(self, flag, getattr(built, flag, False))
         super().__init__(config)
+        if is_local(self.name_or_path or ""):
+            self.name_or_path = ""  # peft writes this beside an adapter; the configuration knows it
         scheme = config.scheme
         if encoder is None:
             extra = accepted(built.__init__, add_pooling_layer=False)

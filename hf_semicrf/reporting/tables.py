@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,27 @@ MISSING = "not recorded"
 BLUE, LIGHT, GREY, ORANGE = "#2b6cb0", "#bcd4ec", "#6b7280", "#dd6b20"
 
 
+def markdown_text(text: object) -> str:
+    """Text as Markdown that shows it as it is, on one line: no markup, nothing unseen.
+
+    Args:
+        text: Any text, or what has one.
+    """
+    escaped = re.sub(r"([\\`*\[\]|#~$])", r"\\\1", one_line(str(text)))
+    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        escaped = escaped.replace(sign, name)
+    escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)  # emphasis
+    return re.sub(r"^(\d+(?=[.)])|)(?=([-+=]+|[.)])( |$))", r"\1\\", escaped)  # lists, underlines
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, a line a row; bars in cells are escaped."""
+    """A Markdown table, a line a row; what the cells hold is shown as it is."""
 
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
 
-    return line(header) + line(["---"] * len(header)) + "".join(map(line, rows))
+    lines = [line(map(markdown_text, row)) for row in (header, *rows)]
+    return lines[0] + line(["---"] * len(header)) + "".join(lines[1:])
 
 
 def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
