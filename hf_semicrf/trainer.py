@@ -5,12 +5,14 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -21,6 +23,7 @@ from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, t
 from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.reporting import plot_scores
+from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
 
@@ -212,7 +215,44 @@ class SemiCRFTrainer(Trainer):
             tags=[tags] if isinstance(tags, str) else tags or (),
             adapter=getattr(model, "peft_config", None) is not None,
         )
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        with replacing(folder / CARD_NAME) as path:
+            path.write_text(card, encoding="utf-8")
+
+    def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
+        """Write the scores of a split into `output_dir`, as the stock method does.
+
+        Args:
+            split: Its name.
+            metrics: The scores.
+            combined: Whether to add them to all_results.json too.
+        """
+        if not self.is_world_process_zero():
+            return
+        files = {f"{split}_results.json": dict(metrics)}
+        if combined:
+            path = Path(self.args.output_dir, "all_results.json")
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            files[path.name] = {**before, **metrics}
+        with filling(self.args.output_dir) as folder:
+            for name, content in files.items():
+                written = json.dumps(content, indent=4, sort_keys=True)
+                (folder / name).write_text(written, encoding="utf-8")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The stock save; after an error the files of an earlier one are as they were."""
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        place = Path(output_dir or self.args.output_dir)
+        with filling(place) as folder:
+            try:
+                super()._save(str(folder), state_dict)
+            except (RuntimeError, SafetensorError) as error:  # which name no file
+                raise OSError(f"the model can't be saved in {place}: {error}") from error
+            new = {path.name for path in folder.iterdir()}
+        for path in place.glob("model*.safetensors*"):
+            if path.name not in new:  # in another number of files
+                path.unlink()
 
     def _not_calibrated(self) -> dict[str, str]:
         """What `calibrate` has not fitted, as a row of the card."""

@@ -193,11 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if args.dataset_name and (args.validation_file or args.test_file):
         made.error("expected --validation_file and --test_file with --train_file alone")
     results = sys.stdout
-    with redirect_stdout(sys.stderr):  # the log of the training
-        with one_line_errors(made):
-            training_args = _training_arguments(made, others)
-            read = load_splits(args)
-            trainer, inputs = _prepare(args, training_args, read)
+    with one_line_errors(made), redirect_stdout(sys.stderr):  # the log of the training
+        training_args = _training_arguments(made, others)
+        read = load_splits(args)
+        trainer, inputs = _prepare(args, training_args, read)
         splits = {name: data for name, (data, _) in read.items()}
         return _train(args, trainer, splits, inputs, results)
 

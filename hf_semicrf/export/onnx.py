@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hf_semicrf.export import numpy_decoder
+from hf_semicrf.saving import filling
 from hf_semicrf.text import Lattice
 
 GRAPH_NAME, DECODER_NAME = "model.onnx", "decoder.json"
@@ -144,19 +145,20 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         )
     program, example = export_program(model, tokenizer.model_input_names)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        program,
-        kwargs=example,
-        f=folder / GRAPH_NAME,
-        output_names=list(program.module()(**example)),
-        dynamo=True,
-        verbose=False,
-    )
     decoder = {**decoder_of(model)._asdict(), "splitter": model.config.splitter}
-    (folder / DECODER_NAME).write_text(json.dumps(decoder, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(numpy_decoder.__file__, folder / "numpy_decoder.py")
-    tokenizer.save_pretrained(folder)
+    written = json.dumps(decoder, ensure_ascii=False)
+    with filling(folder) as unfinished:
+        torch.onnx.export(
+            program,
+            kwargs=example,
+            f=unfinished / GRAPH_NAME,
+            output_names=list(program.module()(**example)),
+            dynamo=True,
+            verbose=False,
+        )
+        (unfinished / DECODER_NAME).write_text(written, encoding="utf-8")
+        shutil.copyfile(numpy_decoder.__file__, unfinished / "numpy_decoder.py")
+        tokenizer.save_pretrained(unfinished)
     return folder / GRAPH_NAME
 
 

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_semicrf.hub.model_card import CARD_NAME, PLOT_NAME, find_card, render_card
+from hf_semicrf.saving import replacing
 
 SHIM_NAME = "modeling_semicrf.py"
 SHIM = '''"""This model's classes are in the package hf_semicrf: pip install hf_semicrf."""
@@ -37,7 +38,8 @@ def write_shim(folder: str | os.PathLike) -> None:
         folder: Where a model or a configuration is saved; made where there is none.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, SHIM_NAME).write_text(SHIM, encoding="utf-8")
+    with replacing(Path(folder, SHIM_NAME)) as path:
+        path.write_text(SHIM, encoding="utf-8")
 
 
 def card_files(folder: str | os.PathLike | None) -> dict[str, bytes]:
@@ -146,4 +148,5 @@ def _complete(folder: Path, repo_id: str) -> None:
     if not (folder / SHIM_NAME).exists():
         config.save_pretrained(folder)
     if not card.exists():
-        card.write_text(render_card(config, model_id=repo_id), encoding="utf-8")
+        with replacing(card) as path:
+            path.write_text(render_card(config, model_id=repo_id), encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hf_semicrf.reporting.visualize import HUES, escape, page
 from hf_semicrf.results import Entity, Prediction
+from hf_semicrf.saving import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,8 @@ def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> Non
     for axes, line in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
         _draw(axes, *line, hues)
         axes.set_xlim(0, width)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
 
 
 def _hues(predictions: Sequence[Prediction]) -> dict[str, int]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_semicrf.saving import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import HashableList
@@ -126,7 +128,8 @@ def plot_scores(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, length=0)
         axes.title.set_fontsize(10)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def _draw_types(axes: Axes, types: Mapping[str, Mapping[str, float]]) -> None:
