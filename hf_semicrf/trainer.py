@@ -19,7 +19,13 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_semicrf.data import count_entities
-from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, threshold_doubt
+from hf_semicrf.head import (
+    evaluating,
+    fit_temperature,
+    fit_threshold,
+    temperature_doubt,
+    threshold_doubt,
+)
 from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.reporting import plot_scores
@@ -134,15 +140,13 @@ class SemiCRFTrainer(Trainer):
             What was not fitted, and why; a sentence each. The log and the card say it too.
         """
         model = self.accelerator.unwrap_model(self.model)
-        was_training = self.model.training
-        self.model.eval()
         batches = []
         rows: Any = [row for row in dataset if _fully_known(row)]
         size = self.args.per_device_eval_batch_size
-        for batch in DataLoader(rows, size, collate_fn=self.data_collator):
-            with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
+            for batch in DataLoader(rows, size, collate_fn=self.data_collator):
                 output = self.model(**self._prepare_inputs(batch), output_potentials=True)
-            batches.append(output.potentials)
+                batches.append(output.potentials)
         config, doubts = model.config, []
         loss, rule = self.args.temperature_loss, self.args.threshold_rule
         nothing = None if batches else "no sentence of the validation data has all its labels"
@@ -157,7 +161,6 @@ class SemiCRFTrainer(Trainer):
                 doubts.append(f"threshold kept at {config.threshold}: {doubt}")
             else:
                 model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
-        self.model.train(was_training)
         for doubt in doubts:
             logger.warning("Not calibrated, %s.", doubt)
         self.doubts = doubts

@@ -75,7 +75,8 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
     from hf_semicrf.reporting import length_table, plot_scores, reliability_table, type_table
     from hf_semicrf.saving import filling
 
-    data, _ = read_tagged(args.file, args.dataset_name, args.dataset_config_name, args.split, args)
+    source = (args.file, args.dataset_name, args.dataset_config_name, args.split)
+    data, report = read_tagged(*source, args)
     if args.output_dir is not None:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(args.model, args.device)
@@ -86,6 +87,7 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         args.tokens_column,
         args.tags_column,
         args.bins,
+        report,
         batch_size=args.batch_size,
         **decoding(args),
     )

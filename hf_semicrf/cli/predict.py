@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from queue import Empty, Queue
@@ -161,16 +161,22 @@ def _print(lines: Iterable[str], output: TextIO) -> None:
     output.flush()
 
 
-def _standard_input() -> Iterable[str]:
-    """The lines of standard input.
+def _standard_input() -> Iterator[str]:
+    """The lines of standard input; names those that are no text and leaves them out.
 
     They come through a file of their own: Python ends badly while a thread reads `sys.stdin`.
     """
-    try:
-        number = sys.stdin.fileno()
-    except (AttributeError, OSError):
-        return sys.stdin
-    return open(number, encoding=sys.stdin.encoding, closefd=False)
+    from hf_semicrf.data import undecoded
+
+    lines: Iterable[str] = sys.stdin
+    with suppress(AttributeError, OSError):
+        number, coding = sys.stdin.fileno(), sys.stdin.encoding
+        lines = open(number, encoding=coding, errors="surrogateescape", closefd=False)
+    for number, line in enumerate(lines, start=1):
+        if reason := undecoded(line):
+            print(f"hf-semicrf predict: standard input, line {number}: {reason}", file=sys.stderr)
+        else:
+            yield line
 
 
 def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Any]]:

@@ -302,7 +302,10 @@ def _prepare(
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
-    labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    try:
+        labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    except ValueError as error:
+        raise ValueError(f"{read['train'][1].source}: {error}") from None
     scheme = scheme_of(labels, read["train"][1], args.label_scheme)
     _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}

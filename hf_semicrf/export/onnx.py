@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hf_semicrf.export import numpy_decoder
+from hf_semicrf.head import evaluating
 from hf_semicrf.saving import filling
 from hf_semicrf.text import Lattice
 
@@ -91,10 +92,9 @@ def export_program(
     # no two axes of a kind alike, so that none are taken for one
     example = _ones(model, token_inputs, 7, [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]])
     shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in example}
-    was_training = model.training
-    module = EncoderAndScorer(model).eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
+            module = EncoderAndScorer(model).eval()
             program = torch.export.export(module, (), example, dynamic_shapes=shapes)
             program.module()(**_ones(model, token_inputs, 9, [[1, 3, 4]]))
     except (torch._dynamo.exc.UserError, AssertionError) as error:
@@ -102,8 +102,6 @@ def export_program(
             "expected a graph that takes inputs of all sizes, got one that does not from a "
             f"{type(model.text_encoder).__name__} with the scorer {model.config.scorer!r}: {error}"
         ) from error
-    finally:
-        model.train(was_training)
     return program, example
 
 

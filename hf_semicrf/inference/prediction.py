@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from hf_semicrf.head import evaluating
 from hf_semicrf.inference.distribution import (
     Distribution,
     decoded_segments,
@@ -78,13 +79,15 @@ class Document:
             splitter: Cuts strings into words; the default one where None.
 
         Raises:
-            ValueError: It is neither.
+            ValueError: It is neither, or it has half of a surrogate pair, which is no character.
         """
         if isinstance(text, str):
+            _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
             return cls(text, [text[start:end] for start, end in spans], spans)
         if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
             raise ValueError(f"expected a string or a list of words as a text, got {text!r:.80}")
+        _check_encodable("".join(text))
         return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
 
     def attached(self) -> list[bool]:
@@ -249,6 +252,15 @@ def _documents(
     return documents
 
 
+def _check_encodable(text: str) -> None:
+    """Refuse what no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        got = text[error.start : error.start + 20]
+        raise ValueError(f"expected text of whole characters, got {got!r}") from None
+
+
 def _prepared(tokenizer: Any) -> Any:
     """The tokenizer, or a copy that went through `prepare_tokenizer`."""
     return tokenizer if is_prepared(tokenizer) else prepare_tokenizer(copy.deepcopy(tokenizer))
@@ -278,7 +290,7 @@ def _read(
     """Run the model over all windows, in batches of like lengths.
 
     Args:
-        model: The model; its mode is restored.
+        model: The model; its mode is restored, and other threads may run it too.
         documents: Texts cut into windows, which get their segments.
         tokenizer: The encoder's tokenizer.
         batch_size: Windows in a batch.
@@ -288,9 +300,7 @@ def _read(
     """
     results = [result for document in documents for result in document.results]
     results.sort(key=lambda result: len(result.window.words), reverse=True)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for at in range(0, len(results), batch_size):
             batch = results[at : at + batch_size]
             head = _head_output(model, batch, tokenizer, threshold, decode)
@@ -300,8 +310,6 @@ def _read(
                 found = distributions(head, config.head_temperature, config.scheme.types, n_best)
                 for result, distribution in zip(batch, found, strict=True):
                     result.distribution = distribution
-    finally:
-        model.train(was_training)
 
 
 def _head_output(
