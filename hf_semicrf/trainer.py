@@ -5,6 +5,7 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence, Sized
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
@@ -22,7 +24,13 @@ from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from hf_semicrf.data import count_entities
-from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, threshold_doubt
+from hf_semicrf.head import (
+    evaluating,
+    fit_temperature,
+    fit_threshold,
+    temperature_doubt,
+    threshold_doubt,
+)
 from hf_semicrf.hub import (
     CARD_NAME,
     PLOT_NAME,
@@ -35,6 +43,7 @@ from hf_semicrf.hub import (
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.reporting import plot_scores
+from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
 
@@ -179,15 +188,13 @@ class SemiCRFTrainer(Trainer):
             What was not fitted, and why; a sentence each. The log and the card say it too.
         """
         model = self.accelerator.unwrap_model(self.model)
-        was_training = self.model.training
-        self.model.eval()
         batches = []
         rows: Any = [row for row in dataset if _fully_known(row)]
         size = self.args.per_device_eval_batch_size
-        for batch in DataLoader(rows, size, collate_fn=self.data_collator):
-            with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
+            for batch in DataLoader(rows, size, collate_fn=self.data_collator):
                 output = self.model(**self._prepare_inputs(batch), output_potentials=True)
-            batches.append(output.potentials)
+                batches.append(output.potentials)
         config, doubts = model.config, []
         loss, rule = self.args.temperature_loss, self.args.threshold_rule
         nothing = None if batches else "no sentence of the validation data has all its labels"
@@ -202,7 +209,6 @@ class SemiCRFTrainer(Trainer):
                 doubts.append(f"threshold kept at {config.threshold}: {doubt}")
             else:
                 model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
-        self.model.train(was_training)
         for doubt in doubts:
             logger.warning("Not calibrated, %s.", doubt)
         self.remarks.pop("not calibrated", None)
@@ -262,7 +268,44 @@ class SemiCRFTrainer(Trainer):
             tags=[*([tags] if isinstance(tags, str) else tags or ()), *(model.model_tags or ())],
             adapter=getattr(model, "peft_config", None) is not None,
         )
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        with replacing(folder / CARD_NAME) as path:
+            path.write_text(card, encoding="utf-8")
+
+    def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
+        """Write the scores of a split into `output_dir`, as the stock method does.
+
+        Args:
+            split: Its name.
+            metrics: The scores.
+            combined: Whether to add them to all_results.json too.
+        """
+        if not self.is_world_process_zero():
+            return
+        files = {f"{split}_results.json": dict(metrics)}
+        if combined:
+            path = Path(self.args.output_dir, "all_results.json")
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            files[path.name] = {**before, **metrics}
+        with filling(self.args.output_dir) as folder:
+            for name, content in files.items():
+                written = json.dumps(content, indent=4, sort_keys=True)
+                (folder / name).write_text(written, encoding="utf-8")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The stock save; after an error the files of an earlier one are as they were."""
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        place = Path(output_dir or self.args.output_dir)
+        with filling(place) as folder:
+            try:
+                super()._save(str(folder), state_dict)
+            except (RuntimeError, SafetensorError) as error:  # which name no file
+                raise OSError(f"the model can't be saved in {place}: {error}") from error
+            new = {path.name for path in folder.iterdir()}
+        for path in place.glob("model*.safetensors*"):
+            if path.name not in new:  # in another number of files
+                path.unlink()
 
     def push_to_hub(
         self,

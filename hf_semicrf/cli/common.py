@@ -114,18 +114,28 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
             getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8")
     try:
         yield
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_output()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
+        _silence_output()
         parser.error(str(error) or type(error).__name__)
     except Exception as error:
         # such as DatasetGenerationError: data that can't be read
-        if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow"):
+        if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow", "safetensors"):
             raise
         parser.error(str(error.__cause__ or error))
+
+
+def _silence_output() -> None:
+    """Forget what standard output does not take, so that Python does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Types of arguments
@@ -167,7 +177,7 @@ def existing_file(text: str) -> str:
     Args:
         text: What was given.
     """
-    if not Path(text).exists():
+    if not _is(Path.exists, text):
         raise argparse.ArgumentTypeError(f"expected a file, found none at {text!r}")
     return text
 
@@ -178,20 +188,24 @@ def existing_folder(text: str) -> str:
     Args:
         text: What was given.
     """
-    if not Path(text).is_dir():
+    if not _is(Path.is_dir, text):
         raise argparse.ArgumentTypeError(f"expected a folder, found none at {text!r}")
     return text
 
 
-def new_file(text: str) -> Path:
-    """The type of files that can be written.
+def new_file(text: str) -> Path | None:
+    """The type of files that can be written; "-" is standard output.
 
     Args:
         text: What was given.
     """
+    if text == "-":
+        return None
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
+    if _is(Path.is_dir, path) or not _is(Path.is_dir, path.parent):
         raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    if not os.access(path if _is(Path.exists, path) else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a file that may be written, got {text!r}")
     return path
 
 
@@ -202,9 +216,17 @@ def new_folder(text: str) -> Path:
         text: What was given.
     """
     path = Path(text)
-    if path.exists() and not path.is_dir():
+    if _is(Path.exists, path) and not _is(Path.is_dir, path):
         raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
     return path
+
+
+def _is(asked: Callable[[Path], bool], path: str | Path) -> bool:
+    """What a path is asked for; False for one that the system refuses."""
+    try:
+        return asked(Path(path))
+    except (OSError, ValueError):
+        return False
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -418,6 +440,12 @@ def device_of(name: str | None) -> Any:
                 if count
                 else f"argument --device: got {name!r}, and there is no GPU that PyTorch can use"
             )
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception:  # of another kind for each back end
+        raise ValueError(
+            f"argument --device: expected a device that PyTorch can use here, got {name!r}"
+        ) from None
     return device
 
 

@@ -60,6 +60,7 @@ def _run(args: argparse.Namespace) -> None:
     from hf_semicrf import prepare_tokenizer
     from hf_semicrf.cli.pii_corpus import write_corpus
     from hf_semicrf.reporting import to_ansi, to_html
+    from hf_semicrf.saving import replacing
 
     began = time.perf_counter()
 
@@ -86,7 +87,8 @@ def _run(args: argparse.Namespace) -> None:
     print(to_ansi(SENTENCES, entities, types))
     page = args.output_dir / "entities.html"
     shown = to_html(SENTENCES, entities, title="Found by the demo model", types=types)
-    page.write_text(shown, encoding="utf-8")
+    with replacing(page) as path:
+        path.write_text(shown, encoding="utf-8")
 
     minutes = (time.perf_counter() - began) / 60
     print(f"\nThe same as a page: {page}\nThe model and its card: {folder}")

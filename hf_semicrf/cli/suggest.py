@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from hf_semicrf.reporting import uncertainty_page
+    from hf_semicrf.saving import replacing
 
     model, tokenizer = load(args.model, args.device)
     ranked = rank(_analyzed(args, model, tokenizer), args.number, args.by)
@@ -79,7 +80,8 @@ def _run(args: argparse.Namespace) -> None:
     else:
         written = to_jsonl(ranked)
     if args.output:
-        args.output.write_text(written + "\n", encoding="utf-8")
+        with replacing(args.output) as path:
+            path.write_text(written + "\n", encoding="utf-8")
     else:
         print(written)
 

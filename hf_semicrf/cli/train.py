@@ -192,14 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if args.dataset_name and (args.validation_file or args.test_file):
         made.error("expected --validation_file and --test_file with --train_file alone")
     results = sys.stdout
-    with redirect_stdout(sys.stderr):  # the log of the training
-        with one_line_errors(made):
-            from hf_semicrf.text import Splitter
+    with one_line_errors(made), redirect_stdout(sys.stderr):  # the log of the training
+        from hf_semicrf.text import Splitter
 
-            Splitter.of(args.splitter)  # refuse one that there is not before the data are read
-            training_args = _training_arguments(made, others)
-            read = load_splits(args)
-            trainer, inputs = _prepare(args, training_args, read)
+        Splitter.of(args.splitter)  # refuse one that there is not before the data are read
+        training_args = _training_arguments(made, others)
+        read = load_splits(args)
+        trainer, inputs = _prepare(args, training_args, read)
         splits = {name: data for name, (data, _) in read.items()}
         return _train(args, trainer, splits, inputs, results)
 
@@ -305,7 +304,10 @@ def _prepare(
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
-    labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    try:
+        labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    except ValueError as error:
+        raise ValueError(f"{read['train'][1].source}: {error}") from None
     scheme = scheme_of(labels, read["train"][1], args.label_scheme)
     _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}

@@ -237,10 +237,10 @@ def stream_rows(
         fields: dict[str, Any] = {}
         reason = row.reason if isinstance(row, Damage) else None
         if isinstance(row, Row):
-            clean = without_surrogates(row.fields)
-            if clean is not row.fields:
-                own.replaced.append(row.place)
             try:
+                clean = without_surrogates(row.fields)
+                if clean is not row.fields:
+                    own.replaced.append(row.place)
                 fields = text_fields(clean, options)
             except ValueError as error:
                 reason = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -133,17 +134,28 @@ class ReadReport:
 
 
 def without_surrogates(value: Any) -> Any:
-    """A value of JSON with U+FFFD for each lone surrogate; the same object if it has none."""
+    """A value of JSON with U+FFFD for each lone surrogate; the same object if it has none.
+
+    Raises:
+        ValueError: It has too many brackets within each other.
+    """
+    try:
+        return _without_surrogates(value)
+    except RecursionError:
+        raise ValueError(f"expected fewer brackets in brackets, got {short(value)}") from None
+
+
+def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value) if _SURROGATE.search(value) else value
     if isinstance(value, list) and all(type(item) is str for item in value):
         if not _SURROGATE.search("".join(value)):
             return value
     if isinstance(value, list | tuple):
-        items = [without_surrogates(item) for item in value]
+        items = [_without_surrogates(item) for item in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else items
     if isinstance(value, dict):
-        pairs = [(without_surrogates(k), without_surrogates(v)) for k, v in value.items()]
+        pairs = [(_without_surrogates(k), _without_surrogates(v)) for k, v in value.items()]
         old = value.items()
         same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, old, strict=True))
         return value if same else dict(pairs)
@@ -152,5 +164,8 @@ def without_surrogates(value: Any) -> Any:
 
 def short(value: Any) -> str:
     """The first characters of a value, to be shown in a message."""
-    written = repr(value)
+    try:
+        written = repr(value)
+    except RecursionError:
+        written = reprlib.repr(value)
     return written if len(written) <= 80 else written[:77] + "..."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from hf_semicrf.head import evaluating
 from hf_semicrf.inference.distribution import (
     Distribution,
     decoded_segments,
@@ -79,10 +80,15 @@ class Document:
         Args:
             text: The string, or the words.
             splitter: Cuts strings into words; the default one where None.
+
+        Raises:
+            ValueError: It has half of a surrogate pair, which is no character.
         """
         if isinstance(text, str):
+            _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
             return cls(text, [text[start:end] for start, end in spans], spans)
+        _check_encodable("".join(text))
         return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
 
     def attached(self) -> list[bool]:
@@ -273,6 +279,15 @@ def _listed(values: Any, what: str) -> list[Any]:
     return list(values)
 
 
+def _check_encodable(text: str) -> None:
+    """Refuse what no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        got = text[error.start : error.start + 20]
+        raise ValueError(f"expected text of whole characters, got {got!r}") from None
+
+
 def _prepared(tokenizer: Any) -> Any:
     """The tokenizer, or a copy that went through `prepare_tokenizer`."""
     if not hasattr(tokenizer, "pad_token"):
@@ -304,7 +319,7 @@ def _read(
     """Run the model over all windows, in batches of like lengths.
 
     Args:
-        model: The model; its mode is restored.
+        model: The model; its mode is restored, and other threads may run it too.
         documents: Texts cut into windows, which get their segments.
         tokenizer: The encoder's tokenizer.
         batch_size: Windows in a batch.
@@ -314,9 +329,7 @@ def _read(
     """
     results = [result for document in documents for result in document.results]
     results.sort(key=lambda result: len(result.window.words), reverse=True)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for at in range(0, len(results), batch_size):
             batch = results[at : at + batch_size]
             try:
@@ -330,8 +343,6 @@ def _read(
                 found = distributions(head, config.head_temperature, config.scheme.types, n_best)
                 for result, distribution in zip(batch, found, strict=True):
                     result.distribution = distribution
-    finally:
-        model.train(was_training)
 
 
 def _where(results: Sequence[WindowResult], error: ScoreError) -> str:

@@ -27,6 +27,7 @@ from hf_semicrf.reporting.visualize import (
     page,
 )
 from hf_semicrf.results import Entity, Prediction
+from hf_semicrf.saving import replacing
 from hf_semicrf.text import direction, one_line
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> Non
         for axes, line in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
             axes.set_xlim(0, width)
             _draw(axes, *line, styles)
-        figure.savefig(path, dpi=110)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=110)
 
 
 def _styles(predictions: Sequence[Prediction]) -> dict[str, Colour]:

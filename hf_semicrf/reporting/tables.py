@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_semicrf.reporting.fonts import drawing
+from hf_semicrf.saving import replacing
 from hf_semicrf.text import one_line
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def plot_scores(
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8, length=0)
             axes.title.set_fontsize(10)
-        figure.savefig(path, dpi=150)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=150)
 
 
 def _draw_types(axes: Axes, types: Mapping[str, Mapping[str, float]]) -> None:
