@@ -144,7 +144,7 @@ def test_the_picture_grows_with_the_text(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["total", "word"])
-def test_suggestions_come_in_the_order_of_their_entropy(by, tmp_path):
+def test_suggestions_come_in_the_order_of_their_entropy(by, tmp_path, capsys):
     tokens = [row["tokens"] for row in sentences(12)]
     torch.manual_seed(0)
     bert = save_tiny_bert(tmp_path / "bert")
@@ -154,19 +154,20 @@ def test_suggestions_come_in_the_order_of_their_entropy(by, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(bert)
     tokenizer.save_pretrained(tmp_path / "model")
-    rows = [{"tokens": words} for words in [*tokens, []]]
+    rows = [{"id": number, "tokens": words} for number, words in enumerate([*tokens, []])]
     file = tmp_path / "texts.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
     out = tmp_path / "out.jsonl"
     arguments = [str(tmp_path / "model"), "--file", str(file), "--by", by, "--number", "5"]
     suggest.main([*arguments, "--output", str(out)])
+    assert "texts.jsonl, line 14: " in capsys.readouterr().err
     found = [json.loads(line) for line in out.read_text().splitlines()]
     predictions = model.analyze(tokens, prepare_tokenizer(tokenizer))
     scale = [len(words) if by == "word" else 1 for words in tokens]
     doubts = sorted((p.entropy / n for p, n in zip(predictions, scale, strict=True)), reverse=True)
     own = [row["entropy"] / (row["words"] if by == "word" else 1) for row in found]
     assert own == pytest.approx(doubts[:5], abs=1e-3)
-    assert all(row["tokens"] in tokens and "entities" in row for row in found)
+    assert all(row["tokens"] == tokens[row["id"]] and "entities" in row for row in found)
     suggest.main([*arguments, "--format", "html", "--output", str(tmp_path / "out.html")])
     assert (tmp_path / "out.html").read_text().count("<article") == 5
     assert "at least 1, got '0'" in error_of(suggest.main, *arguments[:-1], "0")

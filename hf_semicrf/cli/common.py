@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,12 +123,24 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         _silence_output()
-        parser.error(str(error) or type(error).__name__)
+        parser.error(_with_flags(str(error)) or type(error).__name__)
     except Exception as error:
         # such as DatasetGenerationError: data that can't be read
         if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow", "safetensors"):
             raise
         parser.error(str(error.__cause__ or error))
+
+
+def _with_flags(message: str) -> str:
+    """A message of the readers that names arguments as the command line has them."""
+    names = "|".join(["columns", *_READING, "format"])
+
+    def flag(found: re.Match[str]) -> str:
+        name = "file_format" if found[1] == "format" else found[1]
+        value = re.sub(r"[(),']", "", found[2])
+        return f"--{name} {value}"
+
+    return re.sub(rf"(?<![-\w])({names})=(\([^()]*\)|'[^']*'|[\w.]*)", flag, message)
 
 
 def _silence_output() -> None:
@@ -294,17 +307,27 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def add_reading(parser: Parser) -> None:
-    """The arguments that say how a tagged file is read.
+_READING = (
+    "tokens_column",
+    "text_column",
+    "separator",
+    "encoding",
+    "tags_column",
+    "spans_column",
+    "misaligned",
+)
+
+
+def add_reading(parser: Parser, tagged: bool = True) -> None:
+    """The arguments that say how a file is read.
 
     Args:
         parser: The command's.
+        tagged: Whether the file has tags or spans that the command reads.
     """
     group = parser.add_argument_group("reading files")
     group.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
-    group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
     group.add_argument("--text_column", default="text", help="column of the text; text")
-    group.add_argument("--spans_column", help="column of the spans; recognised by default")
     group.add_argument("--file_format", help="format of the files; recognised by default")
     group.add_argument(
         "--columns",
@@ -314,29 +337,28 @@ def add_reading(parser: Parser) -> None:
     )
     group.add_argument("--separator", help="what stands between columns; recognised by default")
     group.add_argument("--encoding", default="utf-8", help="encoding of the files; utf-8")
-    group.add_argument(
-        "--misaligned",
-        choices=OPTIONS["misaligned"].choices,
-        default="error",
-        help="what becomes of a span that ends inside a word; error",
-    )
+    if tagged:
+        group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
+        group.add_argument("--spans_column", help="column of the spans; recognised by default")
+        group.add_argument(
+            "--misaligned",
+            choices=OPTIONS["misaligned"].choices,
+            default="error",
+            help="what becomes of a span that ends inside a word; error",
+        )
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of `add_reading`, as arguments of ``read_corpus``.
+    """What the command line says of `add_reading`, as arguments of the readers.
 
     Args:
         args: The command line.
     """
-    names = ("tokens_column", "tags_column", "text_column", "spans_column", "separator")
     columns = args.columns
     if columns is not None:
         columns = tuple(int(c) if c.lstrip("-").isdigit() else c for c in columns)
-    return {
-        **{name: getattr(args, name) for name in (*names, "encoding", "misaligned")},
-        "format": args.file_format,
-        "columns": columns,
-    }
+    given = {name: getattr(args, name) for name in _READING if hasattr(args, name)}
+    return {**given, "format": args.file_format, "columns": columns}
 
 
 def read_tagged(

@@ -28,6 +28,7 @@ from hf_semicrf.cli.common import (
     BATCHES_AT_ONCE,
     Parser,
     add_decoding,
+    add_reading,
     add_running,
     chunks,
     decoding,
@@ -36,6 +37,7 @@ from hf_semicrf.cli.common import (
     new_file,
     one_line_errors,
     progress,
+    reading,
     tell,
 )
 
@@ -65,6 +67,7 @@ def parser() -> Parser:
         "and jsonl elsewhere",
     )
     made.add_argument("--output", type=new_file, help="file to write instead of standard output")
+    add_reading(made, tagged=False)
     add_decoding(made)
     add_running(made)
     made.add_argument(
@@ -117,14 +120,19 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     """Tag the texts of the command line, of a file or of standard input."""
     from hf_semicrf.data import ReadReport, stream_rows, text_of, write_rows
     from hf_semicrf.reporting import to_ansi, to_html, uncertainty_page
+    from hf_semicrf.text import FUNCTION, Splitter
 
     report = ReadReport()
     rows: list[Any] | None = args.texts or None
     if args.file:
-        rows = list(stream_rows(args.file, empty="keep", report=report))
+        rows = list(stream_rows(args.file, empty="keep", report=report, **reading(args)))
     model, tokenizer = load(args.model, device)
     types = model.config.scheme.types[1:]
     tag = model.analyze if args.format == "uncertainty" else model.predict
+    splitter = model.config.splitter
+    # of a model whose splitter is a function, words alone are tagged
+    words = Splitter.of(None if splitter == FUNCTION else splitter).words
+    writing = {"splitter": words, "model": args.model}
     groups: Iterable[list[Any]]
     if rows is None:
         groups, total = _as_they_come(_standard_input(), args.batch_size), None
@@ -139,13 +147,13 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
             if args.format == "ansi":
                 print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
-                _print(write_rows(group, answers, args.format), output)
+                _print(write_rows(group, answers, args.format, **writing), output)
             else:
                 met += group if args.format in WRITTEN else texts
                 found += answers
             bar.update(len(group))
     if args.format == "label_studio":
-        _print(write_rows(met, found, args.format, model=args.model), output)
+        _print(write_rows(met, found, args.format, **writing), output)
     elif args.format == "html":
         print(to_html(met, found, types=types), file=output)
     elif args.format == "uncertainty":
@@ -243,7 +251,7 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
 
         names = write_shards(
             folder,
-            stream_rows(args.file, empty="keep", report=report),
+            stream_rows(args.file, empty="keep", report=report, **reading(args)),
             tag,
             settings,
             args.shard_size,
