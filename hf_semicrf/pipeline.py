@@ -73,7 +73,7 @@ class SemiCRFPipeline(ListedUploads, Pipeline):
         Args:
             inputs: A text, or a list, data set, generator or other iterable of texts. A text is a
                 string, a list of words, or a row that has one of these as "text" or "tokens", and
-                what is known of it (see ``predict``) as "constraints" if anything is.
+                perhaps "offsets" and "constraints" (see ``predict``).
             *args: None that means anything.
             is_split_into_words: Whether a list of strings is one text's words, not several texts.
             **arguments: ``batch_size`` (texts read, and windows encoded, together) and the options.
@@ -128,6 +128,8 @@ class SemiCRFPipeline(ListedUploads, Pipeline):
         """The text of a row; words become a tuple, which tells them from a batch of texts."""
         row = input_ if isinstance(input_, Mapping) else {"text": input_}
         text = row.get("text", row.get("tokens"))
+        if row.get("offsets") is not None:
+            text = {"text": text, "offsets": row["offsets"]}
         return {
             "text": tuple(text) if isinstance(text, list) else text,
             "constraints": row.get("constraints"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tiny import save_tiny_bert, write_jsonl
 from transformers import AutoTokenizer
 
@@ -77,6 +78,22 @@ def test_a_function_is_asked_for_again(bert, tmp_path):
     assert model.predict([["a", "b"]], tokenizer) is not None  # words need no splitter
     with pytest.raises(ValueError, match="expected a splitter among"):
         SemiCRFConfig(labels=LABELS, splitter="letters")
+
+
+def test_words_may_come_with_their_places(bert):
+    model = SemiCRFForTokenClassification.from_pretrained(bert, labels=LABELS)
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    text, offsets = "d'Ada ⟂ in Oslo", [[0, 2], [2, 5], [8, 10], [11, 15]]
+    row = {"text": text, "offsets": offsets}
+    [found] = model.analyze([row], tokenizer)
+    assert found.words == [tuple(span) for span in offsets] and found.text == text
+    [same] = model.analyze([text], tokenizer, splitter=lambda _: offsets)
+    assert torch.equal(found.token, same.token)
+    tagger = SemiCRFPipeline(model=model, tokenizer=tokenizer, threshold=0.0)
+    assert tagger([row, text]) == model.predict([row, text], tokenizer, threshold=0.0)
+    for wrong in ([[0, 99]], [[3, 1]], [[2, 5], [0, 2]], [3], [[0, 1.5]], [["0", "2"]], "ab"):
+        with pytest.raises(ValueError, match=r"expected words in order|pairs of words|\"offsets\""):
+            model.predict([{"text": text, "offsets": wrong}], tokenizer)
 
 
 def test_training_chooses_the_splitter_that_agrees_with_the_data(bert, tmp_path, capsys):

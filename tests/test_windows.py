@@ -242,7 +242,7 @@ def test_errors():
         with pytest.raises(ValueError, match="above the 2 special tokens, got 2"):
             predict(KnownTagger(tokenizer, limit), ["o"], tokenizer, max_length=asked)
     for text in (3, None, ["a", 3], {"text": "a"}):
-        with pytest.raises(ValueError, match="expected a string or a list of words"):
+        with pytest.raises(ValueError, match="expected a string, a list of words or"):
             predict(KnownTagger(tokenizer), [text], tokenizer)
 
 

@@ -35,6 +35,7 @@ from hf_semicrf.text import (
 
 Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
+Text = str | Sequence[str] | Mapping[str, Any]
 Split = str | Callable[[str], Any] | Splitter
 
 
@@ -74,16 +75,21 @@ class Document:
     results: list[WindowResult] = field(default_factory=list)
 
     @classmethod
-    def of(cls, text: str | Sequence[str], splitter: Splitter | None = None) -> Document:
-        """A document of a raw string or of a list of words.
+    def of(cls, text: Text, splitter: Splitter | None = None) -> Document:
+        """A document of a raw string, of a list of words, or of a string whose words are known.
 
         Args:
-            text: The string, or the words.
+            text: The string, the words, or a mapping with "text" and "offsets".
             splitter: Cuts strings into words; the default one where None.
 
         Raises:
-            ValueError: It has half of a surrogate pair, which is no character.
+            ValueError: It has half of a surrogate pair, which is no character, or the offsets are
+                not of words in order.
         """
+        if isinstance(text, Mapping):
+            offsets = text["offsets"]
+            splitter = Splitter.of(lambda _: offsets)
+            text = text["text"]
         if isinstance(text, str):
             _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
@@ -161,7 +167,7 @@ class Document:
 
 def predict(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
     batch_size: int = 32,
     *,
@@ -183,7 +189,7 @@ def predict(
 
 def analyze(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
     batch_size: int = 32,
     *,
@@ -213,7 +219,7 @@ def analyze(
 
 def _documents(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
     options: Mapping[str, Any],
     constraints: Sequence[Constraints | None] | None,
@@ -222,15 +228,11 @@ def _documents(
     """Cut texts into words and into windows that fit the encoder."""
     texts = _listed(texts, "texts")
     for number, text in enumerate(texts):
-        if (
-            isinstance(text, str)
-            or isinstance(text, list | tuple)
-            and all(isinstance(word, str) for word in text)
-        ):
-            continue
-        raise ValueError(
-            f"expected a string or a list of words as a text, got {text!r:.80} (text {number})"
-        )
+        if not _is_text(text):
+            raise ValueError(
+                'expected a string, a list of words or a mapping with "text" and "offsets" as a '
+                f"text, got {text!r:.80} (text {number})"
+            )
     if constraints is not None:
         constraints = _listed(constraints, "constraints")
     if constraints is not None and len(constraints) != len(texts):
@@ -277,6 +279,15 @@ def _listed(values: Any, what: str) -> list[Any]:
         got = f"{type(values).__name__} {values!r:.60}"
         raise ValueError(f"expected a list of {what}, got {got}")
     return list(values)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a string, its words, or a string with the places of its words."""
+    if isinstance(value, Mapping):
+        offsets = value.get("offsets")
+        return isinstance(value.get("text"), str) and isinstance(offsets, list | tuple)
+    words = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(word, str) for word in words)
 
 
 def _check_encodable(text: str) -> None:

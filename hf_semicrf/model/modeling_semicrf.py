@@ -427,7 +427,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def predict(
         self,
-        texts: Sequence[str | Sequence[str]],
+        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -445,8 +445,9 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         the two contradict each other throughout; then the less probable entities are given up.
 
         Args:
-            texts: Raw strings, split into words here, or lists of words.
-            tokenizer: The encoder's fast tokenizer.
+            texts: Raw strings, split into words here, lists of words, or mappings of a "text" and
+                the "offsets" of its words, (first character, character after the last) of each.
+            tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             threshold: Posterior that an entity has to exceed: lower means more recall and less
                 precision. None takes the model's own.
@@ -474,9 +475,9 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             of a list) and ``text``.
 
         Raises:
-            ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
-                tokenizer is not a fast one, an option is out of range, scores are not finite, or no
-                segmentation meets the constraints.
+            ValueError: ``texts`` is no list, a text is none of these, the tokenizer is none, an
+                option is out of range, scores are not finite, or no segmentation meets the
+                constraints.
         """
         return predict(
             self,
@@ -493,7 +494,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def analyze(
         self,
-        texts: Sequence[str | Sequence[str]],
+        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -509,7 +510,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
         Args:
             texts: As `predict` takes them.
-            tokenizer: The encoder's fast tokenizer.
+            tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             n_best: How many of the most probable segmentations to list; the texts have to fit the
                 encoder whole.

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 Span = tuple[int, int]
 Function = Callable[[str], Iterable[Span]]
@@ -109,7 +110,7 @@ class Splitter:
             ValueError: The function gave spans that are empty, overlap or leave the text.
         """
         if self.function is not None:
-            return _checked([(int(a), int(b)) for a, b in self.function(text)], text)
+            return _checked(self.function(text), text)
         if self.name.startswith(PATTERN):
             return _re2_spans(self.name.removeprefix(PATTERN), text)
         return [match.span() for match in _pattern(self.name).finditer(text)]
@@ -133,7 +134,11 @@ def is_written_without_spaces(character: str) -> bool:
     return _without_spaces().match(character) is not None
 
 
-def _checked(spans: list[Span], text: str) -> list[Span]:
+def _checked(found: Iterable[Span], text: str) -> list[Span]:
+    try:
+        spans = [(index(start), index(end)) for start, end in found]
+    except (TypeError, ValueError):
+        raise ValueError(f"expected (start, end) pairs of words, got {found!r:.80}") from None
     before = 0
     for start, end in spans:
         if not before <= start < end <= len(text):
