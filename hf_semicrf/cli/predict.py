@@ -35,8 +35,8 @@ from hf_semicrf.cli.common import (
     new_file,
     one_line_errors,
     progress,
-    tell,
 )
+from hf_semicrf.cli.messages import tell
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -23,11 +23,10 @@ from hf_semicrf.cli.common import (
     existing_file,
     json_object,
     one_line_errors,
-    opening,
     probability,
     read_tagged,
-    tell,
 )
+from hf_semicrf.cli.messages import opening, tell
 
 if TYPE_CHECKING:
     from datasets import Dataset
