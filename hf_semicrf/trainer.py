@@ -5,15 +5,18 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
@@ -21,7 +24,13 @@ from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from hf_semicrf.data import count_entities
-from hf_semicrf.head import fit_temperature, fit_threshold, temperature_doubt, threshold_doubt
+from hf_semicrf.head import (
+    evaluating,
+    fit_temperature,
+    fit_threshold,
+    temperature_doubt,
+    threshold_doubt,
+)
 from hf_semicrf.hub import (
     CARD_NAME,
     PLOT_NAME,
@@ -32,14 +41,20 @@ from hf_semicrf.hub import (
     write_shim,
 )
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.reporting import plot_scores
+from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
-    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF."""
+    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak rate of the encoder."})
     head_learning_rate: float = field(
@@ -68,9 +83,19 @@ class SemiCRFTrainingArguments(TrainingArguments):
     logging_steps: float = field(
         default=0.05, metadata={"help": "Steps between log lines, or their share if below 1."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave out losses that are not finite."}
+    )
     save_strategy: str = field(
         default="no", metadata={"help": "When to keep checkpoints; the last model is the script's."}
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        known = [item.name for item in fields(self) if item.name in OPTIONS]
+        for name, value in check(**{name: getattr(self, name) for name in known}).items():
+            setattr(self, name, value)
+        super().__post_init__()
 
 
 class SemiCRFTrainer(Trainer):
@@ -87,7 +112,27 @@ class SemiCRFTrainer(Trainer):
                 f"got {type(args).__name__}"
             )
         super().__init__(model, args, **kwargs)
-        self.doubts: list[str] = []  # what `calibrate` has not fitted
+        self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The stock log, of finite losses.
+
+        Args:
+            logs: What is logged.
+            *args: As the stock Trainer takes them.
+            **kwargs: As the stock Trainer takes them.
+
+        Raises:
+            ValueError: A loss is not finite. (Gradients may be: fp16 tries a smaller scale then.)
+        """
+        for name, value in logs.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise ValueError(
+                    f"expected a finite loss, got {name} = {value} at step "
+                    f"{self.state.global_step}: scores are not finite, or the model allows no "
+                    "segmentation with the labels"
+                )
+        super().log(logs, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay is for matrices: not for biases (whatever their shape), scales and norms."""
@@ -143,15 +188,13 @@ class SemiCRFTrainer(Trainer):
             What was not fitted, and why; a sentence each. The log and the card say it too.
         """
         model = self.accelerator.unwrap_model(self.model)
-        was_training = self.model.training
-        self.model.eval()
         batches = []
         rows: Any = [row for row in dataset if _fully_known(row)]
         size = self.args.per_device_eval_batch_size
-        for batch in DataLoader(rows, size, collate_fn=self.data_collator):
-            with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
+            for batch in DataLoader(rows, size, collate_fn=self.data_collator):
                 output = self.model(**self._prepare_inputs(batch), output_potentials=True)
-            batches.append(output.potentials)
+                batches.append(output.potentials)
         config, doubts = model.config, []
         loss, rule = self.args.temperature_loss, self.args.threshold_rule
         nothing = None if batches else "no sentence of the validation data has all its labels"
@@ -166,10 +209,11 @@ class SemiCRFTrainer(Trainer):
                 doubts.append(f"threshold kept at {config.threshold}: {doubt}")
             else:
                 model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
-        self.model.train(was_training)
         for doubt in doubts:
             logger.warning("Not calibrated, %s.", doubt)
-        self.doubts = doubts
+        self.remarks.pop("not calibrated", None)
+        if doubts:
+            self.remarks["not calibrated"] = "; ".join(doubts)
         return doubts
 
     def create_model_card(
@@ -216,7 +260,7 @@ class SemiCRFTrainer(Trainer):
             entity_counts=self._entity_counts(model.config.scheme),
             sentences=sentences or self._sentences(),
             speed=describe_speed(self.args, self.state.log_history),
-            training=describe_training(self.args) | self._not_calibrated(),
+            training=describe_training(self.args) | self.remarks,
             examples=examples,
             dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
             language=language,
@@ -224,11 +268,44 @@ class SemiCRFTrainer(Trainer):
             tags=[*([tags] if isinstance(tags, str) else tags or ()), *(model.model_tags or ())],
             adapter=getattr(model, "peft_config", None) is not None,
         )
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        with replacing(folder / CARD_NAME) as path:
+            path.write_text(card, encoding="utf-8")
 
-    def _not_calibrated(self) -> dict[str, str]:
-        """What `calibrate` has not fitted, as a row of the card."""
-        return {"not calibrated": "; ".join(self.doubts)} if self.doubts else {}
+    def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
+        """Write the scores of a split into `output_dir`, as the stock method does.
+
+        Args:
+            split: Its name.
+            metrics: The scores.
+            combined: Whether to add them to all_results.json too.
+        """
+        if not self.is_world_process_zero():
+            return
+        files = {f"{split}_results.json": dict(metrics)}
+        if combined:
+            path = Path(self.args.output_dir, "all_results.json")
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            files[path.name] = {**before, **metrics}
+        with filling(self.args.output_dir) as folder:
+            for name, content in files.items():
+                written = json.dumps(content, indent=4, sort_keys=True)
+                (folder / name).write_text(written, encoding="utf-8")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The stock save; after an error the files of an earlier one are as they were."""
+        if not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        place = Path(output_dir or self.args.output_dir)
+        with filling(place) as folder:
+            try:
+                super()._save(str(folder), state_dict)
+            except (RuntimeError, SafetensorError) as error:  # which name no file
+                raise OSError(f"the model can't be saved in {place}: {error}") from error
+            new = {path.name for path in folder.iterdir()}
+        for path in place.glob("model*.safetensors*"):
+            if path.name not in new:  # in another number of files
+                path.unlink()
 
     def push_to_hub(
         self,

@@ -188,7 +188,7 @@ def test_the_bar_stands_on_standard_error(monkeypatch, capsys):
         ("--train_file {train} --constraints [1]", "expected a JSON object, got '[1]'"),
         ("--train_file {train} --unknown maybe", "invalid choice: 'maybe'"),
         ("--train_file {empty} --max_seg 3", "unknown arguments: --max_seg 3"),
-        ("--train_file {empty} --num_train_epochs many", "invalid float value: 'many'"),
+        ("--train_file {empty} --num_train_epochs many", "number of at least 0, got 'many'"),
         ("--train_file {empty} --eval_strategy never", "'never'"),
         ("--train_file {empty} --resume_from_checkpoint nowhere", "no folder at 'nowhere'"),
         ("--train_file {empty}", "at least one sentence"),

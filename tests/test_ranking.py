@@ -142,7 +142,7 @@ def test_max_marginals_with_forbidden_events_and_nan_in_the_padding(device):
 
 @pytest.mark.parametrize("k", [0, -3, 2.0])
 def test_a_count_that_is_none_is_refused(k):
-    with pytest.raises(ValueError, match=f"expected k to be an integer of at least 1, got {k}"):
+    with pytest.raises(ValueError, match=f"expected k as an int of at least 1, got {k}"):
         ops.k_best(random_potentials([2], 1, 2), k)
 
 

@@ -29,14 +29,14 @@ def letters(count=26):
 @pytest.mark.parametrize("size", [1, 4, 26, 100])
 def test_shards_of_all_processes_make_the_whole(tmp_path, processes, size):
     folder, target = tmp_path / "shards", tmp_path / "out"
-    counts = {
-        write_shards(folder, iter(letters()), upper, {}, size, rank, processes)
+    names = {
+        tuple(write_shards(folder, iter(letters()), upper, {}, size, rank, processes))
         for rank in range(processes)
     }
-    assert counts == {-(-26 // size)}
-    merge_shards(folder, counts.pop(), target)
+    assert [len(all_of_them) for all_of_them in names] == [-(-26 // size)]
+    merge_shards(folder, names.pop(), target)
     assert target.read_text().split() == upper(letters())
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "shards"]
 
 
 def test_what_is_done_is_not_done_again_even_by_another_number_of_processes(tmp_path):
@@ -54,30 +54,56 @@ def test_what_is_done_is_not_done_again_even_by_another_number_of_processes(tmp_
         if rank == 0:
             assert done == [["a", "b"], ["e", "f"], ["i", "j"]]
     with pytest.raises(RuntimeError, match="10 of 13 shards are not done, the first 00000001"):
-        merge_shards(tmp_path / "s", 13, tmp_path / "out")
+        names = write_shards(tmp_path / "s", letters(), upper, {"model": "m"}, 2, 99, 100)
+        merge_shards(tmp_path / "s", names, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     again = []
-    count = write_shards(
+    names = write_shards(
         tmp_path / "s", letters(), lambda x: again.extend(x) or upper(x), {"model": "m"}, 2
     )
-    merge_shards(tmp_path / "s", count, tmp_path / "out")
+    assert merge_shards(tmp_path / "s", names, tmp_path / "out") == 0
     assert sorted(again + [item for items in done for item in items]) == letters()
     assert (tmp_path / "out").read_text().split() == upper(letters())
 
 
-def test_other_settings_are_not_mixed(tmp_path):
-    write_shards(tmp_path, letters(), upper, {"model": "m", "threshold": None}, 2)
-    with pytest.raises(ValueError, match="an earlier run with another model: expected the same"):
-        write_shards(tmp_path, letters(), upper, {"model": "n", "threshold": None}, 2)
-    with pytest.raises(ValueError, match="with another shard_size, threshold"):
-        write_shards(tmp_path, letters(), upper, {"model": "m", "threshold": 0.5}, 3)
-    with pytest.raises(ValueError, match="at least one item in a shard, got 0"):
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({}, 5),
+        ({"settings": {"model": "n", "threshold": None}}, 0),
+        ({"settings": {"model": "m", "threshold": 0.5}}, 0),
+        ({"items": ["A", *letters(10)[1:]]}, 4),
+        ({"items": ["new", *letters(10)]}, 0),
+        ({"items": [*letters(10), "new"]}, 5),
+        ({"size": 6}, 0),
+    ],
+)
+def test_a_shard_is_kept_where_it_would_be_made_again(tmp_path, changed, kept):
+    first = {"items": letters(10), "settings": {"model": "m", "threshold": None}, "size": 2}
+    folder, done = tmp_path / "s", []
+
+    def write(items, settings, size):
+        done.clear()
+        return write_shards(folder, items, lambda x: done.append(x) or upper(x), settings, size)
+
+    write(**first)
+    (folder / ".unfinished-killed").mkdir()
+    then = first | changed
+    names = write(**then)
+    assert len(names) - len(done) == kept
+    assert merge_shards(folder, names, tmp_path / "out") == 5 - kept
+    assert (tmp_path / "out").read_text().split() == upper(then["items"])
+    assert not any(folder.iterdir())
+
+
+def test_a_shard_has_items(tmp_path):
+    with pytest.raises(ValueError, match="expected size as an int of at least 1, got 0"):
         write_shards(tmp_path, letters(), upper, {}, 0)
 
 
 def test_an_empty_file(tmp_path):
-    assert write_shards(tmp_path / "s", [], upper, {}) == 0
-    merge_shards(tmp_path / "s", 0, tmp_path / "out")
+    assert write_shards(tmp_path / "s", [], upper, {}) == []
+    merge_shards(tmp_path / "s", [], tmp_path / "out")
     assert (tmp_path / "out").read_text() == ""
 
 
@@ -143,9 +169,8 @@ def test_two_processes_one_killed_and_the_command_run_again(tiny_tagger, tmp_pat
     # the process that waits may see that the other is gone before it is killed itself
     assert killed == signal.SIGKILL and waiting != 0
     assert not output.exists()
-    left = {path.name for path in (tmp_path / "out.jsonl.shards").glob("*.jsonl")}
-    assert {"00000001.jsonl", "00000003.jsonl", "00000005.jsonl"} <= left
-    assert "00000007.jsonl" not in left
+    left = {path.name[:8] for path in (tmp_path / "out.jsonl.shards").glob("*.jsonl")}
+    assert {"00000001", "00000003", "00000005"} <= left and "00000007" not in left
 
     assert launch_two(arguments) == [0, 0]
     assert not (tmp_path / "out.jsonl.shards").exists()

@@ -90,7 +90,8 @@ def test_training_chooses_the_splitter_that_agrees_with_the_data(bert, tmp_path,
                 *options.split()])  # fmt: skip
     said = capsys.readouterr().err
     assert "splitter spaces: of 80 words, prediction would split otherwise" in said
-    assert "unicode 22, hyphens 22, punctuation 22, spaces 0" in said
+    assert "unicode 22, hyphens 22, punctuation 22, web 4, spaces 0" in said
+    assert "spaces: of 80 words, prediction would split" in (tmp_path / "out/README.md").read_text()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["splitter"] == "spaces"
     predict.main([out, f"write to {MAILS[0]} now", "--format", "jsonl"])
     [entity] = json.loads(capsys.readouterr().out)["entities"]
@@ -109,6 +110,7 @@ def test_the_choice_needs_a_margin_and_takes_known_texts():
     choice = choose_splitter([*plain, ["well", "-", "known"]])
     assert choice.name == "unicode" and choice.agreeing["hyphens"] == choice.words == 803
     assert choose_splitter([["beta", "-", "blocker"]] * 9).name == "hyphens"
+    assert choose_splitter([["see", "http://t.co/x"]]).name == "web"  # before spaces
     known = [("beta - blocker", [(0, 4), (5, 6), (7, 14)])] * 9
     assert choose_splitter([["beta", "-", "blocker"]] * 9, known).name == "unicode"
     assert choose_splitter([["(", "x", ")", ","]]).agreeing["spaces"] == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hf_semicrf.cli.messages import opening, shown, tell
+from hf_semicrf.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,8 @@ BATCHES_AT_ONCE = 4  # batches of texts between two steps of a progress bar
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong with an argument.
 
-    Flags are written in full, as ``--batch_size`` or ``--batch-size``.
+    Flags are written in full, as ``--batch_size`` or ``--batch-size``. Those that have the name of
+    an option of `hf_semicrf.options` take its values.
 
     Args:
         command: Name of the command; None for `hf-semicrf` itself.
@@ -56,6 +58,7 @@ class Parser(argparse.ArgumentParser):
             args: The command line, `sys.argv` by default.
             namespace: What takes the values.
         """
+        take_options(self)
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args(underscored(args), namespace)
 
@@ -96,66 +99,61 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
             getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8")
     try:
         yield
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_output()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
+        _silence_output()
         parser.error(str(error) or type(error).__name__)
     except Exception as error:
         # such as DatasetGenerationError: data that can't be read
-        if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow"):
+        if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow", "safetensors"):
             raise
         parser.error(str(error.__cause__ or error))
+
+
+def _silence_output() -> None:
+    """Forget what standard output does not take, so that Python does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Types of arguments
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """The type of whole numbers that are not below a lowest one.
+def take_options(parser: argparse.ArgumentParser) -> None:
+    """Give arguments the types and ranges of the options that they are named after.
 
     Args:
-        lowest: The lowest one.
+        parser: The command's.
+    """
+    for action in parser._actions:
+        if action.dest in OPTIONS and action.nargs != 0 and action.choices is None:
+            action.type = option_type(OPTIONS[action.dest])
+
+
+def option_type(option: Option) -> Callable[[str], Any]:
+    """The type of an argument that takes the values of an option.
+
+    Args:
+        option: The option.
     """
 
-    def read(text: str) -> int:
+    def read(text: str) -> Any:
         try:
-            value = int(text)
+            value = option.kind(text)
         except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {lowest}, got {text!r}"
-            )
+            value = None
+        if value is None or not option.contains(value):
+            raise argparse.ArgumentTypeError(f"expected {option.expected}, got {text!r}")
         return value
 
     return read
-
-
-def probability(text: str) -> float:
-    """The type of numbers in 0..1.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value
-
-
-def above_zero(text: str) -> float:
-    """The type of finite numbers above 0.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 def existing_file(text: str) -> str:
@@ -164,7 +162,7 @@ def existing_file(text: str) -> str:
     Args:
         text: What was given.
     """
-    if not Path(text).exists():
+    if not _is(Path.exists, text):
         raise argparse.ArgumentTypeError(f"expected a file, found none at {text!r}")
     return text
 
@@ -175,20 +173,24 @@ def existing_folder(text: str) -> str:
     Args:
         text: What was given.
     """
-    if not Path(text).is_dir():
+    if not _is(Path.is_dir, text):
         raise argparse.ArgumentTypeError(f"expected a folder, found none at {text!r}")
     return text
 
 
-def new_file(text: str) -> Path:
-    """The type of files that can be written.
+def new_file(text: str) -> Path | None:
+    """The type of files that can be written; "-" is standard output.
 
     Args:
         text: What was given.
     """
+    if text == "-":
+        return None
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
+    if _is(Path.is_dir, path) or not _is(Path.is_dir, path.parent):
         raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    if not os.access(path if _is(Path.exists, path) else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a file that may be written, got {text!r}")
     return path
 
 
@@ -199,9 +201,17 @@ def new_folder(text: str) -> Path:
         text: What was given.
     """
     path = Path(text)
-    if path.exists() and not path.is_dir():
+    if _is(Path.exists, path) and not _is(Path.is_dir, path):
         raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
     return path
+
+
+def _is(asked: Callable[[Path], bool], path: str | Path) -> bool:
+    """What a path is asked for; False for one that the system refuses."""
+    try:
+        return asked(Path(path))
+    except (OSError, ValueError):
+        return False
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -219,14 +229,6 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _number(text: str) -> float:
-    """The number that a text says; not a number where it says none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
 # Arguments of several commands
 
 
@@ -236,9 +238,7 @@ def add_running(parser: Parser) -> None:
     Args:
         parser: The command's.
     """
-    parser.add_argument(
-        "--batch_size", type=at_least(1), default=32, help="windows of text at once; 32"
-    )
+    parser.add_argument("--batch_size", default=32, help="windows of text at once; 32")
     parser.add_argument("--device", help="where the model runs; the GPU if there is one")
 
 
@@ -251,22 +251,19 @@ def add_decoding(parser: Parser) -> None:
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument(
         "--threshold",
-        type=probability,
         help="posterior that an entity has to exceed; the model's own",
     )
     rule.add_argument(
         "--decode",
-        choices=["viterbi"],
+        choices=OPTIONS["decode"].choices,
         help="predict the most probable segmentation as a whole, without a threshold",
     )
     parser.add_argument(
         "--max_length",
-        type=at_least(1),
         help="sub-words in a window of a long text; the encoder's limit",
     )
     parser.add_argument(
         "--overlap",
-        type=at_least(0),
         help="words shared by the windows of a long text; a quarter",
     )
 
@@ -304,7 +301,7 @@ def add_reading(parser: Parser) -> None:
     group.add_argument("--encoding", default="utf-8", help="encoding of the files; utf-8")
     group.add_argument(
         "--misaligned",
-        choices=["error", "drop", "expand"],
+        choices=OPTIONS["misaligned"].choices,
         default="error",
         help="what becomes of a span that ends inside a word; error",
     )
@@ -403,6 +400,12 @@ def device_of(name: str | None) -> Any:
                 if count
                 else f"argument --device: got {name!r}, and there is no GPU that PyTorch can use"
             )
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception:  # of another kind for each back end
+        raise ValueError(
+            f"argument --device: expected a device that PyTorch can use here, got {name!r}"
+        ) from None
     return device
 
 

@@ -20,7 +20,6 @@ from hf_semicrf.cli.common import (
     add_decoding,
     add_reading,
     add_running,
-    at_least,
     decoding,
     existing_file,
     load,
@@ -43,9 +42,7 @@ def parser() -> Parser:
     source.add_argument("--dataset_name", help="data set on the Hub, instead of a file")
     made.add_argument("--dataset_config_name", help="its configuration")
     made.add_argument("--split", default="test", help="its split; test")
-    made.add_argument(
-        "--bins", type=at_least(1), default=10, help="of scores, for the calibration; 10"
-    )
+    made.add_argument("--bins", default=10, help="of scores, for the calibration; 10")
     made.add_argument(
         "--output_dir", type=new_folder, help="folder for tables, figures and picture"
     )
@@ -73,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 def _run(args: argparse.Namespace) -> dict[str, float]:
     from hf_semicrf.evaluation import evaluate_tagger
     from hf_semicrf.reporting import length_table, plot_scores, reliability_table, type_table
+    from hf_semicrf.saving import filling
 
-    data, _ = read_tagged(args.file, args.dataset_name, args.dataset_config_name, args.split, args)
+    source = (args.file, args.dataset_name, args.dataset_config_name, args.split)
+    data, report = read_tagged(*source, args)
     if args.output_dir is not None:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(args.model, args.device)
@@ -85,6 +84,7 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
         args.tokens_column,
         args.tags_column,
         args.bins,
+        report,
         batch_size=args.batch_size,
         **decoding(args),
     )
@@ -100,8 +100,9 @@ def _run(args: argparse.Namespace) -> dict[str, float]:
     print(text)
     if args.output_dir is not None:
         written = json.dumps({**metrics, **breakdown}, indent=1)
-        (args.output_dir / "evaluation.json").write_text(written, encoding="utf-8")
-        plot_scores(args.output_dir / "evaluation.png", breakdown, metrics)
         text += "\n![Scores](evaluation.png)\n"
-        (args.output_dir / "evaluation.md").write_text(text, encoding="utf-8")
+        with filling(args.output_dir) as folder:
+            (folder / "evaluation.json").write_text(written, encoding="utf-8")
+            (folder / "evaluation.md").write_text(text, encoding="utf-8")
+        plot_scores(args.output_dir / "evaluation.png", breakdown, metrics)
     return metrics

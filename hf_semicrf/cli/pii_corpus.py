@@ -14,6 +14,7 @@ from pathlib import Path
 
 from faker import Faker
 
+from hf_semicrf.saving import replacing
 from hf_semicrf.text import split_words
 
 LOCALES = ["en_US", "en_GB", "en_CA", "de_DE", "fr_FR", "es_ES"]
@@ -137,7 +138,7 @@ def write_corpus(folder: Path, sizes: dict[str, int], seed: int = 0) -> dict[str
         makers = [value_makers(fake, rng) for fake in fakers]
         templates = TEMPLATES[split].strip().splitlines()
         paths[split] = str(folder / f"{split}.jsonl")
-        with open(paths[split], "w", encoding="utf-8") as file:
+        with replacing(paths[split]) as path, path.open("w", encoding="utf-8") as file:
             for index in range(size):
                 sentence = fill(templates[index % len(templates)], rng.choice(makers))
                 file.write(json.dumps(sentence, ensure_ascii=False) + "\n")

@@ -8,7 +8,8 @@ accelerate launch --num_processes 4 -m hf_semicrf predict out --file large.jsonl
 
 Standard input is answered line by line as it comes. With --file and --output, JSON lines are
 written in shards beside the output, by one process or by several. After a kill the same command
-goes on where it was; at the end the shards become one file in the order of the input.
+goes on where it was: shards of the same model, options and texts are kept, all others made anew.
+At the end the shards become one file in the order of the input.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from queue import Empty, Queue
@@ -27,7 +29,6 @@ from hf_semicrf.cli.common import (
     Parser,
     add_decoding,
     add_running,
-    at_least,
     chunks,
     decoding,
     existing_file,
@@ -68,7 +69,6 @@ def parser() -> Parser:
     add_running(made)
     made.add_argument(
         "--shard_size",
-        type=at_least(1),
         default=1000,
         help="texts that are written (and lost) together; 1000",
     )
@@ -95,15 +95,18 @@ def _run(args: argparse.Namespace) -> None:
     """Tag by one process or by several."""
     from accelerate import PartialState
 
+    from hf_semicrf.saving import replacing
+
     state = PartialState(cpu=args.device == "cpu", timeout=WAIT)
-    in_shards = args.file and args.output and args.format == "jsonl"
+    whole = args.output and (args.output.is_file() or not args.output.exists())  # no /dev/stdout
+    in_shards = args.file and whole and args.format == "jsonl"
     if state.num_processes > 1 and not in_shards:
         raise ValueError("several processes expect --file, --output and the format jsonl")
-    device = args.device or str(state.device)
+    device = str(state.device) if args.device is None else args.device
     if in_shards:
         _write_shards(args, device, state)
     elif args.output:
-        with args.output.open("w", encoding="utf-8") as output:
+        with replacing(args.output) as path, path.open("w", encoding="utf-8") as output:
             _write(args, device, output)
     else:
         _write(args, device, sys.stdout)
@@ -120,6 +123,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     if args.file:
         rows = list(stream_rows(args.file, empty="keep", report=report))
     model, tokenizer = load(args.model, device)
+    types = model.config.scheme.types[1:]
     tag = model.analyze if args.format == "uncertainty" else model.predict
     groups: Iterable[list[Any]]
     if rows is None:
@@ -133,7 +137,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
             texts = [row if isinstance(row, str) else text_of(row) for row in group]
             answers = tag(texts, tokenizer, args.batch_size, **decoding(args))
             if args.format == "ansi":
-                print(to_ansi(texts, answers), file=output, flush=True)
+                print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
                 _print(write_rows(group, answers, args.format), output)
             else:
@@ -143,7 +147,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     if args.format == "label_studio":
         _print(write_rows(met, found, args.format, model=args.model), output)
     elif args.format == "html":
-        print(to_html(met, found), file=output)
+        print(to_html(met, found, types=types), file=output)
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
     for line in report.lines():
@@ -157,16 +161,22 @@ def _print(lines: Iterable[str], output: TextIO) -> None:
     output.flush()
 
 
-def _standard_input() -> Iterable[str]:
-    """The lines of standard input.
+def _standard_input() -> Iterator[str]:
+    """The lines of standard input; names those that are no text and leaves them out.
 
     They come through a file of their own: Python ends badly while a thread reads `sys.stdin`.
     """
-    try:
-        number = sys.stdin.fileno()
-    except (AttributeError, OSError):
-        return sys.stdin
-    return open(number, encoding=sys.stdin.encoding, closefd=False)
+    from hf_semicrf.data import undecoded
+
+    lines: Iterable[str] = sys.stdin
+    with suppress(AttributeError, OSError):
+        number, coding = sys.stdin.fileno(), sys.stdin.encoding
+        lines = open(number, encoding=coding, errors="surrogateescape", closefd=False)
+    for number, line in enumerate(lines, start=1):
+        if reason := undecoded(line):
+            print(f"hf-semicrf predict: standard input, line {number}: {reason}", file=sys.stderr)
+        else:
+            yield line
 
 
 def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Any]]:
@@ -210,21 +220,20 @@ def _as_they_come(lines: Iterable[str], most: int) -> Iterator[list[Any]]:
 
 def _write_shards(args: argparse.Namespace, device: str, state: PartialState) -> None:
     """Tag a file of any size by all processes, going on where an earlier run was killed."""
+    from hf_semicrf import __version__
     from hf_semicrf.data import ReadReport, stream_rows, text_of, write_rows
-    from hf_semicrf.inference import merge_shards, write_shards
+    from hf_semicrf.inference import fingerprint, merge_shards, write_shards
 
-    file, output = Path(args.file), args.output
-    options = decoding(args)
-    settings = {
-        "model": args.model,
-        "file": str(file.resolve()),
-        "modified": file.stat().st_mtime_ns,
-        **options,
-    }
-    model, tokenizer = load(args.model, device)
+    output = args.output.resolve()
     folder = output.with_name(output.name + ".shards")
-    with progress(None, hidden=not state.is_main_process) as bar:
-        report = ReadReport()
+    report = ReadReport()
+    with (
+        _only_run(state, folder, args.output),
+        progress(None, hidden=not state.is_main_process) as bar,
+    ):
+        model, tokenizer = load(args.model, device)
+        options = decoding(args)
+        settings = {"version": __version__, "model": fingerprint(model, tokenizer), **options}
 
         def tag(rows: Sequence[Any]) -> list[str]:
             texts = [text_of(row) for row in rows]
@@ -232,17 +241,44 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
             bar.update(len(rows))
             return list(write_rows(rows, found))
 
-        count = write_shards(
+        names = write_shards(
             folder,
-            stream_rows(file, empty="keep", report=report),
+            stream_rows(args.file, empty="keep", report=report),
             tag,
             settings,
             args.shard_size,
             state.process_index,
             state.num_processes,
         )
-    state.wait_for_everyone()
+        state.wait_for_everyone()
+        others = merge_shards(folder, names, output) if state.is_main_process else 0
     if state.is_main_process:
-        merge_shards(folder, count, output)
-        for line in report.lines():
-            tell(f"hf-semicrf predict: {file}: {line}")
+        lines = report.lines()
+        if others:
+            lines.append(f"{others:,} shards of another model, other options or texts, left out")
+        for line in lines:
+            tell(f"hf-semicrf predict: {args.file}: {line}")
+
+
+@contextmanager
+def _only_run(state: PartialState, folder: Path, output: Path) -> Iterator[None]:
+    """Be the only run that writes a file, whatever the number of its processes.
+
+    Raises:
+        ValueError: Another run writes it; in every process.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    from hf_semicrf.saving import only_writer
+
+    refused: list[Exception | None] = [None]
+    with ExitStack() as stack:
+        if state.is_main_process:
+            try:
+                stack.enter_context(only_writer(folder, output))
+            except (OSError, ValueError) as error:
+                refused = [error]
+        broadcast_object_list(refused)
+        if refused[0] is not None:
+            raise refused[0]
+        yield

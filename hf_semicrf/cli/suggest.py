@@ -22,7 +22,6 @@ from hf_semicrf.cli.common import (
     BATCHES_AT_ONCE,
     Parser,
     add_running,
-    at_least,
     chunks,
     existing_file,
     load,
@@ -30,6 +29,7 @@ from hf_semicrf.cli.common import (
     one_line_errors,
     progress,
 )
+from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:
     from hf_semicrf.results import Prediction
@@ -45,8 +45,10 @@ def parser() -> Parser:
         required=True,
         help='.txt with one text a line, or .jsonl with "text" or "tokens" in each line; or .gz',
     )
-    made.add_argument("--number", type=at_least(1), default=100, help="texts to suggest; 100")
-    made.add_argument("--by", choices=["total", "word"], default="total", help="what ranks; total")
+    made.add_argument("--number", default=100, help="texts to suggest; 100")
+    made.add_argument(
+        "--by", choices=OPTIONS["by"].choices, default="total", help="what ranks; total"
+    )
     made.add_argument(
         "--format", choices=["jsonl", "html"], default="jsonl", help="JSON lines or a page; jsonl"
     )
@@ -69,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from hf_semicrf.reporting import uncertainty_page
+    from hf_semicrf.saving import replacing
 
     model, tokenizer = load(args.model, args.device)
     ranked = rank(_analyzed(args, model, tokenizer), args.number, args.by)
@@ -77,7 +80,8 @@ def _run(args: argparse.Namespace) -> None:
     else:
         written = to_jsonl(ranked)
     if args.output:
-        args.output.write_text(written + "\n", encoding="utf-8")
+        with replacing(args.output) as path:
+            path.write_text(written + "\n", encoding="utf-8")
     else:
         print(written)
 

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_semicrf.cli.common import (
     Parser,
-    above_zero,
     add_reading,
-    at_least,
     existing_file,
     json_object,
     one_line_errors,
-    probability,
     read_tagged,
+    take_options,
 )
 from hf_semicrf.cli.messages import opening, tell
+from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,19 +89,16 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--max_segment_length",
-        type=at_least(1),
         help="words in the longest entity; from the data by default",
     )
     group.add_argument("--scorer", help="how hidden states score segments; see SemiCRFConfig")
     group.add_argument(
         "--threshold",
-        type=probability,
         help="posterior that a predicted segment has to exceed; chosen on the validation data by "
         "default (--threshold_rule)",
     )
     group.add_argument(
         "--head_temperature",
-        type=above_zero,
         help="what scores are divided by in decoding; fitted on the validation data by default "
         "(--temperature_loss)",
     )
@@ -113,7 +109,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--unknown",
-        choices=["error", "marginalize"],
+        choices=OPTIONS["unknown"].choices,
         help='with "marginalize", training sums over the tags of words whose tag is "?"',
     )
     group.add_argument(
@@ -149,7 +145,6 @@ def _add_data(made: Parser) -> None:
     )
     group.add_argument(
         "--max_length",
-        type=at_least(1),
         help="sub-words in a sentence; the tokenizer's by default",
     )
     add_reading(made)
@@ -171,13 +166,15 @@ def training_parser(ours: argparse.ArgumentParser) -> HfArgumentParser:
         def error(self, message: str) -> NoReturn:
             ours.error(message)
 
-    return TrainingParser(
+    made = TrainingParser(
         SemiCRFTrainingArguments,  # type: ignore[arg-type]  # a subclass of a dataclass
         usage=argparse.SUPPRESS,
         description="All of transformers' TrainingArguments, and what SemiCRFTrainer adds:",
         allow_abbrev=False,
         add_help=False,
     )
+    take_options(made)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
@@ -194,11 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if args.dataset_name and (args.validation_file or args.test_file):
         made.error("expected --validation_file and --test_file with --train_file alone")
     results = sys.stdout
-    with redirect_stdout(sys.stderr):  # the log of the training
-        with one_line_errors(made):
-            training_args = _training_arguments(made, others)
-            read = load_splits(args)
-            trainer, inputs = _prepare(args, training_args, read)
+    with one_line_errors(made), redirect_stdout(sys.stderr):  # the log of the training
+        from hf_semicrf.text import Splitter
+
+        Splitter.of(args.splitter)  # refuse one that there is not before the data are read
+        training_args = _training_arguments(made, others)
+        read = load_splits(args)
+        trainer, inputs = _prepare(args, training_args, read)
         splits = {name: data for name, (data, _) in read.items()}
         return _train(args, trainer, splits, inputs, results)
 
@@ -304,7 +303,10 @@ def _prepare(
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
-    labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    try:
+        labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
+    except ValueError as error:
+        raise ValueError(f"{read['train'][1].source}: {error}") from None
     scheme = scheme_of(labels, read["train"][1], args.label_scheme)
     _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
@@ -357,6 +359,7 @@ def _prepare(
         ),
         compute_metrics=seqeval_metrics(model.config),
     )
+    trainer.remarks["splitter"] = choice.of(model.config.splitter).removeprefix("splitter ")
     return trainer, inputs
 
 

@@ -11,6 +11,7 @@ from hf_semicrf.data.alignment import (
     longest_entity,
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
+from hf_semicrf.data.files import undecoded
 from hf_semicrf.data.labels import (
     count_entities,
     entity_spans,
@@ -57,5 +58,6 @@ __all__ = [
     "stream_rows",
     "stream_texts",
     "text_of",
+    "undecoded",
     "write_rows",
 ]

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from hf_semicrf.data.files import read_bytes, read_lines, undecoded
+from hf_semicrf.data.files import LINE_END, NotText, read_lines, read_text, undecoded
 from hf_semicrf.data.records import Damage, Options, Row, Rows, short
 
 _SPAN = re.compile(r"(T\S*)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)")
@@ -29,12 +29,12 @@ def brat_rows(path: Path, options: Options) -> Rows:
     notes = sorted(path.glob("*.ann")) if path.is_dir() else [path.with_suffix(".ann")]
     for note in notes:
         try:
-            text = read_bytes(note.with_suffix(".txt")).decode(options.encoding)
+            text = read_text(note.with_suffix(".txt"), options.encoding)
         except FileNotFoundError:
             yield Damage(str(note), f"expected {note.with_suffix('.txt').name} beside it")
             continue
-        except (UnicodeDecodeError, LookupError) as error:
-            yield Damage(f"{note.with_suffix('.txt')}, line 1", f"expected text ({error})")
+        except NotText as error:
+            yield Damage(f"{note.with_suffix('.txt')}, line {error.line}", error.reason)
             continue
         yield from _document(note, text, options)
 
@@ -63,7 +63,7 @@ def _document(note: Path, text: str, options: Options) -> Rows:
         start, stop = lines[line][0], lines[end - 1][1]
         inside = [span for spans in owned[line:end] for span in spans]
         moved = [s | {"start": s["start"] - start, "end": s["end"] - start} for s in inside]
-        number = len(re.findall(r"\r\n|\r|\n", text[:start])) + 1
+        number = len(LINE_END.findall(text[:start])) + 1
         fields: dict[str, Any] = {"id": note.stem, options.text_column: text[start:stop]}
         fields |= {"entities": moved} if options.tagged else {}
         yield Row(f"{note.with_suffix('.txt')}, line {number}", fields)

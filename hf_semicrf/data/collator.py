@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from hf_semicrf.labels import UNKNOWN_TAG
+from hf_semicrf.options import check
 
 
 @dataclass
@@ -31,6 +32,11 @@ class SemiCRFDataCollator:
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
     allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        own = check(pad_to_multiple_of=self.pad_to_multiple_of, allow_unknown=self.allow_unknown)
+        self.pad_to_multiple_of, self.allow_unknown = own.values()
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pad and stack.

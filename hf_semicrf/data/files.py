@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import re
@@ -10,8 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-_NOT_DECODED = re.compile("[\udc80-\udcff]")
+LINE_END = re.compile(r"\r\n|\r|\n")
+_NOT_DECODED = re.compile("[\0\udc80-\udcff]")
 _BROKEN_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class NotText(ValueError):
+    """A line is no text.
+
+    Args:
+        line: Its number, counted from 1.
+        reason: What was expected and what came.
+    """
+
+    def __init__(self, line: int, reason: str):
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+        self.reason = reason
 
 
 def suffix_of(path: Path) -> str:
@@ -32,6 +48,32 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: the compressed file is damaged ({error})") from None
 
 
+def read_text(path: Path, encoding: str) -> str:
+    """All of a text file with its line ends as they are, and a byte order mark of UTF-8.
+
+    Args:
+        path: As `read_lines` takes it.
+        encoding: The same.
+
+    Raises:
+        NotText: A line is no text in the encoding.
+        ValueError: The compressed file is broken, or there is no such encoding.
+    """
+    content = read_bytes(path)
+    chosen = _encoding_of(io.BytesIO(content), encoding)
+    try:
+        text = content.decode("utf-8" if chosen == "utf-8-sig" else chosen, _errors(chosen))
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode(chosen, "ignore")
+        raise NotText(before.count("\n") + 1, f"expected text in {encoding}, got {error}") from None
+    except LookupError:
+        raise ValueError(f"{path}: expected the name of an encoding, got {encoding!r}") from None
+    for number, line in enumerate(LINE_END.split(text), start=1):
+        if reason := undecoded(line):
+            raise NotText(number, reason)
+    return text
+
+
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     r"""Read the lines of a text file one by one; they end in \n, \r\n or \r.
 
@@ -39,7 +81,7 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
 
     Args:
         path: The file; compressed where its name ends in .gz.
-        encoding: Its encoding; UTF-16 is seen from the byte order mark.
+        encoding: Its encoding; UTF-16 and UTF-32 are seen from the byte order mark.
 
     Yields:
         The number of each line, counted from 1, and the line without its end.
@@ -68,12 +110,13 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
 
 def undecoded(line: str) -> str | None:
     """Why a line is no text in the file's encoding; None if it is."""
-    byte = None if line.isascii() else _NOT_DECODED.search(line)
+    byte = None if line.isascii() and "\0" not in line else _NOT_DECODED.search(line)
     if byte is None:
         return None
+    code, other = ord(byte[0]) & 0xFF, "'latin-1'" if ord(byte[0]) else "'utf-16-le'"
     return (
-        f"expected text in the file's encoding, got the byte 0x{ord(byte[0]) - 0xDC00:02X} at "
-        f"character {byte.start() + 1}; pass encoding=..., such as 'latin-1'"
+        f"expected text in the file's encoding, got the byte 0x{code:02X} at character "
+        f"{byte.start() + 1}; pass encoding=..., such as {other}"
     )
 
 
@@ -83,9 +126,11 @@ def _opened(path: Path) -> BinaryIO:
 
 def _encoding_of(file: BinaryIO, encoding: str) -> str:
     """The encoding to read with: what the byte order mark says, else the one that was named."""
-    mark = file.read(2)
+    mark = file.read(4)
     file.seek(0)
-    if mark in (b"\xff\xfe", b"\xfe\xff"):
+    if mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hf_semicrf.options import OPTIONS, check, own
 from hf_semicrf.text import split_words
 
 Splitter = Callable[[str], Iterable[Sequence]]
 
-MISALIGNED = ("error", "drop", "expand")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -53,7 +54,7 @@ class Options:
     text_column: str = "text"
     spans_column: str | None = None
     format: str | None = None
-    columns: tuple[int | str, ...] | None = None
+    columns: Sequence[int | str] | None = None
     separator: str | None = None
     encoding: str = "utf-8"
     misaligned: str = "error"
@@ -62,13 +63,14 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what no reader understands."""
-        if self.misaligned not in MISALIGNED:
-            raise ValueError(
-                f"expected misaligned to be one of {', '.join(MISALIGNED)}, got {self.misaligned!r}"
-            )
+        check(**{name: value for name, value in vars(self).items() if name in OPTIONS})
+        if not callable(self.splitter):
+            raise ValueError(f"expected splitter as a function of a text, got {self.splitter!r}")
         if self.columns is not None:
-            columns = tuple(self.columns)
-            good = all(isinstance(c, str) or (isinstance(c, int) and c != 0) for c in columns)
+            listed = isinstance(self.columns, list | tuple)
+            columns = tuple(map(own, self.columns)) if listed else ()
+            numbers = [c for c in columns if not isinstance(c, str)]
+            good = all(isinstance(c, int) and not isinstance(c, bool) and c for c in numbers)
             if not good or not 1 <= len(columns) <= 3:
                 raise ValueError(
                     "expected columns=(word, tag) or (word, tag, sentence), each a name or a "
@@ -132,17 +134,28 @@ class ReadReport:
 
 
 def without_surrogates(value: Any) -> Any:
-    """A value of JSON with U+FFFD for each lone surrogate; the same object if it has none."""
+    """A value of JSON with U+FFFD for each lone surrogate; the same object if it has none.
+
+    Raises:
+        ValueError: It has too many brackets within each other.
+    """
+    try:
+        return _without_surrogates(value)
+    except RecursionError:
+        raise ValueError(f"expected fewer brackets in brackets, got {short(value)}") from None
+
+
+def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value) if _SURROGATE.search(value) else value
     if isinstance(value, list) and all(type(item) is str for item in value):
         if not _SURROGATE.search("".join(value)):
             return value
     if isinstance(value, list | tuple):
-        items = [without_surrogates(item) for item in value]
+        items = [_without_surrogates(item) for item in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else items
     if isinstance(value, dict):
-        pairs = [(without_surrogates(k), without_surrogates(v)) for k, v in value.items()]
+        pairs = [(_without_surrogates(k), _without_surrogates(v)) for k, v in value.items()]
         old = value.items()
         same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, old, strict=True))
         return value if same else dict(pairs)
@@ -151,5 +164,8 @@ def without_surrogates(value: Any) -> Any:
 
 def short(value: Any) -> str:
     """The first characters of a value, to be shown in a message."""
-    written = repr(value)
+    try:
+        written = repr(value)
+    except RecursionError:
+        written = reprlib.repr(value)
     return written if len(written) <= 80 else written[:77] + "..."

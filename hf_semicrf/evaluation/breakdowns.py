@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_semicrf.data import entity_spans, label_names, named_tags
+from hf_semicrf.data import entity_spans, label_names, named_tags, scheme_of
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels import UNKNOWN, LabelScheme
+from hf_semicrf.options import check
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hf_semicrf.data import ReadReport
 
 Span = tuple[int, int, str]
 ScoredSpan = tuple[int, int, str, float]
@@ -26,6 +29,7 @@ def evaluate_tagger(
     tokens_column: str = "tokens",
     tags_column: str = "ner_tags",
     bins: int = 10,
+    report: ReadReport | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Tag a data set and compare with its tags, entity by entity.
@@ -42,6 +46,7 @@ def evaluate_tagger(
         tokens_column: Column of the words.
         tags_column: Column of the tags.
         bins: Of scores, as in `breakdown`.
+        report: What `read_corpus` filled when it read the data; names the line in errors.
         **options: Of ``model.predict``, such as ``batch_size`` and ``threshold``.
 
     Returns:
@@ -50,12 +55,13 @@ def evaluate_tagger(
     Raises:
         ValueError: A tag follows no scheme, or an option is out of range.
     """
+    check(bins=bins, tokens_column=tokens_column, tags_column=tags_column)
     known = model.config.scheme
     tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
     scheme = known
     if not all(known.knows(tag) for tag in tags if isinstance(tag, str) and tag != UNKNOWN):
-        scheme = LabelScheme.from_labels(label_names(dataset, tags_column))
-    gold = list(entity_spans(dataset, scheme, tags_column))
+        scheme = scheme_of(label_names(dataset, tags_column), report)
+    gold = list(entity_spans(dataset, scheme, tags_column, report))
     sentences = list(dataset[tokens_column])
     found = [
         as_tagged([(e["start"], e["end"], e["label"], e["score"]) for e in row], scheme)
@@ -125,12 +131,11 @@ def breakdown(
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
     """
+    check(bins=bins)
     if len(gold) != len(found):
         raise ValueError(
             f"expected as many sentences found as gold ({len(gold)}), got {len(found)}"
         )
-    if bins < 1:
-        raise ValueError(f"expected at least one bin, got {bins}")
     truth = [{(start, end, label) for start, end, label in row} for row in gold]
     predicted = [{(start, end, label): score for start, end, label, score in row} for row in found]
     for row in predicted:

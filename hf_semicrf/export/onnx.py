@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hf_semicrf.export import numpy_decoder
+from hf_semicrf.head import evaluating
+from hf_semicrf.saving import filling
 from hf_semicrf.text import Lattice
 
 GRAPH_NAME, DECODER_NAME = "model.onnx", "decoder.json"
@@ -90,10 +92,9 @@ def export_program(
     # no two axes of a kind alike, so that none are taken for one
     example = _ones(model, token_inputs, 7, [[1, 2, 3, 5, 6], [1, 4, 5, -1, -1]])
     shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in example}
-    was_training = model.training
-    module = EncoderAndScorer(model).eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
+            module = EncoderAndScorer(model).eval()
             program = torch.export.export(module, (), example, dynamic_shapes=shapes)
             program.module()(**_ones(model, token_inputs, 9, [[1, 3, 4]]))
     except (torch._dynamo.exc.UserError, AssertionError) as error:
@@ -101,8 +102,6 @@ def export_program(
             "expected a graph that takes inputs of all sizes, got one that does not from a "
             f"{type(model.text_encoder).__name__} with the scorer {model.config.scorer!r}: {error}"
         ) from error
-    finally:
-        model.train(was_training)
     return program, example
 
 
@@ -144,19 +143,20 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         )
     program, example = export_program(model, tokenizer.model_input_names)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        program,
-        kwargs=example,
-        f=folder / GRAPH_NAME,
-        output_names=list(program.module()(**example)),
-        dynamo=True,
-        verbose=False,
-    )
     decoder = {**decoder_of(model)._asdict(), "splitter": model.config.splitter}
-    (folder / DECODER_NAME).write_text(json.dumps(decoder, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(numpy_decoder.__file__, folder / "numpy_decoder.py")
-    tokenizer.save_pretrained(folder)
+    written = json.dumps(decoder, ensure_ascii=False)
+    with filling(folder) as unfinished:
+        torch.onnx.export(
+            program,
+            kwargs=example,
+            f=unfinished / GRAPH_NAME,
+            output_names=list(program.module()(**example)),
+            dynamo=True,
+            verbose=False,
+        )
+        (unfinished / DECODER_NAME).write_text(written, encoding="utf-8")
+        shutil.copyfile(numpy_decoder.__file__, unfinished / "numpy_decoder.py")
+        tokenizer.save_pretrained(unfinished)
     return folder / GRAPH_NAME
 
 

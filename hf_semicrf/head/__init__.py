@@ -1,7 +1,8 @@
 """The semi-Markov CRF as a PyTorch module: hidden states in, loss and segmentations out.
 
 Lives here: the settings, the module, the scorers that give segments their potentials, the fit of
-temperature and threshold. Needs torch alone: nothing here imports transformers.
+temperature and threshold, the change to evaluation mode and back. Needs torch alone: nothing here
+imports transformers.
 """
 
 from hf_semicrf.head.calibration import (
@@ -11,6 +12,7 @@ from hf_semicrf.head.calibration import (
     temperature_doubt,
     threshold_doubt,
 )
+from hf_semicrf.head.mode import evaluating
 from hf_semicrf.head.module import SemiCRF, SemiCRFOutput
 from hf_semicrf.head.settings import DEFAULTS, HeadSettings, RemovedError, without_removed
 
@@ -21,6 +23,7 @@ __all__ = [
     "Scored",
     "SemiCRF",
     "SemiCRFOutput",
+    "evaluating",
     "fit_temperature",
     "fit_threshold",
     "temperature_doubt",

@@ -11,6 +11,7 @@ from hf_semicrf import ops
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
+from hf_semicrf.options import check, check_decoding
 
 INIT_STD = 0.02
 
@@ -50,7 +51,7 @@ class SemiCRF(nn.Module):
             whole segments.
 
     Raises:
-        ValueError: A size is below 1.
+        ValueError: A size is below 1, or the back end is unknown.
     """
 
     def __init__(
@@ -63,9 +64,7 @@ class SemiCRF(nn.Module):
         backend: ops.Backend = "auto",
     ):
         super().__init__()
-        for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
-            if value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
+        check(hidden_size=hidden_size, num_types=num_types, backend=backend)
         settings = settings or HeadSettings()
         self.threshold = settings.threshold
         self.temperature = settings.head_temperature
@@ -149,8 +148,7 @@ class SemiCRF(nn.Module):
         Raises:
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
-        if decode == "viterbi" and threshold is not None:
-            raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
+        threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
         p = self.potentials(hidden, lengths)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment
@@ -184,7 +182,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.segmentation_score(p, labels, starts)
+        return _difference(log_z, ops.segmentation_score(p, labels, starts))
 
     def _partial_nll(self, p: ops.Potentials, edge: Tensor | None, known: Known) -> Tensor:
         """Negative log-probability of the segmentations that agree with what is known [B], nats."""
@@ -192,7 +190,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.log_partition_difference(p, agreeing, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.log_partition(agreeing, backend=self.backend)
+        return _difference(log_z, ops.log_partition(agreeing, backend=self.backend))
 
     def _decode(
         self,
@@ -222,3 +220,9 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+def _difference(log_z: Tensor, score: Tensor) -> Tensor:
+    """Log Z less the log-sum of some segmentations [B]; inf where none of them is possible."""
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)

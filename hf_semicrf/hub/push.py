@@ -28,6 +28,7 @@ from hf_semicrf.hub.allowed import (
     leaving,
 )
 from hf_semicrf.hub.model_card import find_card, render_card
+from hf_semicrf.saving import replacing
 from hf_semicrf.text import one_line
 
 logger = logging.get_logger(__name__)
@@ -43,7 +44,8 @@ def write_shim(folder: str | os.PathLike) -> None:
         folder: Where a model or a configuration is saved; made where there is none.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, SHIM_NAME).write_text(SHIM, encoding="utf-8")
+    with replacing(Path(folder, SHIM_NAME)) as path:
+        path.write_text(SHIM, encoding="utf-8")
 
 
 def card_files(folder: str | os.PathLike | None) -> dict[str, bytes]:
@@ -235,4 +237,5 @@ def _complete(folder: Path, repo_id: str, goes: list[str]) -> None:
     if SHIM_NAME not in goes:
         config.save_pretrained(folder)
     if CARD_NAME not in goes:
-        (folder / CARD_NAME).write_text(render_card(config, model_id=repo_id), encoding="utf-8")
+        with replacing(folder / CARD_NAME) as path:
+            path.write_text(render_card(config, model_id=repo_id), encoding="utf-8")

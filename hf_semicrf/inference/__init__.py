@@ -6,6 +6,14 @@ in shards. A model comes as an argument: nothing here imports one.
 
 from hf_semicrf.inference.distribution import Distribution
 from hf_semicrf.inference.prediction import analyze, longest_input, predict
-from hf_semicrf.inference.shards import merge_shards, write_shards
+from hf_semicrf.inference.shards import fingerprint, merge_shards, write_shards
 
-__all__ = ["Distribution", "analyze", "longest_input", "merge_shards", "predict", "write_shards"]
+__all__ = [
+    "Distribution",
+    "analyze",
+    "fingerprint",
+    "longest_input",
+    "merge_shards",
+    "predict",
+    "write_shards",
+]

@@ -1,22 +1,45 @@
 """Work on a long stream in shards, in processes that may be killed and run again.
 
-A shard is a run of items; it is written to a file of its own, in one step, when it is done. What a
-killed run has left is kept by the next one, whatever its number of processes.
+A shard is a run of items; it is written to a file of its own, in one step, when it is done. Its
+name says what it was made of, so a later run keeps those that it would make itself, whatever its
+number of processes, and makes all others.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from hf_semicrf.options import check
+from hf_semicrf.saving import LOCK, move, replacing
+
 Item = TypeVar("Item")
 
-SETTINGS = "settings.json"
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """A digest of all of a model that its predictions depend on: weights, settings, tokenizer.
+
+    It reads every weight once, about a second for 10^9 bytes.
+
+    Args:
+        model: The model; where it was loaded from and where it runs do not count.
+        tokenizer: Its fast tokenizer.
+    """
+    digest = blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    written = (model.config.to_dict(), tokenizer.padding_side, tokenizer.model_max_length)
+    digest.update(json.dumps(_content(written), sort_keys=True, default=str).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    return digest.hexdigest()
 
 
 def write_shards(
@@ -27,7 +50,7 @@ def write_shards(
     size: int = 1000,
     rank: int = 0,
     processes: int = 1,
-) -> int:
+) -> list[str]:
     """Do one process's share of the shards that are not there yet.
 
     Every process reads all items (they should come from a stream) and works on every
@@ -35,54 +58,65 @@ def write_shards(
 
     Args:
         folder: Where the shards are; made where missing.
-        items: All items, the same ones in the same order in each process and each run.
+        items: All items, the same ones in the same order in each process; as JSON can hold them.
         work: From the items of a shard to as many lines.
-        settings: What the result depends on, as JSON can hold it.
+        settings: What the result depends on beside the items, as JSON can hold it.
         size: Items in a shard.
         rank: Number of this process, from 0.
         processes: Number of processes.
 
     Returns:
-        The number of shards in all.
+        The names of all shards, in order.
 
     Raises:
-        ValueError: The size is no number of items, or the folder was begun with other settings.
+        ValueError: A number is out of range.
     """
-    if size < 1:
-        raise ValueError(f"expected at least one item in a shard, got {size}")
+    check(size=size, rank=rank, processes=processes)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder, {**settings, "shard_size": size}, rank)
-    count = 0
+    names: list[str] = []
     for shard in _batches(items, size):
-        path = _path(folder, count)
-        if count % processes == rank and not path.exists():
-            _write(path, "".join(f"{line}\n" for line in work(shard)), rank)
-        count += 1
-    return count
+        content = json.dumps([settings, shard], default=str)
+        digest = blake2b(content.encode(), digest_size=16).hexdigest()
+        names.append(f"{len(names):08d}-{digest}.jsonl")
+        if (len(names) - 1) % processes == rank and not (folder / names[-1]).exists():
+            text = "".join(f"{line}\n" for line in work(shard))
+            with replacing(folder / names[-1]) as path:
+                path.write_text(text, encoding="utf-8")
+    return names
 
 
-def merge_shards(folder: Path, count: int, target: Path) -> None:
+def merge_shards(folder: Path, names: Sequence[str], target: Path) -> int:
     """Write all shards in order to one file, and remove them.
 
     Args:
         folder: As `write_shards` left it, after all processes.
-        count: The number of shards, as it returned.
-        target: The file.
+        names: What it returned.
+        target: The file, on the same disk.
+
+    Returns:
+        How many shards there were of other items or settings, which are removed too.
 
     Raises:
         RuntimeError: A shard is missing.
     """
-    paths = [_path(folder, index) for index in range(count)]
-    missing = [path.name for path in paths if not path.exists()]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise RuntimeError(f"{len(missing)} of {count} shards are not done, the first {missing[0]}")
-    unfinished = target.with_name(target.name + ".tmp")
-    with unfinished.open("wb") as merged:
-        for path in paths:
-            with path.open("rb") as shard:
-                shutil.copyfileobj(shard, merged)
-    os.replace(unfinished, target)
-    shutil.rmtree(folder)
+        raise RuntimeError(
+            f"{len(missing)} of {len(names)} shards are not done, the first {missing[0]}"
+        )
+    merged = folder / "merged"
+    with merged.open("wb") as file:
+        for name in names:
+            with (folder / name).open("rb") as shard:
+                shutil.copyfileobj(shard, file)
+    move(merged, target)
+    others = {path.name for path in folder.glob("*.jsonl")} - {*names}
+    for path in folder.iterdir():
+        if path.is_dir():  # what a killed run was writing
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    return len(others)
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -91,28 +125,9 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _path(folder: Path, index: int) -> Path:
-    return folder / f"{index:08d}.jsonl"
-
-
-def _write(path: Path, text: str, rank: int) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    unfinished = path.with_suffix(f".{rank}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def _check_settings(folder: Path, settings: Mapping[str, Any], rank: int) -> None:
-    """Refuse to mix shards of two kinds; the first process to come writes the settings."""
-    path = folder / SETTINGS
-    if not path.exists():
-        _write(path, json.dumps(settings, indent=1), rank)
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    if begun != json.loads(json.dumps(settings)):
-        changed = sorted(
-            name for name in {*begun, *settings} if begun.get(name) != settings.get(name)
-        )
-        raise ValueError(
-            f"{folder} holds the shards of an earlier run with another {', '.join(changed)}: "
-            "expected the same, or the folder to be removed"
-        )
+def _content(value: Any) -> Any:
+    """A configuration without what says where it comes from."""
+    if isinstance(value, Mapping):
+        origin = ("_name_or_path", "transformers_version")
+        return {str(k): _content(v) for k, v in value.items() if k not in origin}
+    return [_content(item) for item in value] if isinstance(value, list | tuple) else value

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ from hf_semicrf.labels.spelling import (
     choose,
     recognise,
 )
+from hf_semicrf.options import check, own
 
 UNKNOWN_TAG = -100
 UNKNOWN = "?"  # its name in a data set; None means the same
@@ -223,6 +224,7 @@ class LabelScheme:
         Raises:
             ValueError: A span is empty, leaves the sentence, overlaps one or has no known type.
         """
+        length = check(length=length)["length"]
         type_ids = _lookup(self).type_ids
         labels = torch.zeros(length, dtype=torch.long)
         starts = torch.ones(length, dtype=torch.bool)
@@ -315,10 +317,10 @@ class LabelScheme:
             elif isinstance(tag, str):
                 index = label2id.get(tag)
                 reading = self._reading(tag, type_ids) if index is None else by_id[index]
-            elif tag == UNKNOWN_TAG:
+            elif (index := _tag_id(tag)) == UNKNOWN_TAG:
                 reading = (-1, 0, 0)
-            elif 0 <= tag < len(by_id) and tag == int(tag):
-                reading = by_id[int(tag)]
+            elif index is not None and 0 <= index < len(by_id):
+                reading = by_id[index]
             if reading is None:
                 raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
             readings.append(reading)
@@ -339,8 +341,7 @@ def split_long_segments(
     Returns:
         The new starts [..., N]; the labels stay as they are.
     """
-    if max_length < 1:
-        raise ValueError(f"expected a max_length of at least 1 word, got {max_length}")
+    check(optional=False, max_length=max_length)
     position = torch.arange(labels.shape[-1], device=labels.device)
     first = (position * starts).cummax(-1).values
     cut = (position - first) % max_length == 0
@@ -353,6 +354,14 @@ class _Lookup(NamedTuple):
     readings: list[TagReading]
     label2id: dict[str, int]
     type_ids: dict[str, int]
+
+
+def _tag_id(tag: Any) -> int | None:
+    """The id that a whole number says; None where it is none."""
+    number = own(tag)
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 != 0:
+        return None
+    return int(number)
 
 
 def _index(names: Sequence[str]) -> dict[str, int]:
@@ -408,8 +417,8 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
 
 def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     """The label list as a tuple in the order of the ids, checked for what no scheme allows."""
-    if isinstance(labels, str):
-        raise ValueError(f"expected a list of labels, got the string {labels!r}")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ValueError(f"expected a list of labels, got {labels!r}")
     if isinstance(labels, Mapping):
         by_id = {int(index): tag for index, tag in labels.items()}
         if sorted(by_id) != list(range(len(by_id))):

@@ -30,8 +30,9 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction
-from hf_semicrf.text import Lattice, word_start_table, word_starts
+from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
 
@@ -104,6 +105,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
         self.register_buffer("word_starts", table)
+        self._looked_at_labels = False
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -304,10 +306,11 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` or training mode without labels, or there is no way to
-                tell the words. On the CPU also a word's label is -100 (unless
-                ``unknown="marginalize"``) or out of range, or labels break constraints.
+            ValueError: An option is out of range, ``output_potentials`` or training mode without
+                labels, or there is no way to tell the words. On the CPU also a word's label is -100
+                (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
         """
+        threshold = check_decoding(threshold, decode)
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
         lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
@@ -384,7 +387,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         Raises:
             ValueError: It is no probability.
         """
-        replace(self.config.head_settings, threshold=threshold)  # refuses what is no probability
+        threshold = replace(self.config.head_settings, threshold=threshold).threshold
         self.config.threshold = threshold
         self._set_on_heads("threshold", threshold)
 
@@ -411,7 +414,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         Raises:
             ValueError: It is no number above 0.
         """
-        replace(self.config.head_settings, head_temperature=temperature)
+        settings = replace(self.config.head_settings, head_temperature=temperature)
+        temperature = settings.head_temperature
         self.config.head_temperature = temperature
         self._set_on_heads("temperature", temperature)
 
@@ -564,6 +568,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         if word_mask is not None:
             return word_mask.bool()
         if labels is not None:
+            if input_ids is not None and self.config.has_word_starts:
+                self._warn_of_labelled_pieces(input_ids, attention_mask, labels)
             return labels != UNKNOWN_TAG
         if input_ids is None or not self.config.has_word_starts:
             raise ValueError(
@@ -571,6 +577,24 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
         return word_starts(self.word_starts, input_ids, attention_mask)
+
+    def _warn_of_labelled_pieces(
+        self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+    ) -> None:
+        """Say once that labels stand on every piece of words; on a GPU look at one batch only."""
+        if torch.compiler.is_compiling() or self._looked_at_labels:
+            return
+        self._looked_at_labels = labels.device.type != "cpu"  # it waits for the device
+        inside = word_pieces(self.word_starts, input_ids, attention_mask)
+        all_pieces = inside | word_starts(self.word_starts, input_ids, attention_mask)
+        everywhere = ((labels != UNKNOWN_TAG) | ~all_pieces).all(1) & inside.any(1)
+        if everywhere.any():
+            self._looked_at_labels = True
+            logger.warning(
+                "Labels stand on every sub-word, also on those that go on with a word: each counts "
+                "as a word of its own. Label first sub-words alone, as TokenizeAndAlign does, or "
+                "give word_mask."
+            )
 
     def _targets(
         self,

@@ -8,7 +8,7 @@ marginals 0.
 
 from __future__ import annotations
 
-from hf_semicrf.ops.checks import Backend, resolve_backend
+from hf_semicrf.ops.checks import Backend, ScoreError, resolve_backend
 from hf_semicrf.ops.decoding import k_best, minimum_risk, minimum_token_risk, sample, viterbi
 from hf_semicrf.ops.dense_contract import (
     edge_marginals,
@@ -42,6 +42,7 @@ __all__ = [
     "Marginals",
     "MaxMarginals",
     "Potentials",
+    "ScoreError",
     "at_segments",
     "dense_route",
     "edge_marginals",

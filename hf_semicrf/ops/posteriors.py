@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend
+from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend, told
 from hf_semicrf.ops.host import covariance, ranking, span_marginals
 from hf_semicrf.ops.potentials import Potentials
 
@@ -44,7 +44,8 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    _, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    log_z, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    told(p, log_z)
     token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
@@ -76,7 +77,8 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -
     """
     p = checked(p)
     spans = checked_spans(p, spans)
-    return span_marginals.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
+    back_end = resolve_backend(backend, p.lengths.device)
+    return told(p, span_marginals.segment_marginals(p, spans, back_end))
 
 
 class MaxMarginals(NamedTuple):
@@ -115,6 +117,7 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
     token, start, end, through_segments = ranking.max_marginals(p)
+    told(p, token)
     return MaxMarginals(token, start, end, through_segments if segment else None)
 
 

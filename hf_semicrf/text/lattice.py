@@ -93,8 +93,22 @@ def word_starts(table: Tensor, input_ids: Tensor, attention_mask: Tensor | None)
 
     What goes on with a word right after a special token or at the very start begins one.
     """
+    kind, before = _kinds(table, input_ids, attention_mask)
+    return (kind == STARTS_WORD) | ((kind == INSIDE_WORD) & (before == SPECIAL))
+
+
+def word_pieces(table: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The sub-words that go on with a word [B, T], read off a table of the vocabulary."""
+    kind, before = _kinds(table, input_ids, attention_mask)
+    return (kind == INSIDE_WORD) & (before != SPECIAL)
+
+
+def _kinds(
+    table: Tensor, input_ids: Tensor, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What each sub-word is and what the one before is [B, T]; padding is special."""
     kind = table[input_ids]
     if attention_mask is not None:
         kind = kind * attention_mask.bool()
     before = torch.nn.functional.pad(kind, (1, 0), value=SPECIAL)[:, :-1]
-    return (kind == STARTS_WORD) | ((kind == INSIDE_WORD) & (before == SPECIAL))
+    return kind, before

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.host import score
+from hf_semicrf.ops.host.magnitude import LARGEST, centred
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
@@ -33,7 +34,30 @@ def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backe
     """Subtract a segmentation's score from log Z, in nats, float64 [B]; differentiable once."""
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
-    return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
+    p = _loss_potentials(p, backend)
+    return loss_of(log_partition(p, backend), segmentation_score(p, labels, starts, backend))
+
+
+def log_partition_difference(p: Potentials, q: Potentials, backend: str) -> Tensor:
+    """Subtract log Z of q from that of p, in nats, float64 [B]; differentiable once."""
+    if backend != "torch":
+        return loss_of(log_partition(p, backend), log_partition(q, backend))
+    (p, more), (q, less) = centred(p), centred(q)
+    difference = loss_of(log_partition(p, backend), log_partition(q, backend))
+    most = LARGEST * max(p.sizes[1], q.sizes[1])
+    told = (more.abs() <= most) & (less.abs() <= most)
+    return difference + torch.where(told, more - less, torch.nan)
+
+
+def _loss_potentials(p: Potentials, backend: str) -> Potentials:
+    """Potentials with the same loss; PyTorch's take off what every segmentation has."""
+    return centred(p)[0] if backend == "torch" else p
+
+
+def loss_of(log_z: Tensor, score: Tensor) -> Tensor:
+    """Subtract the log-sum of some segmentations from that of all [B]; inf where it is -inf."""
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
@@ -139,7 +163,8 @@ def _scan(*inputs):
 def _fake_scan(*args):
     p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
-    state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
+    dtype = torch.float64 if args[-1] == "torch" else p.duration.dtype
+    state = [p.duration.new_empty(2, batch, positions + 1, types, dtype=dtype) for _ in range(2)]
     offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
     return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
 
@@ -147,9 +172,10 @@ def _fake_scan(*args):
 @_operation(6, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
+    p = _loss_potentials(p, backend)
     log_z, state = implementation(backend, "scan").scan(p)
     gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
-    return log_z - gold, log_z, *state, ends
+    return loss_of(log_z, gold), log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake

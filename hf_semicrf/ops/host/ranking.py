@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.host.magnitude import centred, is_small, narrowed, unusable
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
-from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end
+from hf_semicrf.ops.potentials import Potentials, only_read, reverse, scores_by_end
 from hf_semicrf.ops.registry import operation, split_potentials
 from hf_semicrf.ops.segmentations import spread_labels
 
@@ -56,7 +57,8 @@ def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @operation(3, "int k")
 def _k_best(*inputs):
     p, (k,) = split_potentials(inputs)
-    lengths, p = p.lengths, _on_the_host(p)
+    lengths = p.lengths
+    p, level, wrong = _on_the_host(p)
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
     length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
@@ -64,8 +66,10 @@ def _k_best(*inputs):
     last = ranked.alpha[rows[:, 0], :, length[:, 0]] + p.final.numpy()[:, None]
     # [B, k] each
     score, chosen = _best_of(last.reshape(batch, types * k), k)
+    score[wrong] = np.nan
     kind, rank = np.divmod(chosen, k)
-    stop = np.where(score > -np.inf, length, 0)
+    stop = np.where(score > -np.inf, length, 0)  # not where it is NaN
+    score += level[:, None]
     labels = np.full((batch, k, positions), -1)
     starts = np.zeros(labels.shape, dtype=bool)
     while stop.any():
@@ -96,7 +100,7 @@ def _(*args):
 @operation(4)
 def _max_marginals(*inputs):
     original, _ = split_potentials(inputs)
-    p = _on_the_host(original)
+    p, level, wrong = _on_the_host(original)
     positions, longest = p.sizes[1:3]
     # [B, N + 1, C] each
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
@@ -117,9 +121,13 @@ def _max_marginals(*inputs):
     for d in reversed(range(longest)):
         to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
         token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, d])
-    scores = (token, through.amax(2), ending.amax(2), through)
+    shift = torch.from_numpy(np.where(wrong, np.nan, level))
+    shift = shift.to(original.lengths.device)
     token, opening, closing, through = (
-        x.to(original.lengths.device, original.duration.dtype) for x in scores
+        narrowed(
+            x.to(shift.device) + shift.reshape(-1, *[1] * (x.ndim - 1)), original.duration.dtype
+        )
+        for x in (token, through.amax(2), ending.amax(2), through)
     )
     return token, opening, closing, through
 
@@ -143,9 +151,18 @@ _k_best.register_autograd(_refuse_backward)
 _max_marginals.register_autograd(_refuse_backward)
 
 
-def _on_the_host(p: Potentials) -> Potentials:
-    """Copy potentials to the CPU, in float64."""
-    return p.map(lambda x: x.double().cpu())._replace(lengths=p.lengths.cpu())
+def _on_the_host(p: Potentials) -> tuple[Potentials, np.ndarray, np.ndarray]:
+    """Copy potentials to the CPU, in float64 and less what every segmentation has.
+
+    Returns:
+        The potentials, what was taken off [B], and whether a sentence's cannot be used [B] bool.
+    """
+    p, level = centred(p.map(Tensor.cpu)._replace(lengths=p.lengths.cpu()))
+    wrong = torch.zeros_like(p.lengths, dtype=torch.bool)
+    if not is_small(p):
+        p = only_read(p)
+        wrong = unusable(p)
+    return p, level.numpy(), wrong.numpy()
 
 
 def _scan(p: Potentials, k: int) -> Ranked:
