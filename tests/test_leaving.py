@@ -16,7 +16,8 @@ from tiny import error_of
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.cli import predict, push
-from hf_semicrf.hub import additions, leaving, push_folder
+from hf_semicrf.hub import leaving, push_folder
+from hf_semicrf.hub.allowed import additions
 
 SECRET = "hf_secretOfThisTest"
 SETTINGS = {"config.json", "adapter_config.json", "tokenizer_config.json", "decoder.json"}
