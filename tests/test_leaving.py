@@ -14,9 +14,10 @@ from huggingface_hub import ModelCard
 from test_hub import LABELS, bert, hub, model, pushed, saved, tiny_trainer, tokenizer  # noqa: F401
 from tiny import error_of
 
-from hf_semicrf import SemiCRFForTokenClassification
+from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.cli import predict, push
-from hf_semicrf.hub import additions, leaving, push_folder
+from hf_semicrf.hub import leaving, push_folder
+from hf_semicrf.hub.allowed import additions
 
 SECRET = "hf_secretOfThisTest"
 SETTINGS = {"config.json", "adapter_config.json", "tokenizer_config.json", "decoder.json"}
@@ -137,7 +138,9 @@ def test_the_token_of_the_arguments_is_in_no_file(bert, tokenizer, hub, tmp_path
     assert len(hub.commits) == commits
 
 
-@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained", "config", "pipeline", "adapter"])
+@pytest.mark.parametrize(
+    "way", ["push_to_hub", "save_pretrained", "config", "pipeline", "adapter", "tokenizer"]
+)
 def test_other_ways_push_what_is_listed(way, saved, tokenizer, hub, home):
     folder = home / "trained"
     shutil.copytree(saved, folder)
@@ -156,6 +159,10 @@ def test_other_ways_push_what_is_listed(way, saved, tokenizer, hub, home):
     elif way == "pipeline":
         transformers.pipeline("semicrf-ner", model=str(folder)).push_to_hub("someone/tagger")
         assert "tokenizer.json" in pushed(hub)
+    elif way == "tokenizer":
+        places = {"cache_dir": str(home), "token": "hf_right"}
+        read = transformers.AutoTokenizer.from_pretrained(folder, **places)
+        prepare_tokenizer(read).push_to_hub("someone/tagger")
     else:
         peft = pytest.importorskip("peft")
         lora = peft.LoraConfig(task_type="TOKEN_CLS", target_modules=["query", "value"])

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from hf_semicrf.cli.messages import opening, shown, tell
 from hf_semicrf.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -68,24 +69,8 @@ class Parser(argparse.ArgumentParser):
         Args:
             message: What is wrong.
         """
-        line = " ".join(message.split())
-        if not line.isprintable():  # an import that takes its time
-            from hf_semicrf.text import visible
-
-            line = visible(line)
-        self.exit(FAILED, f"{self.prog}: {line}\n")
+        self.exit(FAILED, f"{self.prog}: {shown(message)}\n")
         raise AssertionError  # `exit` does not return
-
-
-def tell(line: str) -> None:
-    """Print a line on standard error; what it holds of data can't steer the terminal.
-
-    Args:
-        line: What is to be said.
-    """
-    from hf_semicrf.text import one_line
-
-    print(one_line(line), file=sys.stderr)
 
 
 def underscored(arguments: Sequence[str]) -> list[str]:
@@ -388,31 +373,6 @@ def read_tagged(
 
 
 # Running
-
-
-@contextmanager
-def opening(name: str) -> Iterator[None]:
-    """Name the model whose files can't be read, whatever the library that reads them raises.
-
-    Args:
-        name: Hub name or folder.
-
-    Raises:
-        ValueError: In place of errors that are of another kind, or of JSON and text.
-    """
-    try:
-        yield
-    except (ImportError, OSError, ValueError) as error:
-        if not isinstance(error, json.JSONDecodeError | UnicodeError):
-            raise
-        found: Exception = error
-    except Exception as error:
-        found = error
-    else:
-        return
-    raise ValueError(
-        f"expected a model that can be read at {name!r}, got {type(found).__name__}: {found}"
-    ) from found
 
 
 def load(name: str, device: str | None) -> tuple[Any, Any]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_semicrf.cli.common import Parser, new_folder, one_line_errors, opening
+from hf_semicrf.cli.common import Parser, new_folder, one_line_errors
+from hf_semicrf.cli.messages import opening
 
 
 def parser() -> Parser:

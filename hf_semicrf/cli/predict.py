@@ -38,8 +38,8 @@ from hf_semicrf.cli.common import (
     one_line_errors,
     progress,
     reading,
-    tell,
 )
+from hf_semicrf.cli.messages import tell
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -29,8 +29,8 @@ from hf_semicrf.cli.common import (
     one_line_errors,
     progress,
     reading,
-    tell,
 )
+from hf_semicrf.cli.messages import tell
 from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:

@@ -21,11 +21,10 @@ from hf_semicrf.cli.common import (
     existing_file,
     json_object,
     one_line_errors,
-    opening,
     read_tagged,
     take_options,
-    tell,
 )
+from hf_semicrf.cli.messages import opening, tell
 from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from hf_semicrf.hub.allowed import (
     AUTO_MAP,
     CARD_NAME,
     PLOT_NAME,
-    additions,
     is_local,
     leaving,
 )
@@ -16,22 +15,21 @@ from hf_semicrf.hub.push import (
     ListedUploads,
     card_files,
     card_for_push,
-    files_to_push,
     listed,
     push_folder,
     read_config,
     write_shim,
 )
+from hf_semicrf.hub.trainer_pushes import ListedPushes
 
 __all__ = [
     "AUTO_MAP",
     "CARD_NAME",
     "PLOT_NAME",
+    "ListedPushes",
     "ListedUploads",
-    "additions",
     "card_files",
     "card_for_push",
-    "files_to_push",
     "find_card",
     "is_local",
     "leaving",
