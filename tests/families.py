@@ -197,16 +197,22 @@ class Checked:
             else:
                 assert (drawn[:, b] == -1).all() and not opened[:, b].any()
 
+    def held(self, scores: np.ndarray) -> np.ndarray:
+        """Scores as the batch's dtype can hold them."""
+        lowest = np.where(scores == -np.inf, scores, scores.clip(LOWEST))
+        return scores if self.double else lowest
+
     def ranking(self, p: Potentials) -> None:
         score, labels, starts = ops.k_best(p, 3, backend=self.backend)
         token = ops.max_marginals(p, backend=self.backend).token
         for b, sentence in enumerate(self.sentences):
             ranks = np.sort(sentence.below)[::-1][:3]
             ranks = np.concatenate([ranks, np.full(3 - len(ranks), -np.inf)])
+            ranks = self.held(ranks + sentence.best_score)
             # what is far below the best is as exact as the best is
-            self.near("k best", score[b], ranks + sentence.best_score, self.rounding)
+            self.near("k best", score[b], ranks, self.rounding)
             n = sentence.positions
-            through = sentence.best_through("emission") + sentence.best_score
+            through = self.held(sentence.best_through("emission") + sentence.best_score)
             self.near("max_marginals", token[b, :n], through, self.rounding)
 
     def information(self, p: Potentials) -> None:

@@ -362,10 +362,7 @@ def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
     if row is None:  # scores that all texts share
         return str(error)
     window = results[row].window
-    return (
-        f"text {results[row].text}: expected finite scores, got others for the words "
-        f"[{window.first}, {window.end}): {error}"
-    )
+    return f"text {results[row].text}, words [{window.first}, {window.end}): {error}"
 
 
 def _head_output(

@@ -353,9 +353,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             self._check_possible(nll)
             if num_items_in_batch is None:
                 num_items_in_batch = words.sum()
-            elif known is not None:  # with nothing known there is nothing to count, and no loss
-                num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
-            loss = nll.sum() / num_items_in_batch
+            # with no words, or nothing known, there is nothing to count, and no loss
+            loss = nll.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1)
         logits = posteriors = None
         if head.marginals is not None and output_logits:
             logits = tag_logits(self.config.scheme, head, lattice)

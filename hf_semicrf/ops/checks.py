@@ -142,6 +142,7 @@ def check_scores(scores: Mapping[str, Tensor], own: Collection[str] = _OWN) -> N
         ScoreError: There is one.
     """
     for name, x in scores.items():
+        x = x.detach()
         wrong = (x.isnan() | (x == torch.inf)).nonzero()
         if len(wrong):
             at = wrong[0].tolist()

@@ -14,7 +14,7 @@ from hf_semicrf.ops.checks import (
     values_are_checked,
 )
 from hf_semicrf.ops.host import factored, ranking, risk, sampling
-from hf_semicrf.ops.host.magnitude import narrowed
+from hf_semicrf.ops.host.magnitude import narrowed, narrowed_from_below
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.options import check
@@ -188,7 +188,7 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
     p = checked(p)
     resolve_backend(backend, p.lengths.device)
     score, labels, starts = ranking.k_best(p, k)
-    return told(p, narrowed(score, p.duration.dtype)), labels, starts
+    return told(p, narrowed_from_below(score, p.duration.dtype)), labels, starts
 
 
 def sample(

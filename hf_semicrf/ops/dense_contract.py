@@ -49,7 +49,8 @@ def _check(edge: Tensor, lengths: Tensor, semiring: str = "log") -> None:
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"expected lengths of an integer dtype, got {lengths.dtype}")
     if values_are_checked(edge.device) and lengths.device.type == "cpu" and edge.numel():
-        if not float(edge.detach().amax()) < torch.inf:
+        legal = 1 <= lengths.min() and lengths.max() <= edge.shape[1] + 1
+        if legal and not float(edge.detach().amax()) < torch.inf:
             check_scores({"edge": torch.where(_used(edge, lengths), edge, 0)}, {"edge"})
 
 

@@ -81,6 +81,7 @@ def expectations(
     if p.emission is not None:  # starts less ends need not cancel to the last bit
         emission.masked_fill_(p.emission == -torch.inf, 0)
     transition = _expected_transitions(p, log_z, state) * weight[..., None]
+    transition = torch.where(possible[:, None, None], transition, 0)
     if gold is not None:
         _subtract((emission, segment, start, end, duration, transition), gold, inside, gold_weight)
     # [B, 1, C]

@@ -63,7 +63,7 @@ def loss_of(log_z: Tensor, score: Tensor) -> Tensor:
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """Score a segmentation in nats, float64 [B]; differentiable."""
     if wants_gradient(p):
-        return score.segmentation_score(p, labels, starts)[0]
+        return score.told(p, labels, starts, score.segmentation_score(p, labels, starts)[0])
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
@@ -142,7 +142,8 @@ def _log_partition(*inputs):
 @_operation(1, "Tensor labels", "Tensor starts", "str backend")
 def _segmentation_score(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
-    return implementation(backend, "score").segmentation_score(p, labels, starts)[0]
+    value, _ = implementation(backend, "score").segmentation_score(p, labels, starts)
+    return score.told(p, labels, starts, value) if backend == "torch" else value
 
 
 @OPERATIONS["_log_partition"].register_fake

@@ -125,7 +125,7 @@ def is_small(p: Potentials) -> bool:
     for x in p[:-1]:
         if x is None:
             continue
-        low, high = (float(y) for y in x.aminmax())
+        low, high = (float(y) for y in x.detach().aminmax())
         if low == -math.inf:
             low = float(torch.where(x == -torch.inf, 0, x).amin())
         if not -LARGEST <= low <= high <= LARGEST:
@@ -137,3 +137,8 @@ def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast what is finite; NaN where it leaves the range of the dtype."""
     y = x.to(dtype)
     return torch.where(y.isinf() & x.isfinite(), torch.nan, y)
+
+
+def narrowed_from_below(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """As :func:`narrowed`, but the lowest number for scores below it: the best is what matters."""
+    return narrowed(torch.where(x == -torch.inf, x, x.clamp(min=torch.finfo(dtype).min)), dtype)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.host.magnitude import centred, is_small, narrowed, unusable
+from hf_semicrf.ops.host.magnitude import centred, is_small, narrowed_from_below, unusable
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, only_read, reverse, scores_by_end
 from hf_semicrf.ops.registry import operation, split_potentials
@@ -124,7 +124,7 @@ def _max_marginals(*inputs):
     shift = torch.from_numpy(np.where(wrong, np.nan, level))
     shift = shift.to(original.lengths.device)
     token, opening, closing, through = (
-        narrowed(
+        narrowed_from_below(
             x.to(shift.device) + shift.reshape(-1, *[1] * (x.ndim - 1)), original.duration.dtype
         )
         for x in (token, through.amax(2), ending.amax(2), through)

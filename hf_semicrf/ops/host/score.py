@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.host.magnitude import LARGEST, is_small
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.segmentations import segment_bounds
 
@@ -50,3 +51,13 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
     boundary = p.initial[labels[:, 0]] + p.final[last]
     score = terms.sum(1) + edges + boundary
     return score, torch.where(ends, length_minus_one + 1, 0).int()
+
+
+def told(p: Potentials, labels: Tensor, starts: Tensor, score: Tensor) -> Tensor:
+    """A segmentation's score [B]; NaN where large terms cancel, so that float64 cannot hold it."""
+    if torch.compiler.is_compiling() or is_small(p := p.map(Tensor.double)):
+        return score
+    sizes = p.map(lambda x: torch.where(x.isfinite(), x.detach().abs(), 0))
+    size, _ = segmentation_score(sizes, labels, starts)
+    most = torch.maximum(score.detach().abs() * 1e6, size.new_tensor(7 * LARGEST * p.sizes[1]))
+    return torch.where(size <= most, score, torch.nan)
