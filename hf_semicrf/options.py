@@ -38,7 +38,7 @@ class Option:
     def expected(self) -> str:
         """What an error says was expected, without None."""
         if self.choices:
-            return f"one of {self.choices}"
+            return f"one of {self.choices}" if len(self.choices) > 1 else repr(self.choices[0])
         if self.kind in (bool, str):
             return "True or False" if self.kind is bool else "a string that is not empty"
         what = "an int" if self.kind is int else "a number"
@@ -157,6 +157,12 @@ OPTIONS: dict[str, Option] = {
     "misaligned": _one_of("error", "drop", "expand"),
     "damaged": _one_of("skip", "error"),
     "empty": _one_of("skip", "keep"),
+    "file_format": _or_none(
+        _one_of(
+            *("json", "csv", "columns", "parquet", "brat", "docbin", "text"),
+            *("tags", "entities", "doccano", "prodigy", "label_studio"),
+        )
+    ),
     "windows": FLAG,
     "limit": COUNT,
     "length": _whole(0),
