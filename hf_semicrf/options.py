@@ -6,11 +6,12 @@ their options here before they do anything else. An option has one meaning where
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-MOST = sys.float_info.max
+MOST, BELOW_1 = sys.float_info.max, math.nextafter(1, 0)
 SCHEMES = ("IOB2", "IOB1", "IOBES", "BILOU", "BMES", "BMEWO", "BIEWO")
 
 
@@ -186,8 +187,8 @@ OPTIONS: dict[str, Option] = {
     "save_steps": AT_LEAST_0,
     "save_total_limit": _or_none(_whole(0)),
     "weight_decay": AT_LEAST_0,
-    "adam_beta1": SHARE,
-    "adam_beta2": SHARE,
+    "adam_beta1": _number(0, BELOW_1),
+    "adam_beta2": _number(0, BELOW_1),
     "adam_epsilon": AT_LEAST_0,
     "max_grad_norm": _or_none(AT_LEAST_0),
     "label_smoothing_factor": SHARE,

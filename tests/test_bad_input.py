@@ -12,7 +12,14 @@ from datasets import Dataset
 from tiny import StandIn, save_tiny_bert
 from transformers import AutoConfig, AutoTokenizer
 
-from hf_semicrf import LabelScheme, SemiCRFConfig, SemiCRFForTokenClassification, SemiCRFPipeline
+from hf_semicrf import (
+    LabelScheme,
+    SemiCRFConfig,
+    SemiCRFDataCollator,
+    SemiCRFForTokenClassification,
+    SemiCRFPipeline,
+)
+from hf_semicrf.data import read_corpus
 from hf_semicrf.inference import analyze, predict
 
 LABELS = ["O", "B-PER", "I-PER"]
@@ -174,3 +181,26 @@ def test_a_setting_that_overrides_a_saved_one_is_checked_too(tmp_path):
         assert load(tmp_path, threshold=0.2, splitter="spaces").threshold == 0.2
         with pytest.raises(ValueError, match="expected threshold as .* got -1"):
             load(tmp_path, threshold=-1)
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan"), "1", None, [1]])
+def test_labels_that_are_no_whole_numbers_are_refused_by_the_collator(wrong, tokenizer):
+    row = {"input_ids": [2, 5, 3], "labels": [-100, 1, -100], "word_mask": [False, True, False]}
+    collate = SemiCRFDataCollator(tokenizer)
+    assert collate([row])["labels"].tolist() == [row["labels"]]
+    assert collate([{**row, "labels": torch.tensor(row["labels"])}])["labels"][0, 1] == 1
+    for name in ("labels", "word_mask"):
+        with pytest.raises(ValueError, match=f"expected whole numbers in {name}, got .* in row 0"):
+            collate([{**row, name: [-100, wrong, -100]}])
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "a\0b", 5, ""])
+def test_an_encoding_that_there_is_not_is_refused_before_the_file_is_looked_for(encoding):
+    with pytest.raises(ValueError, match="^expected encoding as "):
+        read_corpus("nowhere.jsonl", encoding=encoding)
+
+
+@pytest.mark.parametrize("columns", [0, 5, "ab", [0, 1], [True, 1], [1.0, 2], [], [1, 2, 3, 4]])
+def test_columns_that_there_are_not_are_refused_before_the_file_is_looked_for(columns):
+    with pytest.raises(ValueError, match="^expected columns=.* got "):
+        read_corpus("nowhere.conll", columns=columns)
