@@ -204,3 +204,10 @@ def test_an_encoding_that_there_is_not_is_refused_before_the_file_is_looked_for(
 def test_columns_that_there_are_not_are_refused_before_the_file_is_looked_for(columns):
     with pytest.raises(ValueError, match="^expected columns=.* got "):
         read_corpus("nowhere.conll", columns=columns)
+
+
+@pytest.mark.parametrize("labels", ["OA", 5, 1.5, b"O"])
+def test_what_is_no_list_of_labels_is_refused(labels, bert):
+    for make in (SemiCRFForTokenClassification.from_pretrained, SemiCRFConfig):
+        with pytest.raises(ValueError, match="^expected (a list of )?labels"):
+            make(*([bert] if make is not SemiCRFConfig else []), labels=labels)

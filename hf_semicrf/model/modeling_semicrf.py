@@ -471,9 +471,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             of a list) and ``text``.
 
         Raises:
-            ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
-                tokenizer is not a fast one, an option is out of range, scores are not finite, or no
-                segmentation meets the constraints.
+            ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
+                stream, say), a text is neither a string nor a list of words, the tokenizer is none,
+                scores are not finite, or no segmentation meets the constraints.
         """
         return predict(
             self,
