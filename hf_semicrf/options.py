@@ -6,11 +6,12 @@ their options here before they do anything else. An option has one meaning where
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-MOST = sys.float_info.max
+MOST, BELOW_1 = sys.float_info.max, math.nextafter(1, 0)
 SCHEMES = ("IOB2", "IOB1", "IOBES", "BILOU", "BMES", "BMEWO", "BIEWO")
 
 
@@ -38,7 +39,7 @@ class Option:
     def expected(self) -> str:
         """What an error says was expected, without None."""
         if self.choices:
-            return f"one of {self.choices}"
+            return f"one of {self.choices}" if len(self.choices) > 1 else repr(self.choices[0])
         if self.kind in (bool, str):
             return "True or False" if self.kind is bool else "a string that is not empty"
         what = "an int" if self.kind is int else "a number"
@@ -157,6 +158,12 @@ OPTIONS: dict[str, Option] = {
     "misaligned": _one_of("error", "drop", "expand"),
     "damaged": _one_of("skip", "error"),
     "empty": _one_of("skip", "keep"),
+    "file_format": _or_none(
+        _one_of(
+            *("json", "csv", "columns", "parquet", "brat", "docbin", "text"),
+            *("tags", "entities", "doccano", "prodigy", "label_studio"),
+        )
+    ),
     "windows": FLAG,
     "limit": COUNT,
     "length": _whole(0),
@@ -180,8 +187,8 @@ OPTIONS: dict[str, Option] = {
     "save_steps": AT_LEAST_0,
     "save_total_limit": _or_none(_whole(0)),
     "weight_decay": AT_LEAST_0,
-    "adam_beta1": SHARE,
-    "adam_beta2": SHARE,
+    "adam_beta1": _number(0, BELOW_1),
+    "adam_beta2": _number(0, BELOW_1),
     "adam_epsilon": AT_LEAST_0,
     "max_grad_norm": _or_none(AT_LEAST_0),
     "label_smoothing_factor": SHARE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ class SemiCRFDataCollator:
             raise ValueError(
                 f"expected {', '.join(names)} in all rows or in none, not so row {row}"
             )
-        columns = {name: [int(value) for value in feature[name]] for name in present}
+        columns = {name: _whole(name, feature[name], row) for name in present}
         if not columns.keys() & {"labels", "word_mask"}:
             return {}
         for name, values in columns.items():
@@ -122,3 +122,20 @@ class SemiCRFDataCollator:
     def _pad(self, values: list[int], length: int, filler: int) -> list[int]:
         padding = [filler] * (length - len(values))
         return padding + values if self.tokenizer.padding_side == "left" else values + padding
+
+
+def _whole(name: str, values: Iterable[Any], row: int) -> list[int]:
+    """The values of a row's column as ints.
+
+    Raises:
+        ValueError: One is no whole number.
+    """
+    try:
+        ints = [int(value) for value in values]
+        if all(a == b for a, b in zip(ints, values, strict=True)):
+            return ints
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"expected whole numbers in {name}, got {values!r:.80} in row {row} of the batch"
+    )

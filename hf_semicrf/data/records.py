@@ -64,6 +64,12 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse what no reader understands."""
         check(**{name: value for name, value in vars(self).items() if name in OPTIONS})
+        try:
+            "a".encode(self.encoding)
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"expected encoding as the name of an encoding, got {self.encoding!r}"
+            ) from None
         if not callable(self.splitter):
             raise ValueError(f"expected splitter as a function of a text, got {self.splitter!r}")
         if self.columns is not None:

@@ -53,6 +53,7 @@ class Rules(NamedTuple):
         Raises:
             ValueError: A rule, type or length is unknown, or no sentence satisfies the rules.
         """
+        check(longest=longest)
         if not isinstance(rules, Mapping):
             raise ValueError(f"expected constraints as a mapping, got {rules!r:.80}")
         unknown = sorted(set(rules) - set(RULES))
@@ -175,6 +176,7 @@ def allowed_segments(
         ValueError: A span is empty, too long for an entity or outside the sentence, a type is
             unknown, or the outside is excluded.
     """
+    check(longest=longest)
     allowed = torch.ones(positions, longest, len(types), dtype=torch.bool)
     begins = torch.arange(positions)[:, None]
     ends = begins + torch.arange(1, longest + 1)

@@ -308,6 +308,8 @@ class LabelScheme:
         Raises:
             ValueError: A tag is not in the scheme.
         """
+        if isinstance(tags, str) or not isinstance(tags, Iterable):
+            raise ValueError(f"expected a list of tags, got {tags!r:.80}")
         by_id, label2id, type_ids = _lookup(self)
         readings = []
         for tag in tags:

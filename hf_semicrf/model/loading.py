@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import (
@@ -218,6 +218,8 @@ def _labels(
 
     Takes ``id2label``, ``label2id`` and ``num_labels`` out of the arguments.
     """
+    if isinstance(labels, str) or not isinstance(labels, Iterable | None):
+        raise ValueError(f"expected a list of labels, got {labels!r:.80}")
     ways = {"labels": None if labels is None else list(labels)}
     id2label, label2id = arguments.pop("id2label", None), arguments.pop("label2id", None)
     if id2label is not None:

@@ -474,9 +474,9 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             of a list) and ``text``.
 
         Raises:
-            ValueError: ``texts`` is no list, a text is none of these, the tokenizer is none, an
-                option is out of range, scores are not finite, or no segmentation meets the
-                constraints.
+            ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
+                stream, say), a text is none of these, the tokenizer is none, scores are not
+                finite, or no segmentation meets the constraints.
         """
         return predict(
             self,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from hf_semicrf.options import check
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -157,6 +159,7 @@ def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> No
     Raises:
         ValueError: It has none.
     """
+    check(max_length=max_length)
     special = tokenizer.num_special_tokens_to_add()
     if max_length is not None and max_length <= special:
         raise ValueError(

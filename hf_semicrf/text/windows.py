@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_semicrf.options import check
 from hf_semicrf.results import Segment
 from hf_semicrf.text.subwords import check_room, first_subwords, tokenize_words
 
@@ -54,6 +55,7 @@ def windows_of(
     Raises:
         ValueError: `max_length` has no room beside the special tokens.
     """
+    check(overlap=overlap, longest=longest)
     check_room(tokenizer, max_length)
     joins = attached and [row for row in attached if row]
     tokenized = tokenize_words(tokenizer, [text for text in texts if text], attached=joins)

@@ -100,7 +100,8 @@ class Splitter:
         if callable(splitter):
             return cls(FUNCTION, splitter)
         raise TypeError(
-            f"expected a splitter's name, a pattern or a function, got {type(splitter).__name__}"
+            "expected a splitter's name, a pattern or a function, got "
+            f"{type(splitter).__name__} {splitter!r:.60}"
         )
 
     def spans(self, text: str) -> list[Span]:
