@@ -267,3 +267,22 @@ def test_written_tags_keep_their_spelling():
     config = SemiCRFConfig(labels=["O", "b:PER", "i:PER"])
     tags = config.scheme.spans_to_tags([(0, 2, "PER")], 3)
     assert [config.id2label[tag] for tag in tags] == ["b:PER", "i:PER", "O"]
+
+
+def test_tags_are_read_in_time_and_memory_linear_in_the_labels():
+    """A table of pairs of tags would have 4 * 10^8 entries."""
+    labels = ["O", *(f"{prefix}-{n}" for n in range(10_000) for prefix in "BI")]
+    scheme = LabelScheme.from_labels(labels)
+    tags = torch.tensor([1, 2, 2, 4, 0, -100, 20_000, 19_999])
+    types, starts = scheme.encode(tags)
+    assert types.tolist() == [1, 1, 1, 2, 0, -1, 10_000, 10_000]
+    assert starts.tolist() == [True, False, False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize("tag", [1.5, float("nan"), float("inf"), [1], b"1", 1j, 99, -1])
+def test_what_is_no_tag_is_refused(tag):
+    scheme = LabelScheme.from_labels(["O", "B-X", "I-X"])
+    for read in (scheme.tags_to_spans, scheme.tag_ids):
+        with pytest.raises(ValueError, match="is not in the label list"):
+            read([tag])
+    assert scheme.tags_to_spans([np.int8(1), 2.0, torch.tensor(0)]) == [(0, 2, "X")]

@@ -40,6 +40,7 @@ from hf_semicrf.labels.spelling import (
     Reading,
     Spelling,
     choose,
+    listed,
     recognise,
 )
 from hf_semicrf.options import check, own
@@ -56,6 +57,10 @@ _WRITTEN = {
     (False, True): "ELIMBSUW",
     (False, False): "IMBELSUW",
 }
+
+# a tag's reading as a number: its type times 4, and these; the type of an unknown tag is -1
+_OPENS, _CLOSES = 2, 1
+_UNKNOWN_CODE = -4
 
 TagReading = tuple[int, int, int]  # type id, whether the tag always opens, always closes a segment
 
@@ -107,7 +112,9 @@ class LabelScheme:
         else:
             types = list(dict.fromkeys(reading.spelling.split(tag)[1] for tag in entity_tags))
         if OUTSIDE in types:
-            raise ValueError(f"expected entity types not named 'O' (the outside), got {list(tags)}")
+            raise ValueError(
+                f"expected entity types not named 'O' (the outside), got {listed(tags)}"
+            )
         return cls(tags, reading.name, (OUTSIDE, *types), reading.spelling)
 
     @property
@@ -139,10 +146,11 @@ class LabelScheme:
         Returns:
             labels [..., N] (type ids, -1 where unknown) and starts [..., N] (bool).
         """
-        row = tags.long().clamp(min=-1) + 1  # row 0: unknown
-        before = pad(row, (1, 0))[..., :-1]
-        labels = _table(self, "types", tags.device)[row]
-        return labels, _table(self, "starts", tags.device)[before, row]
+        code = _table(self, "read", tags.device)[tags.long().clamp(min=-1) + 1]
+        before = pad(code, (1, 0), value=_UNKNOWN_CODE)[..., :-1]
+        labels = code >> 2
+        starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
+        return labels, starts & (labels >= 0)
 
     def decode(self, labels: Tensor, starts: Tensor) -> Tensor:
         """Write a segmentation as tags: the inverse of `encode` where the labels can express it.
@@ -266,8 +274,8 @@ class LabelScheme:
                 ids.append(self._nearest(self.types[label], prefixes, label2id))
         if missing is not None and self.tags_to_spans(ids) != self.tags_to_spans(tags):
             raise ValueError(
-                f"tag {missing!r} is not in the label list {list(self.labels)}, whose tags cannot "
-                "express it"
+                f"tag {missing!r:.80} is not in the label list {listed(self.labels)}, whose tags "
+                "cannot express it"
             )
         return ids
 
@@ -324,7 +332,7 @@ class LabelScheme:
             elif index is not None and 0 <= index < len(by_id):
                 reading = by_id[index]
             if reading is None:
-                raise ValueError(f"tag {tag!r} is not in the label list {list(self.labels)}")
+                raise ValueError(f"tag {tag!r:.80} is not in the label list {listed(self.labels)}")
             readings.append(reading)
         return readings
 
@@ -393,14 +401,10 @@ def _table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
 def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
     """What tags are read as, written for, or made up of (events, whose last column is empty)."""
     values: list
-    if name in ("types", "starts"):
-        rows = [(-1, 0, 0), *_tag_readings(scheme)]  # row 0: unknown
-        values = [label for label, _, _ in rows]
-        if name == "starts":  # by the tag before
-            values = [
-                [label >= 0 and bool(label != last or opens or closed) for label, opens, _ in rows]
-                for last, _, closed in rows
-            ]
+    if name == "read":
+        readings = _tag_readings(scheme)
+        values = [t * 4 + opens * _OPENS + closes * _CLOSES for t, opens, closes in readings]
+        values = [_UNKNOWN_CODE, *values]
     elif name == "write":
         values = scheme.written_tags()
     else:
@@ -424,7 +428,9 @@ def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     if isinstance(labels, Mapping):
         by_id = {int(index): tag for index, tag in labels.items()}
         if sorted(by_id) != list(range(len(by_id))):
-            raise ValueError(f"expected ids from 0 without gaps in id2label, got {sorted(by_id)}")
+            raise ValueError(
+                f"expected ids from 0 without gaps in id2label, got {listed(sorted(by_id))}"
+            )
         labels = [by_id[index] for index in range(len(by_id))]
     tags = tuple(labels)
     if not tags:
@@ -439,9 +445,11 @@ def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
         )
     duplicates = sorted(tag for tag, count in Counter(tags).items() if count > 1)
     if duplicates:
-        raise ValueError(f"expected each label once, got {duplicates} repeated in {list(tags)}")
+        raise ValueError(
+            f"expected each label once, got {listed(duplicates)} repeated in {listed(tags)}"
+        )
     if OUTSIDE not in tags:
-        raise ValueError(f"expected a label 'O' for words outside entities, got {list(tags)}")
+        raise ValueError(f"expected a label 'O' for words outside entities, got {listed(tags)}")
     if len(tags) == 1:
         raise ValueError("expected labels of at least one entity type beside 'O'")
     return tags

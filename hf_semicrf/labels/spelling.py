@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hf_semicrf.options import check
 
@@ -170,7 +170,7 @@ def recognise(tags: Sequence[str]) -> Reading:
             bare = next(tag for tag in tags if not group.spelling.split(tag, _letters(group))[0])
             raise ValueError(
                 f"expected prefixes such as B- and I- on every label but 'O' or on none, got "
-                f"{bare!r} in {_listed(tags)}; if no label is meant to have a prefix, pass "
+                f"{bare!r:.80} in {listed(tags)}; if no label is meant to have a prefix, pass "
                 "label_scheme='plain'"
             )
         if group.letters & set("BIM"):  # without them, nothing says that these are prefixes
@@ -204,7 +204,7 @@ def choose(tags: Sequence[str], setting: str) -> Reading:
     expected = ", ".join(
         nearest.join(prefix, "") if nearest.separator else prefix for prefix in letters
     )
-    raise ValueError(f"expected {name} tags ({expected} + type, or O), got {wrong!r}")
+    raise ValueError(f"expected {name} tags ({expected} + type, or O), got {wrong!r:.80}")
 
 
 def _spellings(tags: Sequence[str], letters: str = LETTERS + LATE_LETTERS) -> list[Spelling]:
@@ -251,9 +251,9 @@ def _two_ways(tags: Sequence[str], ways: Sequence[Reading]) -> str:
         types = dict.fromkeys(
             tag if way.name == "plain" else way.spelling.split(tag)[1] for tag in tags
         )
-        said.append(f"label_scheme={way.setting!r} for {_listed(types, 4)}")
+        said.append(f"label_scheme={way.setting!r} for {listed(types, 4)}")
     return (
-        f"expected labels that can be read in one way, got {_listed(tags)}; what are the entity "
+        f"expected labels that can be read in one way, got {listed(tags)}; what are the entity "
         f"types? Pass {' or '.join(said)}"
     )
 
@@ -266,11 +266,12 @@ def _no_scheme(letters: set[str], tags: Sequence[str]) -> str:
     schemes = ", ".join(f"{name} ({' '.join(own)})" for name, own in PREFIXES.items() if own)
     return (
         f"expected the prefixes of one scheme among {schemes}, got both {first} and {second} in "
-        f"{_listed(tags)}; if no label is meant to have a prefix, pass label_scheme='plain'"
+        f"{listed(tags)}; if no label is meant to have a prefix, pass label_scheme='plain'"
     )
 
 
-def _listed(names: Collection[str], most: int = 20) -> str:
-    """Names in a message, the first of many."""
+def listed(names: Collection[Any], most: int = 20) -> str:
+    """Names in a message, the first of many and of each the first letters."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
-    return f"{list(names)[:most]}{more}"
+    shown = (repr(name) for name in list(names)[:most])
+    return f"[{', '.join(name if len(name) <= 80 else name[:77] + '...' for name in shown)}]{more}"
