@@ -153,7 +153,7 @@ def _per_sentence(*args) -> Tensor:
     return lengths.new_empty(lengths.shape, dtype=torch.float64)
 
 
-@_operation(4, "str backend")
+@_operation(5, "str backend")
 def _scan(*inputs):
     p, (backend,) = split_potentials(inputs)
     log_z, state = implementation(backend, "scan").scan(p)
@@ -164,13 +164,16 @@ def _scan(*inputs):
 def _fake_scan(*args):
     p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
-    dtype = torch.float64 if args[-1] == "torch" else p.duration.dtype
-    state = [p.duration.new_empty(2, batch, positions + 1, types, dtype=dtype) for _ in range(2)]
-    offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
-    return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
+    shapes = (
+        (batch,),
+        *[(2, batch, positions + 1, types)] * 2,
+        (2, batch, positions + 1),
+        (batch, 2),
+    )
+    return tuple(p.duration.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
-@_operation(6, "Tensor labels", "Tensor starts", "str backend")
+@_operation(7, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
     p = _loss_potentials(p, backend)
@@ -187,8 +190,9 @@ def _(*args):
 
 
 @_operation(
-    5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor weight",
-    "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up", "str backend",
+    5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor total",
+    "Tensor weight", "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up",
+    "str backend",
 )  # fmt: skip
 def _expectations(*inputs):
     p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = split_potentials(
@@ -233,7 +237,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.is_present = [x is not None for x in tensors[:9]]
     # the loss has labels and ends besides: inputs 9 and 10, and the last output
     gold = (tensors[9], output[-1]) if len(tensors) > 9 else ()
-    state = output[:4] if not gold else output[1:5]
+    state = output[:5] if not gold else output[1:6]
     ctx.save_for_backward(*(x for x in tensors[:9] if x is not None), *state, *gold)
 
 
@@ -244,7 +248,7 @@ def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     saved = list(ctx.saved_tensors)
     tensors: list[Any] = [saved.pop(0) if present else None for present in ctx.is_present]
     potentials = Potentials(*tensors)
-    state, gold = saved[:4], saved[4:] or (None, None)
+    state, gold = saved[:5], saved[5:] or (None, None)
     with_segment = ctx.is_present[1] and ctx.needs_input_grad[1]
     options = (weight, *gold, with_segment, True, ctx.backend)
     counts = Expectations(*function(*potentials, *state, *options))

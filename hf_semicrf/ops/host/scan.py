@@ -50,7 +50,7 @@ def scan(p: Potentials) -> tuple[Tensor, State]:
     batch, positions, _, types = p.sizes
     # [N + 1, 2 B, C] each: the prefixes of the sentences, then those of the reversed sentences
     alpha, pre = _scan([p, reverse(p)])
-    log_z = prepared.told(_log_z(p, alpha[:, :batch])) + prepared.level
+    log_z = prepared.told(_log_z(p, alpha[:, :batch]))
     # boundary n of a sentence is boundary length - n of the reversed one [N + 1, B]
     mirrored = p.lengths - torch.arange(positions + 1, device=p.lengths.device)[:, None]
     # [N + 1, B, C]
@@ -62,7 +62,9 @@ def scan(p: Potentials) -> tuple[Tensor, State]:
         return torch.stack([x[:, :batch].transpose(0, 1), suffixes.transpose(0, 1)])
 
     offset = log_z.new_zeros(2, batch, positions + 1)
-    return log_z, State(by_boundary(pre), by_boundary(alpha), offset)
+    total = torch.stack([log_z, torch.ones_like(log_z)], -1)
+    state = State(by_boundary(pre), by_boundary(alpha), offset, total)
+    return log_z + prepared.level, state
 
 
 def _log_z(p: Potentials, alpha: Tensor) -> Tensor:
