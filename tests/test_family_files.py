@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import torch
 from family_files import corrupt_files
 from tiny import error_of, write_jsonl
 
@@ -12,6 +13,15 @@ from hf_semicrf.cli import evaluate, predict, suggest, train
 from hf_semicrf.data import read_corpus, stream_rows
 
 GOOD = {"tokens": ["Ada", "met"], "ner_tags": ["B-PER", "O"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors are small, and threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("part", range(2))
