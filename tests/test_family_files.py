@@ -63,6 +63,14 @@ def test_deep_brackets_are_refused_where_they_stand(tmp_path):
         assert [row["tokens"] for row in stream_rows(file)] == [GOOD["tokens"], ["b"]]
 
 
+def test_a_word_that_fits_in_no_column_is_named_with_its_line(tiny_tagger, tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [GOOD, {"tokens": ["a", "b\nc"]}])
+    out = tmp_path / "out"
+    said = error_of(predict.main, tiny_tagger, "--file", file, "--format", "conll", "--output", out)
+    assert f"{file}, line 2: expected words that fit in a column, got 'b\\nc'" in said
+    assert not out.exists()
+
+
 def test_labels_in_messages_are_short(tiny_tagger, tmp_path):
     rows = [{"tokens": ["a"], "ner_tags": [f"B-{'x' * 9000}{n}"]} for n in range(50)]
     file = write_jsonl(tmp_path / "a.jsonl", rows)
