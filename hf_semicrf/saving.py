@@ -17,6 +17,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -110,10 +111,10 @@ def move(path: Path, target: Path) -> None:
 def only_writer(folder: Path, what: object) -> Iterator[None]:
     """Be the only run that writes into a folder; a run that is killed leaves it free.
 
-    On Windows, which has no lock of this kind, all runs may.
+    On Windows and on file systems without locks all runs may.
 
     Args:
-        folder: The folder; made in one that exists, and removed in the end if it is empty.
+        folder: The folder; made where there is none, and removed in the end if it is empty.
         what: What the message calls it.
 
     Raises:
@@ -133,6 +134,7 @@ def only_writer(folder: Path, what: object) -> Iterator[None]:
 
 def _lock(folder: Path, what: object) -> Any:
     """The open and locked file of a folder; None where it has just been removed by another run."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):  # which another run may be removing
         folder.mkdir()
     if fcntl is None:
@@ -142,7 +144,11 @@ def _lock(folder: Path, what: object) -> Any:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
             return file
     except BlockingIOError:

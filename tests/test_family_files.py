@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import torch
 from family_files import corrupt_files
 from tiny import error_of, write_jsonl
 
@@ -12,6 +13,15 @@ from hf_semicrf.cli import evaluate, predict, suggest, train
 from hf_semicrf.data import read_corpus, stream_rows
 
 GOOD = {"tokens": ["Ada", "met"], "ner_tags": ["B-PER", "O"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors are small, and threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -51,6 +61,14 @@ def test_deep_brackets_are_refused_where_they_stand(tmp_path):
         assert len(str(caught.value)) < 500
     with pytest.warns(UserWarning, match="1 damaged rows, left out: .*a.jsonl, line 2"):
         assert [row["tokens"] for row in stream_rows(file)] == [GOOD["tokens"], ["b"]]
+
+
+def test_a_word_that_fits_in_no_column_is_named_with_its_line(tiny_tagger, tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [GOOD, {"tokens": ["a", "b\nc"]}])
+    out = tmp_path / "out"
+    said = error_of(predict.main, tiny_tagger, "--file", file, "--format", "conll", "--output", out)
+    assert f"{file}, line 2: expected words that fit in a column, got 'b\\nc'" in said
+    assert not out.exists()
 
 
 def test_labels_in_messages_are_short(tiny_tagger, tmp_path):

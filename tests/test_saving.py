@@ -210,6 +210,9 @@ def test_a_trained_model_stays_where_the_disk_is_full(tmp_path):
     arguments += ["--use_cpu", "--disable_tqdm", "True"]
     train.main(arguments)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with only_writer(tmp_path / "out", "out"):
+        said = error_of(train.main, *arguments)
+    assert f"expected one run that writes {tmp_path / 'out'}, got another" in said
     with full_disk(1000):
         said = error_of(train.main, *arguments, "--seed", "1")
     assert said.startswith("hf-semicrf train: ") and str(tmp_path / "out") in said

@@ -15,6 +15,7 @@ from tiny import sentences, write_jsonl
 from hf_semicrf import SemiCRFForTokenClassification
 from hf_semicrf.cli import predict
 from hf_semicrf.inference.shards import merge_shards, write_shards
+from hf_semicrf.saving import only_writer
 
 
 def upper(items):
@@ -165,6 +166,8 @@ def test_two_processes_one_killed_and_the_command_run_again(tiny_tagger, tmp_pat
     arguments = [model, "--file", file, "--output", str(output), "--shard_size", "3"]
     arguments += ["--device", "cpu"]
 
+    with only_writer(tmp_path / "out.jsonl.shards", "out"):
+        assert launch_two(arguments)[1] == 256  # both are told that they are not alone
     waiting, killed = launch_two(arguments, (None, 4))
     # the process that waits may see that the other is gone before it is killed itself
     assert killed == signal.SIGKILL and waiting != 0

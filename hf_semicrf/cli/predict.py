@@ -138,6 +138,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
         groups, total = _as_they_come(_standard_input(), args.batch_size), None
     else:
         groups, total = chunks(rows, BATCHES_AT_ONCE * args.batch_size), len(rows)
+    done = 0
     met: list[Any] = []
     found: list[Any] = []
     with progress(total, hidden=output is sys.stdout and output.isatty()) as bar:
@@ -147,7 +148,14 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
             if args.format == "ansi":
                 print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
-                _print(write_rows(group, answers, args.format, **writing), output)
+                for row, answer in zip(group, answers, strict=True):
+                    done += 1
+                    try:
+                        lines = list(write_rows([row], [answer], args.format, **writing))
+                    except ValueError as error:
+                        place = report.places[done - 1] if args.file else f"text {done}"
+                        raise ValueError(f"{place}: {error}") from None
+                    _print(lines, output)
             else:
                 met += group if args.format in WRITTEN else texts
                 found += answers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -197,9 +197,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         Splitter.of(args.splitter)  # refuse one that there is not before the data are read
         training_args = _training_arguments(made, others)
         read = load_splits(args)
-        trainer, inputs = _prepare(args, training_args, read)
-        splits = {name: data for name, (data, _) in read.items()}
-        return _train(args, trainer, splits, inputs, results)
+        with _only_run(training_args):
+            trainer, inputs = _prepare(args, training_args, read)
+            splits = {name: data for name, (data, _) in read.items()}
+            return _train(args, trainer, splits, inputs, results)
+
+
+def _only_run(training_args: SemiCRFTrainingArguments) -> AbstractContextManager[None]:
+    """Be the only run that writes the output folder, whatever the number of its processes."""
+    from hf_semicrf.saving import only_writer
+
+    if training_args.process_index:
+        return nullcontext()
+    place = str(training_args.output_dir)
+    return only_writer(Path(place), place)
 
 
 def _training_arguments(made: Parser, others: list[str]) -> SemiCRFTrainingArguments:
