@@ -166,13 +166,14 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 
     Exact. Of equal scores the first is the one whose last segment has the lower type, then the
     shorter one, then the one whose segment before that has the lower type, and so on leftwards.
-    O(k^2 N (L C + C^2)) time on the host, in NumPy and float64 on either back end; O(k N C) memory.
+    O(k N (L C + C^2)) time on Triton, O(k^2 N (L C + C^2)) on the host for PyTorch, in float64 on
+    both; O(k N C) memory.
     The scores have no derivative; ``segmentation_score(p, labels[:, i], starts[:, i])`` has one.
 
     Args:
         p: Potentials.
         k: Segmentations of each sentence.
-        backend: Checked as everywhere; both run the same implementation.
+        backend: Which implementation runs.
 
     Returns:
         Scores [B, k] in nats, labels [B, k, N] and starts [B, k, N]; where a sentence has fewer
@@ -186,8 +187,7 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
     """
     check(k=k)
     p = checked(p)
-    resolve_backend(backend, p.lengths.device)
-    score, labels, starts = ranking.k_best(p, k)
+    score, labels, starts = ranking.k_best(p, k, resolve_backend(backend, p.lengths.device))
     return told(p, narrowed_from_below(score, p.duration.dtype)), labels, starts
 
 

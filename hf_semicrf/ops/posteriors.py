@@ -102,21 +102,22 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     """Find the best segmentation's score through each type, start and end at each position.
 
     The highest of all is Viterbi's score, and how far another place lies below it is what the best
-    segmentation through that place loses. O(N (L C + C^2)) time and O(N L C) memory on the host, in
-    NumPy and float64 on either back end. Not differentiable.
+    segmentation through that place loses. O(N (L C + C^2)) time, in float64 on either back end.
+    Triton takes O(N C) memory, and B N L C more for ``segment``; PyTorch B N L C on the host. Not
+    differentiable.
 
     Args:
         p: Potentials.
         segment: Whether to return the [B, N, L, C] scores through every segment too.
-        backend: Checked as everywhere; both run the same implementation.
+        backend: Which implementation runs.
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    resolve_backend(backend, p.lengths.device)
-    token, start, end, through_segments = ranking.max_marginals(p)
+    back_end = resolve_backend(backend, p.lengths.device)
+    token, start, end, through_segments = ranking.max_marginals(p, segment, back_end)
     told(p, token)
     return MaxMarginals(token, start, end, through_segments if segment else None)
 
