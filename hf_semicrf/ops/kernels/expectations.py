@@ -79,7 +79,7 @@ def counts_kernel(
     possible = z > -float("inf")
     z = tl.where(possible, z, 0.0)
     dtype: tl.constexpr = duration.dtype.element_ty
-    w = tl.load(weight + b).to(dtype)
+    w = tl.full([], 1.0, dtype) if weight is None else tl.load(weight + b).to(dtype)
     expected_w = tl.where(possible, w, 0.0)
     r, c = tl.arange(0, ROWS), tl.arange(0, TYPES)
     real = c < types
@@ -276,12 +276,14 @@ def expectations(
     p: Potentials,
     log_z: Tensor,
     state: State,
-    weight: Tensor,
+    weight: Tensor | None,
     gold: tuple[Tensor, Tensor] | None,
     with_segment: bool,
-    add_up: bool,
+    add_up: bool | None,
 ) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
+
+    The weight is 1 where it is None, and nothing shared is counted where ``add_up`` is None.
 
     As :func:`hf_semicrf.ops.host.expectations.expectations`, from the state of :func:`scan.scan`.
     """
@@ -311,6 +313,8 @@ def expectations(
         batch, positions, longest, types, tiles,
         ROWS=rows, TYPES=tile, num_warps=8 if rows * tile > 1024 else 4,
     )  # fmt: skip
+    if add_up is None:
+        return Expectations(emission_out, segment_out, start_out, end_out, shared)
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
         # potentials
