@@ -19,6 +19,7 @@ from tolerances import FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
 from torch.testing import assert_close
+from word_kernel_checks import CHECKS as OF_WORDS
 
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
@@ -416,7 +417,7 @@ CHECKS |= {
         finds_the_least_risk,
         traces_as_operations,
     )
-}
+} | {name: (check,) for name, check in OF_WORDS.items()}
 
 
 def run(name: str, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -100,22 +101,26 @@ class SemiCRF(nn.Module):
                 layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
         scores = self.scorer(hidden)
-        duration = self.duration_bias.clone()
-        duration[1:, 0] = -torch.inf  # the outside type has length 1 only
         p = ops.Potentials(
             emission=scores.emission,
             segment=scores.segment,
             start=scores.start,
             end=scores.end,
-            duration=duration,
+            duration=self.duration_bias,
             transition=self.transition_bias,
             initial=self.initial_bias,
             final=self.final_bias,
             lengths=lengths,
         )
-        if self.rules is not None:
-            p = self.rules.apply(p)
-        return p.map(lambda x: x.to(torch.promote_types(x.dtype, torch.float32)))
+        forbidden = None
+        if torch.compiler.is_compiling():  # a graph keeps no tensor of an earlier call
+            duration = p.duration.clone()
+            duration[1:, 0] = -torch.inf
+            p = p._replace(duration=duration)
+            p = p if self.rules is None else self.rules.apply(p)
+        else:
+            forbidden = _forbidden(self.rules, *self.duration_bias.shape, hidden.device)
+        return ops.packed(p, forbidden=forbidden, backend=self.backend)
 
     def forward(
         self,
@@ -172,7 +177,9 @@ class SemiCRF(nn.Module):
             )
             posteriors = None
             if segment_marginals and marginals.segment is not None:
-                posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
+                posteriors = ops.at_segments(
+                    marginals.segment, found, found_starts, lengths, self.backend
+                )
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals, p)
 
     def _nll(
@@ -202,10 +209,10 @@ class SemiCRF(nn.Module):
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
         """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
         segment = segment or threshold is not None
-        if self.temperature != 1:
-            p = p.map(lambda x: x / self.temperature)
-            edge = None if edge is None else edge / self.temperature
         p = p.map(Tensor.detach)
+        if self.temperature != 1:
+            p = ops.packed(p, self.temperature, backend=self.backend)
+            edge = None if edge is None else edge / self.temperature
         if edge is None:
             marginals = ops.marginals(p, segment=segment, backend=self.backend)
         else:
@@ -220,6 +227,24 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+@lru_cache(maxsize=64)
+def _forbidden(rules: Rules | None, longest: int, types: int, device: torch.device) -> Tensor:
+    """What no sentence may have, of durations, transitions, first and last types, side by side.
+
+    [(L + C + 2) C] bool on a device, kept for the next call.
+    """
+    duration = torch.zeros(longest, types, dtype=torch.bool)
+    duration[1:, 0] = True  # the outside type has length 1 only
+    flags = [duration, *(torch.zeros(n, dtype=torch.bool) for n in (types**2, types, types))]
+    if rules is not None:
+        flags = [
+            x.flatten() | ~torch.tensor(y).flatten() for x, y in zip(flags, rules, strict=True)
+        ]
+    with torch.inference_mode(False):
+        # non-blocking, so that a GPU is not waited for
+        return torch.cat([x.flatten() for x in flags]).to(device, non_blocking=True)
 
 
 def _difference(log_z: Tensor, score: Tensor) -> Tensor:

@@ -152,6 +152,26 @@ class LabelScheme:
         starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
         return labels, starts & (labels >= 0)
 
+    def reading(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """How tags are read, as tables whose row 0 is an unknown tag.
+
+        Returns:
+            The type of each tag [K + 1], and whether a segment starts, by the tag before and the
+            tag [K + 1, K + 1].
+        """
+        return _table(self, "types", device), _table(self, "starts", device)
+
+    def writing(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """How segmentations are written, as tables.
+
+        Returns:
+            The tags as `written_tags` orders them [8 C], and of each tag the events that it is
+            written for [K, M]: with ends 4 for each type, by event and type, else 2; their number
+            where there are no more.
+        """
+        name = "four events" if self.marks_ends else "two events"
+        return _table(self, "write", device), _table(self, name, device)
+
     def decode(self, labels: Tensor, starts: Tensor) -> Tensor:
         """Write a segmentation as tags: the inverse of `encode` where the labels can express it.
 

@@ -30,6 +30,7 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.ops import kernels_for, mean_loss
 from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction
 from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
@@ -313,7 +314,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         threshold = check_decoding(threshold, decode)
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
-        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
+        lattice = self._lattice(input_ids, attention_mask, word_mask, labels)
         if self.training and labels is None:
             raise ValueError(
                 "expected labels in training mode, got none: call model.eval() to predict; a "
@@ -334,8 +335,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         )
         types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
         head = self.classifier(
-            lattice.gather(self._states(encoded)),
-            lattice.lengths.clamp(min=1),
+            lattice.gather(self._states(encoded), next(self.classifier.parameters()).dtype),
+            lattice.positions,
             types,
             starts,
             decode=False if self.training or output_potentials else decode or True,
@@ -348,13 +349,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         )
         loss = None
         if head.nll is not None:
-            words = lattice.lengths
-            nll = torch.where(words > 0, head.nll, 0)
-            self._check_possible(nll)
-            if num_items_in_batch is None:
-                num_items_in_batch = words.sum()
-            # with no words, or nothing known, there is nothing to count, and no loss
-            loss = nll.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1)
+            self._check_possible(head.nll, lattice.lengths)
+            loss = mean_loss(head.nll, lattice.lengths, num_items_in_batch)
         logits = posteriors = None
         if head.marginals is not None and output_logits:
             logits = tag_logits(self.config.scheme, head, lattice)
@@ -557,26 +553,26 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         count = self.config.mix_layers
         return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
 
-    def _word_mask(
+    def _lattice(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         word_mask: Tensor | None,
         labels: Tensor | None,
-    ) -> Tensor:
-        """The first sub-words of the words [B, T]."""
+    ) -> Lattice:
+        """Where the words stand."""
         if word_mask is not None:
-            return word_mask.bool()
+            return Lattice.of(word_mask)
         if labels is not None:
             if input_ids is not None and self.config.has_word_starts:
                 self._warn_of_labelled_pieces(input_ids, attention_mask, labels)
-            return labels != UNKNOWN_TAG
+            return Lattice.of(labels, UNKNOWN_TAG)
         if input_ids is None or not self.config.has_word_starts:
             raise ValueError(
                 "expected word_mask (True on the first sub-word of each word), or labels, or a "
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
-        return word_starts(self.word_starts, input_ids, attention_mask)
+        return Lattice.of_tokens(self.word_starts, input_ids, attention_mask)
 
     def _warn_of_labelled_pieces(
         self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
@@ -614,9 +610,16 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         if labels is None:
             return None, None, None
         scheme, longest = self.config.scheme, self.config.max_segment_length
+        partly = self.config.unknown == "marginalize" and not whole
+        kernels = kernels_for("lattice", labels.device)
+        if kernels is not None and not partly and labels.shape == lattice.mask.shape:
+            places = (lattice.token_of_word, lattice.lengths)
+            return *kernels.read_tags(
+                labels, *places, *scheme.reading(labels.device), longest
+            ), None
         tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
         self._check_tags(tags, lattice.inside)
-        if self.config.unknown == "marginalize" and not whole:
+        if partly:
             known = Known.of_tags(scheme, tags, longest)
             if allowed_types is not None:
                 sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
@@ -643,11 +646,11 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
                 f"expected labels in 0..{count - 1} on every word of word_mask, got {int(wrong[0])}"
             )
 
-    def _check_possible(self, nll: Tensor) -> None:
+    def _check_possible(self, nll: Tensor, words: Tensor) -> None:
         """Refuse labels of probability 0 [B]; on a GPU this would wait for the device."""
         if nll.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        impossible = nll.isposinf().nonzero().flatten().tolist()
+        impossible = (nll.isposinf() & (words > 0)).nonzero().flatten().tolist()
         if impossible:
             raise ValueError(
                 f"expected labels that the model's constraints {self.config.constraints} and "

@@ -24,6 +24,7 @@ from hf_semicrf.ops.likelihood import (
     negative_log_likelihood,
     segmentation_score,
 )
+from hf_semicrf.ops.packing import mean_loss, packed
 from hf_semicrf.ops.posteriors import (
     Marginals,
     MaxMarginals,
@@ -33,6 +34,7 @@ from hf_semicrf.ops.posteriors import (
     segment_sums,
 )
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import kernels_for
 from hf_semicrf.ops.routing import dense_route
 from hf_semicrf.ops.scoring import span_scores
 from hf_semicrf.ops.segmentations import at_segments, segment_bounds
@@ -49,15 +51,18 @@ __all__ = [
     "edge_viterbi",
     "entropy",
     "k_best",
+    "kernels_for",
     "kl_divergence",
     "linear_scan_streaming",
     "log_partition",
     "log_partition_difference",
     "marginals",
     "max_marginals",
+    "mean_loss",
     "minimum_risk",
     "minimum_token_risk",
     "negative_log_likelihood",
+    "packed",
     "resolve_backend",
     "sample",
     "segment_bounds",

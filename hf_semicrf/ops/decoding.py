@@ -81,10 +81,13 @@ def minimum_risk(
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
-    p = _checked_without_others(Potentials(segment=segment), lengths, longest, types)
-    segment = segment.detach().to(p.duration.dtype)
     back_end = resolve_backend(backend, segment.device)
-    if back_end == "triton" and legal is None and risk.fits(longest, types):
+    by_kernel = back_end == "triton" and legal is None and risk.fits(longest, types)
+    p = _checked_without_others(
+        Potentials(segment=segment), lengths, longest, types, are_read=not by_kernel
+    )
+    segment = segment.detach().to(p.duration.dtype)
+    if by_kernel:
         return risk.minimum_risk(segment, p.lengths, threshold)
     gain = segment - threshold
     gain[..., 0] = -torch.inf
@@ -133,9 +136,12 @@ def minimum_token_risk(
     return _best_tiling(p._replace(duration=duration), legal, backend)
 
 
-def _checked_without_others(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
-    """Check potentials whose other scores are all zero."""
-    zero = torch.zeros((), device=lengths.device)
+def _checked_without_others(
+    p: Potentials, lengths: Tensor, longest: int, types: int, are_read: bool = True
+) -> Potentials:
+    """Check potentials whose other scores are all zero; or anything where they are not read."""
+    are_read = are_read or values_are_checked(lengths.device)
+    zero = (torch.zeros if are_read else torch.empty)((), device=lengths.device)
     return checked(
         p._replace(
             duration=zero.expand(longest, types),

@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend, told
 from hf_semicrf.ops.host import covariance, ranking, span_marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import kernels_for
 
 
 class Marginals(NamedTuple):
@@ -44,8 +45,14 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    log_z, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    back_end = resolve_backend(backend, p.lengths.device)
+    log_z, counts = covariance.expectations(p, segment, back_end, with_shared=False)
     told(p, log_z)
+    kernels = kernels_for("pack", p.lengths.device, backend)
+    if kernels is not None and not counts.start.requires_grad:
+        within = (counts.emission, counts.start, counts.end, counts.segment if segment else None)
+        kernels.clamp_(*within)
+        return Marginals(*within)
     token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)

@@ -37,10 +37,15 @@ from hf_semicrf.ops.registry import implementation, operation, split_potentials
 TINY = torch.finfo(torch.float64).tiny
 
 
-def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once."""
+def expectations(
+    p: Potentials, with_segment: bool, backend: str, with_shared: bool = True
+) -> tuple[Tensor, Expectations]:
+    """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once.
+
+    Without ``with_shared`` nothing may be read of what the sentences share.
+    """
     if not factored.wants_gradient(p):
-        return factored.expectations(p, with_segment, backend)
+        return factored.expectations(p, with_segment, backend, with_shared)
     log_z, *counts = _counts(*p, with_segment, backend)
     return log_z, Expectations(*counts)
 

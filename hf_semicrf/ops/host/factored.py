@@ -20,7 +20,7 @@ from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.host import score
 from hf_semicrf.ops.host.magnitude import LARGEST, centred
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import implementation, operation, split_potentials
+from hf_semicrf.ops.registry import implementation, kernels, operation, split_potentials
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
@@ -31,7 +31,10 @@ def log_partition(p: Potentials, backend: str) -> Tensor:
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """Subtract a segmentation's score from log Z, in nats, float64 [B]; differentiable once."""
+    """Subtract a segmentation's score from log Z, in nats [B]; differentiable once.
+
+    The difference is taken in float64.
+    """
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
     p = _loss_potentials(p, backend)
@@ -67,12 +70,16 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: s
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
-def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient."""
+def expectations(
+    p: Potentials, with_segment: bool, backend: str, with_shared: bool = True
+) -> tuple[Tensor, Expectations]:
+    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient.
+
+    Without ``with_shared`` nothing is said of what the sentences share.
+    """
     p = p.map(Tensor.contiguous)  # once for both
     log_z, *state = _call(_scan, *p, backend)
-    weight = torch.ones_like(log_z)
-    options = (weight, None, None, with_segment, False, backend)
+    options = (None, None, None, with_segment, False if with_shared else None, backend)
     counts = _call(_expectations, *p, log_z, *state, *options)
     return log_z, Expectations(*counts)
 
@@ -178,6 +185,9 @@ def _loss(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
     p = _loss_potentials(p, backend)
     log_z, state = implementation(backend, "scan").scan(p)
+    if backend == "triton":
+        nll, ends = kernels("score").segmentation_loss(p, labels, starts, log_z)
+        return nll, log_z, *state, ends
     gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
     return loss_of(log_z, gold), log_z, *state, ends
 
@@ -186,12 +196,13 @@ def _loss(*inputs):
 def _(*args):
     log_z, *state = _fake_scan(*args)
     ends = torch.empty_like(args[9], dtype=torch.int32)
-    return torch.empty_like(log_z), log_z, *state, ends
+    dtype = torch.float64 if args[-1] == "torch" else args[4].dtype
+    return torch.empty_like(log_z, dtype=dtype), log_z, *state, ends
 
 
 @_operation(
     5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor total",
-    "Tensor weight", "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up",
+    "Tensor? weight", "Tensor? labels", "Tensor? ends", "bool with_segment", "bool? add_up",
     "str backend",
 )  # fmt: skip
 def _expectations(*inputs):
@@ -199,8 +210,11 @@ def _expectations(*inputs):
         inputs
     )
     gold = None if labels is None or ends is None else (labels, ends)
+    if weight is None and backend == "torch":
+        weight = torch.ones_like(log_z)
     expected = implementation(backend, "expectations").expectations
-    return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
+    counts = expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
+    return counts if add_up is not None else counts._replace(shared=counts.shared.new_empty(0))
 
 
 @OPERATIONS["_expectations"].register_fake
@@ -210,6 +224,8 @@ def _(*args):
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
     segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
     shared = p.duration.new_empty(1 if args[-2] else batch, (longest + types + 2) * types)
+    if args[-2] is None:
+        shared = shared.new_empty(0)
     return per_position[0], segment, *per_position[1:], shared
 
 

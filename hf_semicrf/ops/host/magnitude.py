@@ -135,6 +135,8 @@ def is_small(p: Potentials) -> bool:
 
 def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast what is finite; NaN where it leaves the range of the dtype."""
+    if x.dtype == dtype:
+        return x
     y = x.to(dtype)
     return torch.where(y.isinf() & x.isfinite(), torch.nan, y)
 

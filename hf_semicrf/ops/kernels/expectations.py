@@ -147,7 +147,7 @@ def _counts_as(
     """The counts in a dtype."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + b).to(tl.int32)
-    w = tl.load(weight + b).to(dtype)
+    w = tl.full([], 1.0, dtype) if weight is None else tl.load(weight + b).to(dtype)
     z, expected_w = _weighed(total, b, w)
     r, c = tl.arange(0, ROWS), tl.arange(0, TYPES)
     real = c < types
@@ -350,7 +350,7 @@ def _transitions_as(
     source = (tl.program_id(2) // blocks) * SOURCES + tl.arange(0, SOURCES)
     target = (tl.program_id(2) % blocks) * TYPES + tl.arange(0, TYPES)
     length = tl.load(lengths + b).to(tl.int32)
-    w = tl.load(weight + b).to(dtype)
+    w = tl.full([], 1.0, dtype) if weight is None else tl.load(weight + b).to(dtype)
     z, _ = _weighed(total, b, w)
     at = source[:, None] * types + target[None, :]
     real = (source < types)[:, None] & (target < types)[None, :]
@@ -396,12 +396,14 @@ def expectations(
     p: Potentials,
     log_z: Tensor,
     state: State,
-    weight: Tensor,
+    weight: Tensor | None,
     gold: tuple[Tensor, Tensor] | None,
     with_segment: bool,
-    add_up: bool,
+    add_up: bool | None,
 ) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
+
+    The weight is 1 where it is None, and nothing shared is counted where ``add_up`` is None.
 
     As :func:`hf_semicrf.ops.host.expectations.expectations`, from the state of :func:`scan.scan`.
     """
@@ -431,6 +433,8 @@ def expectations(
         batch, positions, longest, types, tiles,
         ROWS=rows, TYPES=tile, num_warps=8 if rows * tile > 1024 else 4,
     )  # fmt: skip
+    if add_up is None:
+        return Expectations(emission_out, segment_out, start_out, end_out, shared)
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
         # potentials
