@@ -47,8 +47,8 @@ def kernels(on: bool):
         return ops.registry.kernels(name) if on else None
 
     with ExitStack() as stack:
-        for room in list(sys.modules.values()):
-            if room.__name__.startswith("hf_semicrf"):
+        for full_name, room in list(sys.modules.items()):
+            if full_name.startswith("hf_semicrf"):
                 for name, function in (("resolve_backend", choose), ("kernels_for", module)):
                     if hasattr(room, name):
                         stack.enter_context(mock.patch.object(room, name, function))

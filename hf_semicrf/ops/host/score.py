@@ -55,7 +55,9 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
 
 def told(p: Potentials, labels: Tensor, starts: Tensor, score: Tensor) -> Tensor:
     """A segmentation's score [B]; NaN where large terms cancel, so that float64 cannot hold it."""
-    if torch.compiler.is_compiling() or is_small(p := p.map(Tensor.double)):
+    p = p.map(Tensor.double)
+    # on a GPU looking would wait
+    if torch.compiler.is_compiling() or score.device.type == "cpu" and is_small(p):
         return score
     sizes = p.map(lambda x: torch.where(x.isfinite(), x.detach().abs(), 0))
     size, _ = segmentation_score(sizes, labels, starts)

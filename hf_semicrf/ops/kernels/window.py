@@ -42,16 +42,18 @@ MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
 @triton.jit
 def read_row(forward, backward, reverse, offset, c, count, zeros):
     """A row's first ``count`` entries in nats; of the second tensor when reading leftwards."""
-    if forward is None and backward is None:
-        return zeros
-    elif forward is None:
-        x = tl.load(backward + offset + c, mask=c < tl.where(reverse == 1, count, 0), other=0.0)
+    x = zeros
+    if forward is None:
+        if backward is not None:
+            inside = c < tl.where(reverse == 1, count, 0)
+            x = usable(tl.load(backward + offset + c, mask=inside, other=0.0).to(zeros.dtype))
     elif backward is None:
-        x = tl.load(forward + offset + c, mask=c < tl.where(reverse == 1, 0, count), other=0.0)
+        inside = c < tl.where(reverse == 1, 0, count)
+        x = usable(tl.load(forward + offset + c, mask=inside, other=0.0).to(zeros.dtype))
     else:
         pointer = tl.where(reverse == 1, backward, forward)
-        x = tl.load(pointer + offset + c, mask=c < count, other=0.0)
-    return usable(x.to(zeros.dtype))
+        x = usable(tl.load(pointer + offset + c, mask=c < count, other=0.0).to(zeros.dtype))
+    return x
 
 
 @triton.jit
