@@ -392,9 +392,32 @@ def load(name: str, device: str | None) -> tuple[Any, Any]:
 
     place = device_of(device)
     make: Any = pipeline  # whose signatures list the stock tasks alone
-    tagger = make(TASK, model=name, device="cpu")
+    with loading(name):
+        tagger = make(TASK, model=name, device="cpu")
     # among several processes a pipeline leaves a model where it is
     return tagger.model.to(place), tagger.tokenizer
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Say of which model the files are damaged, whatever reads them.
+
+    Args:
+        name: Hub name or folder.
+
+    Raises:
+        ValueError: They can't be read.
+    """
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # of many kinds: transformers checks little of what it reads
+        raise ValueError(
+            f"{name}: expected the files of a model, got others ({type(error).__name__}: {error})"
+        ) from error
 
 
 def device_of(name: str | None) -> Any:

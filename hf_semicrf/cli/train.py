@@ -22,6 +22,7 @@ from hf_semicrf.cli.common import (
     at_least,
     existing_file,
     json_object,
+    loading,
     one_line_errors,
     probability,
     read_tagged,
@@ -325,16 +326,18 @@ def _prepare(
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
     choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
-    stored = AutoConfig.from_pretrained(args.model_name_or_path)
+    with loading(args.model_name_or_path):
+        stored = AutoConfig.from_pretrained(args.model_name_or_path)
     if args.splitter is None and not isinstance(stored, SemiCRFConfig):
         head["splitter"] = choice.name
-    model: Any = SemiCRFForTokenClassification.from_pretrained(
-        args.model_name_or_path,
-        labels=labels,
-        dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
-        **head,
-    )
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
+    with loading(args.model_name_or_path):
+        model: Any = SemiCRFForTokenClassification.from_pretrained(
+            args.model_name_or_path,
+            labels=labels,
+            dtype=torch.float32,  # --bf16 and --fp16 train in mixed precision
+            **head,
+        )
+        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model_name_or_path))
     align = TokenizeAndAlign(
         tokenizer,
         model.config,
