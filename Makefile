@@ -12,7 +12,7 @@ OLDEST ?= $(shell for v in 3.10 3.11 3.12 3.13 3.14; do \
 	"$$p" -c "" 2>/dev/null && echo "$$p" && exit; done; done; echo $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-min check release bench bench-gpu clean
+.PHONY: help demo test test-min fuzz check release bench bench-gpu clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	@$(MIN)/python --version
 	@$(MIN)/pip list 2>/dev/null | grep -E "^(torch|transformers|accelerate|datasets|numpy|peft) "
 	$(MIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+fuzz: $(VENV)/installed  ## Look for wrong numbers, half an hour long; ARGS="--minutes 5 --seed 1"
+	$(BIN)/python tests/fuzz.py $(ARGS)
 
 check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -45,7 +45,8 @@ def draw_entities(model: Any, tokenizer: Any, path: Path) -> None:
     """A screenshot of the page that `predict --format html` writes, cut to its content."""
     from PIL import Image, ImageChops
 
-    page = to_html(LETTERS, model.predict(LETTERS, tokenizer), title="Entities")
+    found = model.predict(LETTERS, tokenizer)
+    page = to_html(LETTERS, found, types=model.config.scheme.types[1:])
     with TemporaryDirectory() as folder:
         source, shot = Path(folder, "page.html"), Path(folder, "shot.png")
         source.write_text(page, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 from transformers import AutoModelForTokenClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_semicrf.hub import ListedUploads
 from hf_semicrf.inference import predict
 from hf_semicrf.model import SemiCRFConfig
-from hf_semicrf.text import is_prepared, prepare_tokenizer
+from hf_semicrf.options import check, check_decoding
+from hf_semicrf.text import Splitter, is_prepared, prepare_tokenizer
 
 TASK = "semicrf-ner"
 OPTIONS = frozenset(
@@ -22,10 +24,11 @@ OPTIONS = frozenset(
     for name, parameter in inspect.signature(predict).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY and name != "constraints"  # these are of one text
 )
+RUNNING = ("batch_size", "num_workers")  # None for transformers' own
 ANALYZE = ("return_posteriors", "n_best")  # what `SemiCRFForTokenClassification.analyze` answers
 
 
-class SemiCRFPipeline(Pipeline):
+class SemiCRFPipeline(ListedUploads, Pipeline):
     """Find entities in texts.
 
     ``pipeline("semicrf-ner", model=..., tokenizer=..., device=..., batch_size=...)`` makes one,
@@ -41,7 +44,7 @@ class SemiCRFPipeline(Pipeline):
         **arguments: What every pipeline takes, and the options.
 
     Raises:
-        ValueError: The model is no semi-CRF, or there is no fast tokenizer.
+        ValueError: An option is out of range, the model is no semi-CRF, or there is no tokenizer.
         TypeError: An option is unknown.
     """
 
@@ -51,6 +54,7 @@ class SemiCRFPipeline(Pipeline):
     _load_tokenizer = True
 
     def __init__(self, *args: Any, **arguments: Any):
+        _check_running(arguments)
         super().__init__(*args, **arguments)
         if not isinstance(self.model.config, SemiCRFConfig):
             raise ValueError(
@@ -69,7 +73,7 @@ class SemiCRFPipeline(Pipeline):
         Args:
             inputs: A text, or a list, data set, generator or other iterable of texts. A text is a
                 string, a list of words, or a row that has one of these as "text" or "tokens", and
-                what is known of it (see ``predict``) as "constraints" if anything is.
+                perhaps "offsets" and "constraints" (see ``predict``).
             *args: None that means anything.
             is_split_into_words: Whether a list of strings is one text's words, not several texts.
             **arguments: ``batch_size`` (texts read, and windows encoded, together) and the options.
@@ -79,9 +83,12 @@ class SemiCRFPipeline(Pipeline):
             texts a list, for a data set or another iterable an iterator that reads as it is read.
 
         Raises:
-            ValueError: A text is neither a string nor a list of words.
+            ValueError: An option is out of range, or a text neither a string nor a list of words.
             TypeError: An option is unknown.
         """
+        check(is_split_into_words=is_split_into_words)
+        _check_running(arguments)
+        self._sanitize_parameters(**{k: v for k, v in arguments.items() if k not in RUNNING})
         alone = isinstance(inputs, str | Mapping) or is_split_into_words
         if alone:
             inputs = [inputs]
@@ -111,12 +118,18 @@ class SemiCRFPipeline(Pipeline):
             )
         if unknown:
             raise TypeError(f"{TASK} has no option {unknown}, expected {sorted(OPTIONS)}")
+        check(**{name: value for name, value in options.items() if name != "splitter"})
+        Splitter.of(options.get("splitter"))
+        both = {**getattr(self, "_forward_params", {}), **options}
+        check_decoding(both.get("threshold"), both.get("decode"))
         return {}, options, {}
 
     def preprocess(self, input_: Any) -> dict[str, Any]:
         """The text of a row; words become a tuple, which tells them from a batch of texts."""
         row = input_ if isinstance(input_, Mapping) else {"text": input_}
         text = row.get("text", row.get("tokens"))
+        if row.get("offsets") is not None:
+            text = {"text": text, "offsets": row["offsets"]}
         return {
             "text": tuple(text) if isinstance(text, list) else text,
             "constraints": row.get("constraints"),
@@ -148,6 +161,11 @@ class SemiCRFPipeline(Pipeline):
         self.tokenizer.save_pretrained(save_directory, **kwargs)
 
 
+def _check_running(arguments: Mapping[str, Any]) -> None:
+    """Refuse sizes that there are not, among what every pipeline takes."""
+    check(**{name: arguments[name] for name in RUNNING if arguments.get(name) is not None})
+
+
 class _Stream(IterableDataset):
     """Texts that can only be read one after the other."""
 
@@ -164,6 +182,9 @@ def _as_dataset(inputs: Any) -> Dataset:
     Raises:
         ValueError: The input holds no texts.
     """
+    no_texts = isinstance(inputs, bytes | bytearray | memoryview | Set)
+    if no_texts or getattr(inputs, "ndim", 1) != 1:
+        raise ValueError(f"expected a text or texts, got {type(inputs).__name__}")
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
         return Subset(inputs, range(len(inputs)))
     if isinstance(inputs, Iterable):

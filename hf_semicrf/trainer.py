@@ -6,8 +6,9 @@ Everything else is transformers' own Trainer, which trains the model as well.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_semicrf.data import count_entities
@@ -26,8 +26,9 @@ from hf_semicrf.head import (
     temperature_doubt,
     threshold_doubt,
 )
-from hf_semicrf.hub import CARD_NAME, PLOT_NAME, render_card, write_shim
+from hf_semicrf.hub import CARD_NAME, PLOT_NAME, ListedPushes, render_card
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
+from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.reporting import plot_scores
 from hf_semicrf.saving import filling, replacing
 
@@ -36,7 +37,11 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
-    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF."""
+    """TrainingArguments with the head's learning rate and defaults that suit a semi-CRF.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak rate of the encoder."})
     head_learning_rate: float = field(
@@ -65,12 +70,22 @@ class SemiCRFTrainingArguments(TrainingArguments):
     logging_steps: float = field(
         default=0.05, metadata={"help": "Steps between log lines, or their share if below 1."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave out losses that are not finite."}
+    )
     save_strategy: str = field(
         default="no", metadata={"help": "When to keep checkpoints; the last model is the script's."}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        known = [item.name for item in fields(self) if item.name in OPTIONS]
+        for name, value in check(**{name: getattr(self, name) for name in known}).items():
+            setattr(self, name, value)
+        super().__post_init__()
 
-class SemiCRFTrainer(Trainer):
+
+class SemiCRFTrainer(ListedPushes, Trainer):
     """Trainer with `SemiCRFTrainingArguments.head_learning_rate` and a card for the task.
 
     Raises:
@@ -84,7 +99,27 @@ class SemiCRFTrainer(Trainer):
                 f"got {type(args).__name__}"
             )
         super().__init__(model, args, **kwargs)
-        self.doubts: list[str] = []  # what `calibrate` has not fitted
+        self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The stock log, of finite losses.
+
+        Args:
+            logs: What is logged.
+            *args: As the stock Trainer takes them.
+            **kwargs: As the stock Trainer takes them.
+
+        Raises:
+            ValueError: A loss is not finite. (Gradients may be: fp16 tries a smaller scale then.)
+        """
+        for name, value in logs.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise ValueError(
+                    f"expected a finite loss, got {name} = {value} at step "
+                    f"{self.state.global_step}: scores are not finite, or the model allows no "
+                    "segmentation with the labels"
+                )
+        super().log(logs, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay is for matrices: not for biases (whatever their shape), scales and norms."""
@@ -163,7 +198,9 @@ class SemiCRFTrainer(Trainer):
                 model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
         for doubt in doubts:
             logger.warning("Not calibrated, %s.", doubt)
-        self.doubts = doubts
+        self.remarks.pop("not calibrated", None)
+        if doubts:
+            self.remarks["not calibrated"] = "; ".join(doubts)
         return doubts
 
     def create_model_card(
@@ -210,12 +247,12 @@ class SemiCRFTrainer(Trainer):
             entity_counts=self._entity_counts(model.config.scheme),
             sentences=sentences or self._sentences(),
             speed=describe_speed(self.args, self.state.log_history),
-            training=describe_training(self.args) | self._not_calibrated(),
+            training=describe_training(self.args) | self.remarks,
             examples=examples,
             dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
             language=language,
             license=license,
-            tags=[tags] if isinstance(tags, str) else tags or (),
+            tags=[*([tags] if isinstance(tags, str) else tags or ()), *(model.model_tags or ())],
             adapter=getattr(model, "peft_config", None) is not None,
         )
         with replacing(folder / CARD_NAME) as path:
@@ -256,17 +293,6 @@ class SemiCRFTrainer(Trainer):
         for path in place.glob("model*.safetensors*"):
             if path.name not in new:  # in another number of files
                 path.unlink()
-
-    def _not_calibrated(self) -> dict[str, str]:
-        """What `calibrate` has not fitted, as a row of the card."""
-        return {"not calibrated": "; ".join(self.doubts)} if self.doubts else {}
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """The stock push while training, which copies weights and config.json only."""
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            write_shim(self.args.output_dir)
-            self.create_model_card()
-        super()._push_from_checkpoint(checkpoint_folder)
 
     def _sentences(self) -> dict[str, int]:
         """Sentences of the data sets that know their length."""

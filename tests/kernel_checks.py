@@ -15,15 +15,16 @@ from unittest import mock
 
 import torch
 from cases import given, leaves, random_potentials, to_device
-from tolerances import FLOAT64
+from tolerances import FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
 from torch.testing import assert_close
+from word_kernel_checks import CHECKS as OF_WORDS
 
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
 from hf_semicrf.ops.host import span_scores
-from hf_semicrf.ops.kernels import means, sampling, window
+from hf_semicrf.ops.kernels import means, ranking, sampling, window
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
 SHAPES = {
@@ -243,6 +244,36 @@ def draws_the_same(name: str, rows: int, device: str) -> None:
         assert len(expected[0].unique(dim=0)) > 1
 
 
+def ranks_as_the_host(name: str, limit: int, device: str) -> None:
+    """The k best with their ties, and the best through each place; NaN in padding moves no bit."""
+    p = potentials(name, seed=5)
+    tied = p.map(lambda x: x.round().clamp(-1, 1))
+    tied.transition[0, 1] = tied.duration[-1, 0] = -torch.inf
+    padding = (torch.arange(p.sizes[1]) >= p.lengths[:, None])[..., None]
+    for q, k in ((p.map(Tensor.float), 2), (tied, 9)):
+        q = to_device(q, device)
+        expected = (*ops.k_best(q, k, "torch"), *ops.max_marginals(q, True, "torch"))
+        dirty = q._replace(
+            **{
+                x: scores.masked_fill(padding.to(device), torch.nan)
+                for x in ("emission", "start", "end")
+                if (scores := getattr(q, x)) is not None
+            }
+        )
+        torch.use_deterministic_algorithms(True)  # which fills what torch.empty returns with NaN
+        try:
+            with mock.patch.object(ranking, "MAX_ELEMENTS", limit):
+                found = (*ops.k_best(dirty, k, "triton"), *ops.max_marginals(dirty, True, "triton"))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        tolerance = FLOAT64 if q.duration.dtype == torch.float64 else LOG_Z_FLOAT32
+        for x, y in zip(found, expected, strict=True):
+            assert_close(x, y, **tolerance)
+        assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2])
+        if q is tied:
+            assert torch.equal(found[0], expected[0])
+
+
 def knows_its_entropy(device: str) -> None:
     """Entropy, divergence, their gradients and marginals of spans, where scores are forbidden."""
     p = to_device(potentials("usual", seed=4), device)
@@ -271,6 +302,8 @@ def traces_as_operations(device: str) -> None:
     p = to_device(random_potentials([4, 4], 3, 3, 4, ("emission", "segment")), device)
     labels, starts = segmentation(p)
     opcheck(torch.ops.hf_semicrf.loss.default, (*leaves(p), labels, starts, "triton"))
+    opcheck(torch.ops.hf_semicrf.k_best.default, (*p, 2, "triton"))
+    opcheck(torch.ops.hf_semicrf.max_marginals.default, (*p, True, "triton"))
 
 
 def scores_whole_segments(
@@ -350,6 +383,17 @@ CHECKS |= {
     f"draws_the_same: {name}": (draws_the_same, name, rows)
     for name, rows in (("segment", 256), ("blocks of time", 2))
 }
+# by the elements of a tile of heads
+CHECKS |= {
+    f"ranks_as_the_host: {name}, {limit}": (ranks_as_the_host, name, limit)
+    for name, limit in (
+        ("segment", 4096),
+        ("linear chain", 4096),
+        ("longer than the text", 4096),
+        ("blocks of time", 4),
+        ("many types", 16),
+    )
+}
 CHECKS |= {
     f"scores_whole_segments: {name}": (scores_whole_segments, *sizes)
     for name, sizes in {
@@ -373,7 +417,7 @@ CHECKS |= {
         finds_the_least_risk,
         traces_as_operations,
     )
-}
+} | {name: (check,) for name, check in OF_WORDS.items()}
 
 
 def run(name: str, device: str) -> None:

@@ -24,13 +24,13 @@ def p(bench):
 
 def test_every_call_runs_on_what_the_check_accepts(bench, p):
     bench.check(p, "torch")
-    for function in (bench.calls(p, "torch") | bench.host_calls(p)).values():
+    for function in bench.calls(p, "torch").values():
         function()
 
 
 WRONG = {
     "sample": lambda right: lambda p, *a, **k: right(p.map(lambda x: x / 2), *a, **k),
-    "k_best": lambda right: lambda p, k: (right(p, k)[0] + 1, *right(p, k)[1:]),
+    "k_best": lambda right: lambda *a, **k: (right(*a, **k)[0] + 1, *right(*a, **k)[1:]),
 }
 
 

@@ -143,7 +143,7 @@ def test_errors_say_what_is_wrong(batch):
         fit_temperature([])
     with pytest.raises(ValueError, match="at least one batch to fit a threshold"):
         fit_threshold([])
-    with pytest.raises(ValueError, match="loss among .* got 'f1'"):
+    with pytest.raises(ValueError, match="expected loss as one of .* got 'f1'"):
         fit_temperature([batch], "f1")
-    with pytest.raises(ValueError, match="rule among .* got 'f2'"):
+    with pytest.raises(ValueError, match="expected rule as one of .* got 'f2'"):
         fit_threshold([batch], rule="f2")

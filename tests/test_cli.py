@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -91,6 +92,30 @@ def test_predict_gives_character_offsets(trained, capsys):
     found = [(e["label"], text[e["start"] : e["end"]], e["text"]) for e in row["entities"]]
     assert found == [("PER", "Ada Lovelace", "Ada Lovelace"), ("LOC", "Oslo", "Oslo")]
     assert all(0 < entity["score"] <= 1 for entity in row["entities"])
+
+
+def test_predict_reads_a_file_as_it_is_told(trained, tmp_path, capsys):
+    file = tmp_path / "letters.csv"
+    file.write_text("number,Body\n1,Ada left.\n")
+    error = error_of(predict.main, trained, "--file", file)
+    assert "--text_column" in error and "text_column=" not in error
+    predict.main([str(trained), "--file", str(file), "--text_column", "Body"])
+    [row] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (row["text"], row["number"]) == ("Ada left.", "1")
+    file = tmp_path / "last.conll"
+    file.write_text("B-PER NNP Ada\nO VBD left\n", encoding="latin-1")
+    predict.main([str(trained), "--file", str(file), "--columns", "-1", "--encoding", "latin-1"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == ["Ada", "left"]
+
+
+def test_columns_are_written_in_the_words_of_the_model(trained, tmp_path, capsys):
+    folder = tmp_path / "spaces"
+    shutil.copytree(trained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "splitter": "spaces"}))
+    predict.main([str(folder), "a-b/c, d.", "--format", "conll"])
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.split("\t")[0] for line in lines if line] == ["a-b/c,", "d."]
 
 
 def test_predict_reads_standard_input_and_writes_colours(trained, capsys, monkeypatch):
@@ -188,7 +213,7 @@ def test_the_bar_stands_on_standard_error(monkeypatch, capsys):
         ("--train_file {train} --constraints [1]", "expected a JSON object, got '[1]'"),
         ("--train_file {train} --unknown maybe", "invalid choice: 'maybe'"),
         ("--train_file {empty} --max_seg 3", "unknown arguments: --max_seg 3"),
-        ("--train_file {empty} --num_train_epochs many", "invalid float value: 'many'"),
+        ("--train_file {empty} --num_train_epochs many", "number of at least 0, got 'many'"),
         ("--train_file {empty} --eval_strategy never", "'never'"),
         ("--train_file {empty} --resume_from_checkpoint nowhere", "no folder at 'nowhere'"),
         ("--train_file {empty}", "at least one sentence"),

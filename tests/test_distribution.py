@@ -185,7 +185,7 @@ def test_an_empty_text(model, tokenizer):
     assert isinstance(prediction, Prediction) and prediction.entities == []
     assert prediction.token.shape == (0, 3) and prediction.entropy == 0
     assert prediction.alternatives == []
-    with pytest.raises(ValueError, match="expected an n_best of at least 0"):
+    with pytest.raises(ValueError, match="expected n_best as an int of at least 0, got -1"):
         model.analyze(["Oslo"], tokenizer, n_best=-1)
 
 

@@ -108,7 +108,7 @@ def test_errors():
         breakdown([[], []], [[]])
     with pytest.raises(ValueError, match=r"scores in 0..1, got 1.5 for the entity \(0, 1, 'A'\)"):
         breakdown([[]], [[(0, 1, "A", 1.5)]])
-    with pytest.raises(ValueError, match="at least one bin, got 0"):
+    with pytest.raises(ValueError, match="expected bins as an int of at least 1, got 0"):
         breakdown([[]], [[]], bins=0)
 
 

@@ -28,7 +28,6 @@ from hf_semicrf import (
 from hf_semicrf.cli import export
 from hf_semicrf.export import numpy_decoder
 from hf_semicrf.export.onnx import EncoderAndScorer, decoder_of, export_program
-from hf_semicrf.text.subwords import first_subwords
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -108,9 +107,20 @@ def test_potentials_without_any_local_score_are_refused():
 
 
 def test_word_index_is_where_the_words_stand():
-    mask = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
-    assert numpy_decoder.word_index(mask).tolist() == [[1, 3], [4, -1], [-1, -1]]
-    assert numpy_decoder.word_index(mask[2:]).tolist() == [[-1]]
+    ids = [[None, 0, 0, 1, None], [None, None, None, None, 0], [None] * 5]
+    words = [["ab", "c"], ["d"], []]
+    assert numpy_decoder.word_index(ids, words).tolist() == [[1, 3], [4, -1], [-1, -1]]
+    assert numpy_decoder.word_index(ids[2:], words[2:]).tolist() == [[-1]]
+    for dropped in ([[None, 0, 2, None]], [[None, 0, 1, None]], [[1, 2]]):
+        with pytest.raises(ValueError, match=r"none of word \d, '.', of sentence 0"):
+            numpy_decoder.word_index(dropped, [["a", "b", "c"]])
+
+
+def test_more_words_than_positions_are_refused():
+    p = CASES["usual"].potentials
+    lengths = p.lengths.numpy() + p.sizes[1]
+    with pytest.raises(ValueError, match=r"at most the \d+ words that the potentials have, got"):
+        numpy_decoder.decode(arrays(p), lengths, None)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +188,10 @@ def make_model(bert, **settings):
 def inputs_of(tokenizer, texts):
     """Inputs of the graph as arrays, and the words of each sentence."""
     batch = tokenizer(texts, is_split_into_words=True, padding=True, return_tensors="np")
-    firsts = [first_subwords(batch.word_ids(row)) for row in range(len(texts))]
-    mask = np.array([[word is not None for word in row] for row in firsts])
+    word_ids = [batch.word_ids(row) for row in range(len(texts))]
     tokens = {name: batch[name] for name in tokenizer.model_input_names}
-    return {**tokens, "word_index": numpy_decoder.word_index(mask)}, mask.sum(1)
+    index = numpy_decoder.word_index(word_ids, texts)
+    return {**tokens, "word_index": index}, [len(words) for words in texts]
 
 
 TEXTS = [row["tokens"] for row in sentences(9)] + [["Unheard-of", "Lovelace", ",", "Oslo"], ["Ada"]]
@@ -311,6 +321,9 @@ def test_the_lines_in_the_docs_run_where_the_export_lies(exported, monkeypatch, 
     found = ast.literal_eval(capsys.readouterr().out)
     spans = [(e["start"], e["end"], e["label"]) for e in found[0]]
     assert spans == [(1, 3, "PER"), (4, 5, "LOC")]
+    dropped = re.sub("words = .*", r'words = ["Ada", "\\u200b", "saw", "Oslo"]', snippet)
+    with pytest.raises(ValueError, match="none of word 1, .*put the unknown token in"):
+        exec(compile(dropped, page.name, "exec"), {"__name__": "docs"})
 
 
 def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_labels_with_prefixes_beside_others(labels, message):
         (["O", "PER-B", "PER-X"], "IOB2", r"expected IOB2 tags \(-B, -I \+ type.*got 'PER-X'"),
         (["O", "B_PER", "E-PER"], "IOBES", "got '(B_PER|E-PER)'"),
         (["O", "B-PER", "I-PER"], "IOB2-suffix", "expected IOB2 tags.*got 'B-PER'"),
-        (["O", "PER"], "plain-suffix", "expected a scheme among.*got 'plain-suffix'"),
+        (["O", "PER"], "plain-suffix", "expected label_scheme as one of.*got 'plain-suffix'"),
         (["O", "B", "X"], "IOB2", "got 'X'"),
     ],
 )

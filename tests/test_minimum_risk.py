@@ -96,11 +96,13 @@ def test_no_tiling_has_more_expected_correct_tokens(types, lawful, device):
 
 def test_a_longest_segment_that_is_none_is_refused():
     p = random_potentials([2], 2, 2)
-    with pytest.raises(ValueError, match="expected longest to be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected longest as an int of at least 1, got 0"):
         ops.minimum_token_risk(ops.marginals(p), p.lengths, 0)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])
 def test_a_threshold_that_is_no_probability_is_refused(threshold):
-    with pytest.raises(ValueError, match=f"expected a threshold in 0..1, got {threshold}"):
+    with pytest.raises(
+        ValueError, match=f"expected threshold as a number in 0..1, got {threshold}"
+    ):
         ops.minimum_risk(torch.zeros(1, 2, 2, 2), torch.tensor([2]), threshold)

@@ -142,7 +142,7 @@ def test_max_marginals_with_forbidden_events_and_nan_in_the_padding(device):
 
 @pytest.mark.parametrize("k", [0, -3, 2.0])
 def test_a_count_that_is_none_is_refused(k):
-    with pytest.raises(ValueError, match=f"expected k to be an integer of at least 1, got {k}"):
+    with pytest.raises(ValueError, match=f"expected k as an int of at least 1, got {k}"):
         ops.k_best(random_potentials([2], 1, 2), k)
 
 
@@ -157,8 +157,9 @@ def test_a_derivative_is_refused(function):
 
 def test_the_ops_keep_their_contract_and_compile_whole():
     p = random_potentials([5, 2], 3, 3, seed=46)
-    opcheck(torch.ops.hf_semicrf.k_best.default, (*p, 3))
-    opcheck(torch.ops.hf_semicrf.max_marginals.default, tuple(p))
+    opcheck(torch.ops.hf_semicrf.k_best.default, (*p, 3, "torch"))
+    for with_segment in (False, True):
+        opcheck(torch.ops.hf_semicrf.max_marginals.default, (*p, with_segment, "torch"))
     torch.compiler.reset()
     for function in (lambda p: ops.k_best(p, 3), ops.max_marginals):
         found = torch.compile(function, backend="eager", fullgraph=True)(p)

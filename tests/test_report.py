@@ -103,6 +103,20 @@ def test_the_picture_shows_bars_and_points(scored, tmp_path, kind, monkeypatch):
         assert widths["A"] == pytest.approx(100 * metrics["A_f1"])
 
 
+def test_names_of_types_are_drawn_as_they_are(scored, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
+    names = ["$x^$", "a\u200eb", "a\u200fb", "שם"]
+    scores = {f"{name}_{score}": 0.5 for name in names for score in ("f1", "number")}
+    plot_scores(tmp_path / "scores.png", scored[1], scores)
+    labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert sorted(labels) == ["$x^$", "a\ufffdb", "a\ufffdb", "שם"]
+    assert len(drawn[0].axes[0].patches) == 4
+
+
 def test_without_matplotlib_the_error_says_what_to_install(scored, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(RuntimeError, match=r"pip install hf_semicrf\[plots\]"):

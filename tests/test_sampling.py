@@ -153,7 +153,7 @@ def test_long_sentences_in_float32_agree_with_their_marginals(device):
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True])
 def test_a_count_that_is_none_is_refused(n):
-    with pytest.raises(ValueError, match=f"expected n to be an integer of at least 1, got {n}"):
+    with pytest.raises(ValueError, match=f"expected n as an int of at least 1, got {n}"):
         ops.sample(random_potentials([2], 1, 2), n)
 
 

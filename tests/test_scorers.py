@@ -11,8 +11,8 @@ from torch.nn.functional import gelu
 
 from hf_semicrf import HeadSettings, SemiCRF
 from hf_semicrf.head.scorers import SCORERS, SpanScorer
-from hf_semicrf.head.settings import SCORER_NAMES
 from hf_semicrf.ops.host import span_scores as implementations
+from hf_semicrf.options import OPTIONS
 
 SETTINGS = HeadSettings(max_segment_length=4, head_dropout=0.0, head_width=16)
 LENGTHS = torch.tensor([5, 2])
@@ -69,7 +69,7 @@ def test_dropout_takes_the_same_units_from_all_segments_of_a_start():
 
 
 def test_every_scorer_of_the_settings_can_be_built():
-    assert tuple(SCORERS) == SCORER_NAMES
+    assert tuple(SCORERS) == OPTIONS["scorer"].choices
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

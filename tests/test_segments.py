@@ -270,7 +270,7 @@ def test_label_lists_that_no_scheme_allows(labels, message):
 def test_a_named_scheme_must_fit():
     with pytest.raises(ValueError, match="expected IOB2 tags .B-, I- .*got 'E-X'"):
         LabelScheme.from_labels(["O", "B-X", "E-X"], name="IOB2")
-    with pytest.raises(ValueError, match="expected a scheme among .*got 'BIO'"):
+    with pytest.raises(ValueError, match="expected label_scheme as one of .*got 'BIO'"):
         LabelScheme.from_labels(["O", "B-X"], name="BIO")
 
 

@@ -98,7 +98,7 @@ def test_a_shard_is_kept_where_it_would_be_made_again(tmp_path, changed, kept):
 
 
 def test_a_shard_has_items(tmp_path):
-    with pytest.raises(ValueError, match="at least one item in a shard, got 0"):
+    with pytest.raises(ValueError, match="expected size as an int of at least 1, got 0"):
         write_shards(tmp_path, letters(), upper, {}, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tiny import save_tiny_bert, write_jsonl
 from transformers import AutoTokenizer
 
@@ -79,6 +80,22 @@ def test_a_function_is_asked_for_again(bert, tmp_path):
         SemiCRFConfig(labels=LABELS, splitter="letters")
 
 
+def test_words_may_come_with_their_places(bert):
+    model = SemiCRFForTokenClassification.from_pretrained(bert, labels=LABELS)
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    text, offsets = "d'Ada ⟂ in Oslo", [[0, 2], [2, 5], [8, 10], [11, 15]]
+    row = {"text": text, "offsets": offsets}
+    [found] = model.analyze([row], tokenizer)
+    assert found.words == [tuple(span) for span in offsets] and found.text == text
+    [same] = model.analyze([text], tokenizer, splitter=lambda _: offsets)
+    assert torch.equal(found.token, same.token)
+    tagger = SemiCRFPipeline(model=model, tokenizer=tokenizer, threshold=0.0)
+    assert tagger([row, text]) == model.predict([row, text], tokenizer, threshold=0.0)
+    for wrong in ([[0, 99]], [[3, 1]], [[2, 5], [0, 2]], [3], [[0, 1.5]], [["0", "2"]], "ab"):
+        with pytest.raises(ValueError, match=r"expected words in order|pairs of words|\"offsets\""):
+            model.predict([{"text": text, "offsets": wrong}], tokenizer)
+
+
 def test_training_chooses_the_splitter_that_agrees_with_the_data(bert, tmp_path, capsys):
     rows = [{"tokens": ["write", "to", m, "now"], "ner_tags": ["O", "O", "B-MAIL", "O"]}
             for m in MAILS]  # fmt: skip
@@ -90,7 +107,8 @@ def test_training_chooses_the_splitter_that_agrees_with_the_data(bert, tmp_path,
                 *options.split()])  # fmt: skip
     said = capsys.readouterr().err
     assert "splitter spaces: of 80 words, prediction would split otherwise" in said
-    assert "unicode 22, hyphens 22, punctuation 22, spaces 0" in said
+    assert "unicode 22, hyphens 22, punctuation 22, web 4, spaces 0" in said
+    assert "spaces: of 80 words, prediction would split" in (tmp_path / "out/README.md").read_text()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["splitter"] == "spaces"
     predict.main([out, f"write to {MAILS[0]} now", "--format", "jsonl"])
     [entity] = json.loads(capsys.readouterr().out)["entities"]
@@ -109,6 +127,7 @@ def test_the_choice_needs_a_margin_and_takes_known_texts():
     choice = choose_splitter([*plain, ["well", "-", "known"]])
     assert choice.name == "unicode" and choice.agreeing["hyphens"] == choice.words == 803
     assert choose_splitter([["beta", "-", "blocker"]] * 9).name == "hyphens"
+    assert choose_splitter([["see", "http://t.co/x"]]).name == "web"  # before spaces
     known = [("beta - blocker", [(0, 4), (5, 6), (7, 14)])] * 9
     assert choose_splitter([["beta", "-", "blocker"]] * 9, known).name == "unicode"
     assert choose_splitter([["(", "x", ")", ","]]).agreeing["spaces"] == 0

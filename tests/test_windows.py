@@ -236,13 +236,13 @@ def test_sections_tile_the_document_whatever_the_windows_say():
 
 def test_errors():
     tokenizer = marker_tokenizer()
-    with pytest.raises(ValueError, match="overlap of at least 0 words, got -1"):
+    with pytest.raises(ValueError, match="overlap as an int of at least 0 or None, got -1"):
         predict(KnownTagger(tokenizer), ["o"], tokenizer, overlap=-1)
     for limit, asked in ((2, None), (2, 9), (9, 2)):
         with pytest.raises(ValueError, match="above the 2 special tokens, got 2"):
             predict(KnownTagger(tokenizer, limit), ["o"], tokenizer, max_length=asked)
     for text in (3, None, ["a", 3], {"text": "a"}):
-        with pytest.raises(ValueError, match="expected a string or a list of words"):
+        with pytest.raises(ValueError, match="expected a string, a list of words or"):
             predict(KnownTagger(tokenizer), [text], tokenizer)
 
 

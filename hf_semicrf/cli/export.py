@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_semicrf.cli.common import Parser, loading, new_folder, one_line_errors
+from hf_semicrf.cli.common import Parser, new_folder, one_line_errors
+from hf_semicrf.cli.messages import opening
 
 
 def parser() -> Parser:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from hf_semicrf.export import export_onnx
 
         # in float32: few operations of CPU runtimes know half precision
-        with loading(args.model):
+        with opening(args.model):
             model = SemiCRFForTokenClassification.from_pretrained(args.model, dtype=torch.float32)
             tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
         path = export_onnx(model, tokenizer, args.folder)

@@ -28,8 +28,8 @@ from hf_semicrf.cli.common import (
     BATCHES_AT_ONCE,
     Parser,
     add_decoding,
+    add_reading,
     add_running,
-    at_least,
     chunks,
     decoding,
     existing_file,
@@ -37,7 +37,9 @@ from hf_semicrf.cli.common import (
     new_file,
     one_line_errors,
     progress,
+    reading,
 )
+from hf_semicrf.cli.messages import tell
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -65,11 +67,11 @@ def parser() -> Parser:
         "and jsonl elsewhere",
     )
     made.add_argument("--output", type=new_file, help="file to write instead of standard output")
+    add_reading(made, tagged=False)
     add_decoding(made)
     add_running(made)
     made.add_argument(
         "--shard_size",
-        type=at_least(1),
         default=1000,
         help="texts that are written (and lost) together; 1000",
     )
@@ -118,13 +120,19 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     """Tag the texts of the command line, of a file or of standard input."""
     from hf_semicrf.data import ReadReport, stream_rows, text_of, write_rows
     from hf_semicrf.reporting import to_ansi, to_html, uncertainty_page
+    from hf_semicrf.text import FUNCTION, Splitter
 
     report = ReadReport()
     rows: list[Any] | None = args.texts or None
     if args.file:
-        rows = list(stream_rows(args.file, empty="keep", report=report))
+        rows = list(stream_rows(args.file, empty="keep", report=report, **reading(args)))
     model, tokenizer = load(args.model, device)
+    types = model.config.scheme.types[1:]
     tag = model.analyze if args.format == "uncertainty" else model.predict
+    splitter = model.config.splitter
+    # of a model whose splitter is a function, words alone are tagged
+    words = Splitter.of(None if splitter == FUNCTION else splitter).words
+    writing = {"splitter": words, "model": args.model}
     groups: Iterable[list[Any]]
     if rows is None:
         groups, total = _as_they_come(_standard_input(), args.batch_size), None
@@ -138,12 +146,12 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
             texts = [row if isinstance(row, str) else text_of(row) for row in group]
             answers = tag(texts, tokenizer, args.batch_size, **decoding(args))
             if args.format == "ansi":
-                print(to_ansi(texts, answers), file=output, flush=True)
+                print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
                 for row, answer in zip(group, answers, strict=True):
                     done += 1
                     try:
-                        lines = list(write_rows([row], [answer], args.format))
+                        lines = list(write_rows([row], [answer], args.format, **writing))
                     except ValueError as error:
                         place = report.places[done - 1] if args.file else f"text {done}"
                         raise ValueError(f"{place}: {error}") from None
@@ -153,13 +161,13 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
                 found += answers
             bar.update(len(group))
     if args.format == "label_studio":
-        _print(write_rows(met, found, args.format, model=args.model), output)
+        _print(write_rows(met, found, args.format, **writing), output)
     elif args.format == "html":
-        print(to_html(met, found), file=output)
+        print(to_html(met, found, types=types), file=output)
     elif args.format == "uncertainty":
         print(uncertainty_page(found), file=output)
     for line in report.lines():
-        print(f"hf-semicrf predict: {args.file}: {line}", file=sys.stderr)
+        tell(f"hf-semicrf predict: {args.file}: {line}")
 
 
 def _print(lines: Iterable[str], output: TextIO) -> None:
@@ -251,7 +259,7 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
 
         names = write_shards(
             folder,
-            stream_rows(args.file, empty="keep", report=report),
+            stream_rows(args.file, empty="keep", report=report, **reading(args)),
             tag,
             settings,
             args.shard_size,
@@ -265,7 +273,7 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
         if others:
             lines.append(f"{others:,} shards of another model, other options or texts, left out")
         for line in lines:
-            print(f"hf-semicrf predict: {args.file}: {line}", file=sys.stderr)
+            tell(f"hf-semicrf predict: {args.file}: {line}")
 
 
 @contextmanager

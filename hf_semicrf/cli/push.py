@@ -1,6 +1,9 @@
 """Push a saved model to the Hub, with its tokenizer, shim and card.
 
 hf-semicrf push out/final someone/tagger --private
+
+What goes is on a list: weights in safetensors, settings, tokenizer, card, plot and shim. All else
+in the folder stays here and is named.
 """
 
 from __future__ import annotations
@@ -17,6 +20,11 @@ def parser() -> Parser:
     made.add_argument("repo_id", help="its name on the Hub: user/name")
     made.add_argument("--private", action="store_true", help="make a new repository private")
     made.add_argument("--revision", help="branch to push to; the main one by default")
+    made.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what would go, and end",
+    )
     made.add_argument("--message", default="Upload model", help="message of the commit")
     return made
 
@@ -30,8 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     args = made.parse_args(arguments)
     with one_line_errors(made):
-        from hf_semicrf.hub import push_folder
+        from hf_semicrf.hub import leaving, listed, push_folder
 
+        goes, stays = leaving(args.folder)
+        if args.dry_run:
+            print(f"would push: {listed(goes)}")
+        if stays:
+            print(f"left here: {listed(stays)}")
+        if args.dry_run:
+            return
         commit = push_folder(
             args.folder,
             args.repo_id,

@@ -5,8 +5,8 @@ hf-semicrf suggest out --file unlabelled.txt --number 20 --by word --format html
     --output suggestions.html
 
 What ranks is the entropy of the distribution over a text's segmentations, in nats: in total, which
-favours long texts with several doubts, or per word, which favours short ones. Each JSON line has
-the text or the tokens, the entropy and the entities found, as a start for annotation.
+favours long texts with several doubts, or per word, which favours short ones. Each JSON line is the
+file's row with its entropy and the entities found, as a start for annotation.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_semicrf.cli.common import (
     BATCHES_AT_ONCE,
     Parser,
+    add_reading,
     add_running,
-    at_least,
     chunks,
     existing_file,
     load,
     new_file,
     one_line_errors,
     progress,
+    reading,
 )
+from hf_semicrf.cli.messages import tell
+from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:
+    from hf_semicrf.data import ReadReport
     from hf_semicrf.results import Prediction
+
+    Suggestion = tuple[dict[str, Any], Prediction]
 
 
 def parser() -> Parser:
@@ -43,14 +48,17 @@ def parser() -> Parser:
         "--file",
         type=existing_file,
         required=True,
-        help='.txt with one text a line, or .jsonl with "text" or "tokens" in each line; or .gz',
+        help="texts in any of the formats of docs/data.md: a text a line, JSON lines, columns, ...",
     )
-    made.add_argument("--number", type=at_least(1), default=100, help="texts to suggest; 100")
-    made.add_argument("--by", choices=["total", "word"], default="total", help="what ranks; total")
+    made.add_argument("--number", default=100, help="texts to suggest; 100")
+    made.add_argument(
+        "--by", choices=OPTIONS["by"].choices, default="total", help="what ranks; total"
+    )
     made.add_argument(
         "--format", choices=["jsonl", "html"], default="jsonl", help="JSON lines or a page; jsonl"
     )
     made.add_argument("--output", type=new_file, help="file to write instead of standard output")
+    add_reading(made, tagged=False)
     add_running(made)
     return made
 
@@ -68,57 +76,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from hf_semicrf.data import ReadReport
     from hf_semicrf.reporting import uncertainty_page
     from hf_semicrf.saving import replacing
 
     model, tokenizer = load(args.model, args.device)
-    ranked = rank(_analyzed(args, model, tokenizer), args.number, args.by)
+    report = ReadReport()
+    ranked = rank(_analyzed(args, model, tokenizer, report), args.number, args.by)
     if args.format == "html":
-        written = uncertainty_page(ranked, "Texts to annotate, the least sure first")
+        title = "Texts to annotate, the least sure first"
+        written = uncertainty_page([prediction for _, prediction in ranked], title)
     else:
-        written = to_jsonl(ranked)
+        written = "\n".join(to_jsonl(*one) for one in ranked)
     if args.output:
         with replacing(args.output) as path:
             path.write_text(written + "\n", encoding="utf-8")
     else:
         print(written)
+    for line in report.lines():
+        tell(f"hf-semicrf suggest: {args.file}: {line}")
 
 
-def _analyzed(args: argparse.Namespace, model: Any, tokenizer: Any) -> Iterator[Prediction]:
-    """What the model knows of each text of the file."""
-    from hf_semicrf.data import stream_texts
+def _analyzed(
+    args: argparse.Namespace, model: Any, tokenizer: Any, report: ReadReport
+) -> Iterator[Suggestion]:
+    """What the model knows of each row of the file."""
+    from hf_semicrf.data import stream_rows, text_of
 
+    rows = stream_rows(args.file, report=report, **reading(args))
     with progress(None) as bar:
-        for texts in chunks(stream_texts(Path(args.file)), BATCHES_AT_ONCE * args.batch_size):
-            yield from model.analyze(texts, tokenizer, args.batch_size)
-            bar.update(len(texts))
+        for group in chunks(rows, BATCHES_AT_ONCE * args.batch_size):
+            texts = [text_of(row) for row in group]
+            yield from zip(group, model.analyze(texts, tokenizer, args.batch_size), strict=True)
+            bar.update(len(group))
 
 
-def rank(predictions: Iterable[Prediction], number: int, by: str) -> list[Prediction]:
+def rank(suggestions: Iterable[Suggestion], number: int, by: str) -> list[Suggestion]:
     """Those with words of which the model is least sure, the least sure first.
 
     Args:
-        predictions: Of all texts.
+        suggestions: All rows of the file, with what the model knows of them.
         number: How many to keep.
         by: What ranks: the "total" entropy, or that per "word".
     """
 
-    def doubt(prediction: Prediction) -> float:
+    def doubt(suggestion: Suggestion) -> float:
+        _, prediction = suggestion
         return prediction.entropy / (len(prediction.words) if by == "word" else 1)
 
-    return heapq.nlargest(number, (p for p in predictions if p.words), key=doubt)
+    return heapq.nlargest(number, (s for s in suggestions if s[1].words), key=doubt)
 
 
-def to_jsonl(ranked: Iterable[Prediction]) -> str:
-    """One object a line: the text or the tokens, the entropy and the entities.
+def to_jsonl(row: Mapping[str, Any], prediction: Prediction) -> str:
+    """A row with the entropy, the number of words and the entities, as JSON on one line.
 
     Args:
-        ranked: What `rank` returns.
+        row: As the reader gives it.
+        prediction: What the model knows of it.
     """
-    lines = []
-    for prediction in ranked:
-        key = "text" if isinstance(prediction.text, str) else "tokens"
-        row = {key: prediction.text, "entropy": round(prediction.entropy, 4)}
-        row |= {"words": len(prediction.words), "entities": prediction.entities}
-        lines.append(json.dumps(row, ensure_ascii=False))
-    return "\n".join(lines)
+    known = {"entropy": round(prediction.entropy, 4), "words": len(prediction.words)}
+    whole = {**row, **known, "entities": prediction.entities}
+    return json.dumps(whole, ensure_ascii=False, default=str)

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_semicrf.cli.common import (
     Parser,
-    above_zero,
     add_reading,
-    at_least,
     existing_file,
     json_object,
-    loading,
     one_line_errors,
-    probability,
     read_tagged,
+    take_options,
 )
+from hf_semicrf.cli.messages import opening, tell
+from hf_semicrf.options import OPTIONS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,19 +89,16 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--max_segment_length",
-        type=at_least(1),
         help="words in the longest entity; from the data by default",
     )
     group.add_argument("--scorer", help="how hidden states score segments; see SemiCRFConfig")
     group.add_argument(
         "--threshold",
-        type=probability,
         help="posterior that a predicted segment has to exceed; chosen on the validation data by "
         "default (--threshold_rule)",
     )
     group.add_argument(
         "--head_temperature",
-        type=above_zero,
         help="what scores are divided by in decoding; fitted on the validation data by default "
         "(--temperature_loss)",
     )
@@ -113,7 +109,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--unknown",
-        choices=["error", "marginalize"],
+        choices=OPTIONS["unknown"].choices,
         help='with "marginalize", training sums over the tags of words whose tag is "?"',
     )
     group.add_argument(
@@ -149,7 +145,6 @@ def _add_data(made: Parser) -> None:
     )
     group.add_argument(
         "--max_length",
-        type=at_least(1),
         help="sub-words in a sentence; the tokenizer's by default",
     )
     add_reading(made)
@@ -171,13 +166,15 @@ def training_parser(ours: argparse.ArgumentParser) -> HfArgumentParser:
         def error(self, message: str) -> NoReturn:
             ours.error(message)
 
-    return TrainingParser(
+    made = TrainingParser(
         SemiCRFTrainingArguments,  # type: ignore[arg-type]  # a subclass of a dataclass
         usage=argparse.SUPPRESS,
         description="All of transformers' TrainingArguments, and what SemiCRFTrainer adds:",
         allow_abbrev=False,
         add_help=False,
     )
+    take_options(made)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
@@ -195,6 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         made.error("expected --validation_file and --test_file with --train_file alone")
     results = sys.stdout
     with one_line_errors(made), redirect_stdout(sys.stderr):  # the log of the training
+        from hf_semicrf.text import Splitter
+
+        Splitter.of(args.splitter)  # refuse one that there is not before the data are read
         training_args = _training_arguments(made, others)
         read = load_splits(args)
         with _only_run(training_args):
@@ -263,7 +263,7 @@ def _describe(
         except ValueError as error:
             raise ValueError(f"{name} data, {error}") from None
         listed = ", ".join(f"{label} {count:,}" for label, count in counts.items()) or "none"
-        print(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
+        tell(f"{name}: {len(split):,} sentences, {sum(counts.values()):,} entities ({listed})")
 
 
 def _refuse_unknown(
@@ -326,11 +326,10 @@ def _prepare(
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
     choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
-    with loading(args.model_name_or_path):
+    with opening(args.model_name_or_path):
         stored = AutoConfig.from_pretrained(args.model_name_or_path)
-    if args.splitter is None and not isinstance(stored, SemiCRFConfig):
-        head["splitter"] = choice.name
-    with loading(args.model_name_or_path):
+        if args.splitter is None and not isinstance(stored, SemiCRFConfig):
+            head["splitter"] = choice.name
         model: Any = SemiCRFForTokenClassification.from_pretrained(
             args.model_name_or_path,
             labels=labels,
@@ -357,7 +356,7 @@ def _prepare(
         for name, split in splits.items()
     }
     print(choice.of(model.config.splitter))
-    print(f"labels: {' '.join(model.config.labels)}")
+    tell(f"labels: {' '.join(model.config.labels)}")
     longest = model.config.max_segment_length
     print(f"scheme {model.config.scheme.name}, segments of up to {longest} words")
     trainer = SemiCRFTrainer(
@@ -371,6 +370,7 @@ def _prepare(
         ),
         compute_metrics=seqeval_metrics(model.config),
     )
+    trainer.remarks["splitter"] = choice.of(model.config.splitter).removeprefix("splitter ")
     return trainer, inputs
 
 

@@ -15,9 +15,13 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme, Rules, types_as_bits
+from hf_semicrf.options import check
 from hf_semicrf.text import (
     AS_WRITTEN,
+    FUNCTION,
+    Splitter,
     attached,
+    check_room,
     first_subwords,
     is_prepared,
     tokenize_words,
@@ -104,10 +108,18 @@ class TokenizeAndAlign:
         windows: bool = False,
     ) -> None:
         """See the class."""
+        own = check(max_length=max_length, windows=windows, types_column=types_column)
+        check(tokens_column=tokens_column, tags_column=tags_column)
+        if max_segment_length is not None:
+            check(max_segment_length=max_segment_length)
+        if splitter != FUNCTION:
+            Splitter.of(splitter)
         if not is_prepared(tokenizer):
             raise ValueError("expected a tokenizer that went through prepare_tokenizer")
+        max_length = own["max_length"]
         if max_length is None and tokenizer.model_max_length < 10**6:
             max_length = tokenizer.model_max_length
+        check_room(tokenizer, max_length)
         self.tokenizer = tokenizer
         self.scheme = _scheme(labels, label_scheme)
         name = splitter or getattr(labels, "splitter", None)
@@ -256,10 +268,6 @@ class TokenizeAndAlign:
         if self.max_length is None or len(word_ids) <= self.max_length:
             return [(list(range(len(word_ids))), 0, words)]
         room = self.max_length - special
-        if room < 1:
-            raise ValueError(
-                f"expected a max_length above the {special} special tokens, got {self.max_length}"
-            )
         if self.windows:
             cuts = list(training_windows(bounds, room, [span[:2] for span in spans]))
         else:
@@ -337,7 +345,11 @@ def choose_max_segment_length(
 
     The cost of the model is linear in it, and one odd annotation should not set it; entities above
     the limit train as pieces.
+
+    Raises:
+        ValueError: The limit is below 1, or a tag is not in the scheme.
     """
+    check(limit=limit)
     return min(max(longest_entity(tags, scheme), 1), limit)
 
 

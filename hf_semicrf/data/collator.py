@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from hf_semicrf.labels import UNKNOWN_TAG
+from hf_semicrf.options import check
 
 
 @dataclass
@@ -31,6 +32,11 @@ class SemiCRFDataCollator:
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
     allow_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        own = check(pad_to_multiple_of=self.pad_to_multiple_of, allow_unknown=self.allow_unknown)
+        self.pad_to_multiple_of, self.allow_unknown = own.values()
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pad and stack.
@@ -83,7 +89,7 @@ class SemiCRFDataCollator:
             raise ValueError(
                 f"expected {', '.join(names)} in all rows or in none, not so row {row}"
             )
-        columns = {name: [int(value) for value in feature[name]] for name in present}
+        columns = {name: _whole(name, feature[name], row) for name in present}
         if not columns.keys() & {"labels", "word_mask"}:
             return {}
         for name, values in columns.items():
@@ -116,3 +122,20 @@ class SemiCRFDataCollator:
     def _pad(self, values: list[int], length: int, filler: int) -> list[int]:
         padding = [filler] * (length - len(values))
         return padding + values if self.tokenizer.padding_side == "left" else values + padding
+
+
+def _whole(name: str, values: Iterable[Any], row: int) -> list[int]:
+    """The values of a row's column as ints.
+
+    Raises:
+        ValueError: One is no whole number.
+    """
+    try:
+        ints = [int(value) for value in values]
+        if all(a == b for a, b in zip(ints, values, strict=True)):
+            return ints
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"expected whole numbers in {name}, got {values!r:.80} in row {row} of the batch"
+    )

@@ -104,8 +104,6 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
         raise ValueError(
             f"{path}, line {number + 1}: expected text in {encoding}, got {error}"
         ) from None
-    except LookupError:
-        raise ValueError(f"{path}: expected the name of an encoding, got {encoding!r}") from None
 
 
 def undecoded(line: str) -> str | None:

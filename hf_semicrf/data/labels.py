@@ -15,6 +15,7 @@ from datasets import Dataset
 from hf_semicrf.data.arrow import class_names
 from hf_semicrf.data.records import ReadReport
 from hf_semicrf.labels import OUTSIDE, UNKNOWN, LabelScheme
+from hf_semicrf.options import check
 
 
 def label_names(
@@ -37,6 +38,7 @@ def label_names(
     Raises:
         ValueError: There is no sentence, or tags are numbers without names.
     """
+    check(tags_column=tags_column, label_scheme=label_scheme)
     if isinstance(data, Dataset):
         splits = [data]
     else:
@@ -71,6 +73,7 @@ def label_names(
 
 def named_tags(dataset: Dataset, tags_column: str = "ner_tags") -> Iterator[list[str | int | None]]:
     """The tags of each sentence, class ids replaced by the names of the classes or by None."""
+    check(tags_column=tags_column)
     names = class_names(dataset, tags_column)
     for tags in dataset[tags_column]:
         yield [_name(tag, names) for tag in tags] if names else list(tags)

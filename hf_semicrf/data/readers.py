@@ -38,6 +38,7 @@ from hf_semicrf.data.records import (
 )
 from hf_semicrf.data.shapes import KINDS, SPAN_KEYS, flattened, text_fields
 from hf_semicrf.data.tables import has_header, table_rows
+from hf_semicrf.options import check
 from hf_semicrf.text import split_words
 
 __all__ = [
@@ -120,7 +121,7 @@ def read_corpus(
             message names the file and the line, or the row.
     """
     options = Options(
-        tokens_column, tags_column, text_column, spans_column, format, _tuple(columns), separator,
+        tokens_column, tags_column, text_column, spans_column, format, columns, separator,
         encoding, misaligned, splitter,
     )  # fmt: skip
     path = Path(path)
@@ -184,6 +185,7 @@ def read_hub(
         OSError: It is not found.
         ValueError: It cannot be loaded, or a row is damaged.
     """
+    Options(**how)  # refuse what no reader understands before anything is loaded
     dataset = open_hub(name, config, split)
     return read_dataset(dataset, f"{name}, split {split!r}", report=report, **how)
 
@@ -222,14 +224,9 @@ def stream_rows(
         FileNotFoundError: There is no such file.
         ValueError: The format is unknown, or no row can be read.
     """
-    for name, value, known in (
-        ("damaged", damaged, ("skip", "error")),
-        ("empty", empty, ("skip", "keep")),
-    ):
-        if value not in known:
-            raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
+    check(damaged=damaged, empty=empty)
     options = Options(
-        tokens_column, text_column=text_column, format=format, columns=_tuple(columns),
+        tokens_column, text_column=text_column, format=format, columns=columns,
         separator=separator, encoding=encoding, tagged=False,
     )  # fmt: skip
     path = Path(path)
@@ -391,7 +388,3 @@ def _filled(
 def _warn(report: ReadReport) -> None:
     for line in report.lines():
         warnings.warn(line, stacklevel=4)
-
-
-def _tuple(columns: Sequence[int | str] | None) -> tuple[int | str, ...] | None:
-    return None if columns is None else tuple(columns)

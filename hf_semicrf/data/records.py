@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hf_semicrf.options import OPTIONS, check, own
 from hf_semicrf.text import split_words
 
 Splitter = Callable[[str], Iterable[Sequence]]
 
-MISALIGNED = ("error", "drop", "expand")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,7 +54,7 @@ class Options:
     text_column: str = "text"
     spans_column: str | None = None
     format: str | None = None
-    columns: tuple[int | str, ...] | None = None
+    columns: Sequence[int | str] | None = None
     separator: str | None = None
     encoding: str = "utf-8"
     misaligned: str = "error"
@@ -63,13 +63,20 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what no reader understands."""
-        if self.misaligned not in MISALIGNED:
+        check(**{name: value for name, value in vars(self).items() if name in OPTIONS})
+        try:
+            "a".encode(self.encoding)
+        except (LookupError, ValueError):
             raise ValueError(
-                f"expected misaligned to be one of {', '.join(MISALIGNED)}, got {self.misaligned!r}"
-            )
+                f"expected encoding as the name of an encoding, got {self.encoding!r}"
+            ) from None
+        if not callable(self.splitter):
+            raise ValueError(f"expected splitter as a function of a text, got {self.splitter!r}")
         if self.columns is not None:
-            columns = tuple(self.columns)
-            good = all(isinstance(c, str) or (isinstance(c, int) and c != 0) for c in columns)
+            listed = isinstance(self.columns, list | tuple)
+            columns = tuple(map(own, self.columns)) if listed else ()
+            numbers = [c for c in columns if not isinstance(c, str)]
+            good = all(isinstance(c, int) and not isinstance(c, bool) and c for c in numbers)
             if not good or not 1 <= len(columns) <= 3:
                 raise ValueError(
                     "expected columns=(word, tag) or (word, tag, sentence), each a name or a "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hf_semicrf.text import Splitter, detokenize
 
-CANDIDATES = ("unicode", "hyphens", "punctuation", "spaces")
+CANDIDATES = ("unicode", "hyphens", "punctuation", "web", "spaces")
 MARGIN = 0.01  # share of words by which another splitter has to agree better than the default
 
 Span = tuple[int, int]

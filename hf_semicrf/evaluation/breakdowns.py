@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_semicrf.data import entity_spans, label_names, named_tags, scheme_of
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels import UNKNOWN, LabelScheme
+from hf_semicrf.options import check
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,6 +55,7 @@ def evaluate_tagger(
     Raises:
         ValueError: A tag follows no scheme, or an option is out of range.
     """
+    check(bins=bins, tokens_column=tokens_column, tags_column=tags_column)
     known = model.config.scheme
     tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
     scheme = known
@@ -129,12 +131,11 @@ def breakdown(
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
     """
+    check(bins=bins)
     if len(gold) != len(found):
         raise ValueError(
             f"expected as many sentences found as gold ({len(gold)}), got {len(found)}"
         )
-    if bins < 1:
-        raise ValueError(f"expected at least one bin, got {bins}")
     truth = [{(start, end, label) for start, end, label in row} for row in gold]
     predicted = [{(start, end, label): score for start, end, label, score in row} for row in found]
     for row in predicted:

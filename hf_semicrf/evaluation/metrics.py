@@ -52,6 +52,9 @@ def _rows(predictions: Any, truth: np.ndarray) -> list[tuple[np.ndarray, np.ndar
         predictions = predictions[0]
     predicted, labels = np.asarray(predictions), np.asarray(truth)
     if predicted.ndim == 3:
+        if np.isnan(predicted).any():
+            rows = np.unique(np.isnan(predicted).nonzero()[0]).tolist()
+            raise ValueError(f"expected log probabilities, got NaN in the sentences {rows[:8]}")
         predicted = predicted.argmax(-1)
     if predicted.ndim != 2 or predicted.shape != labels.shape:
         raise ValueError(

@@ -8,8 +8,8 @@ is float64; a step of a recurrence is one vectorised operation over B, L and C.
     session = onnxruntime.InferenceSession("model.onnx")
     decoder = Decoder.load("decoder.json")
     names = [output.name for output in session.get_outputs()]
-    outputs = session.run(names, {**tokens, "word_index": word_index(word_mask)})
-    entities = decoder.entities(dict(zip(names, outputs)), word_mask.sum(1))
+    outputs = session.run(names, {**tokens, "word_index": word_index(word_ids, words)})
+    entities = decoder.entities(dict(zip(names, outputs)), [len(row) for row in words])
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class Decoder(NamedTuple):
         Args:
             potentials: Arrays by name; those that a scorer does not give are absent or None.
             lengths: Words of each sentence [B].
+
+        Raises:
+            ValueError: A sentence has more words than the potentials have positions.
         """
         present = {name: x for name, x in potentials.items() if x is not None}
         tempered = {name: np.asarray(x) / self.temperature for name, x in present.items()}
@@ -115,19 +118,35 @@ class Decoder(NamedTuple):
         ]
 
 
-def word_index(mask: np.ndarray) -> np.ndarray:
+def word_index(
+    word_ids: Sequence[Sequence[int | None]], words: Sequence[Sequence[str]]
+) -> np.ndarray:
     """Where the words of a batch stand: ``word_index`` of an exported model.
 
     Args:
-        mask: True on the first sub-word of every word [B, T].
+        word_ids: The word of each sub-word of each sentence, None at special tokens.
+        words: The words of each sentence.
 
     Returns:
-        Sub-word of each word [B, N] int64, -1 past a sentence's words; N is the longest sentence's.
+        First sub-word of each word [B, N] int64, -1 past a sentence's words; N is the longest
+        sentence's.
+
+    Raises:
+        ValueError: The tokenizer dropped a word, or cut it off.
     """
-    mask = np.asarray(mask, dtype=bool)
-    lengths = mask.sum(1)
-    index = np.argsort(~mask, axis=1, kind="stable")[:, : max(1, lengths.max(initial=0))]
-    return np.where(np.arange(index.shape[1]) < lengths[:, None], index, -1)
+    index = np.full((len(words), max([1, *map(len, words)])), -1)
+    for row, (ids, sentence) in enumerate(zip(word_ids, words, strict=True)):
+        for at in range(len(ids) - 1, -1, -1):  # the first sub-word of a word is written last
+            if ids[at] is not None:
+                index[row, ids[at]] = at
+        missing = np.flatnonzero(index[row, : len(sentence)] < 0)
+        if missing.size:
+            raise ValueError(
+                f"expected sub-words of every word, got none of word {missing[0]}, "
+                f"{sentence[missing[0]]!r}, of sentence {row}: the tokenizer dropped it (put the "
+                "unknown token in its place) or cut it off"
+            )
+    return index
 
 
 def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> Segmentations:
@@ -139,8 +158,21 @@ def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> 
         potentials: Arrays by name, in nats.
         lengths: Positions of each sentence [B]; those of length 0 come out empty.
         threshold: As `Decoder` has it.
+
+    Raises:
+        ValueError: A sentence has more words than the potentials have positions.
     """
     lengths = np.asarray(lengths)
+    positions = next(
+        x.shape[1]
+        for name, x in potentials.items()
+        if name in ("emission", "segment", "start", "end") and x is not None
+    )
+    if lengths.max(initial=0) > positions:
+        raise ValueError(
+            f"expected sentences of at most the {positions} words that the potentials have, got "
+            f"{lengths.max()}: see `word_index`"
+        )
     scores = segment_scores(potentials, np.maximum(lengths, 1))
     transition, initial, final = (
         np.asarray(potentials[name], dtype=np.float64)

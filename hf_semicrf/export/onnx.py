@@ -56,7 +56,8 @@ class EncoderAndScorer(nn.Module):
         inside = word_index >= 0
         index = word_index.clamp(min=0)
         mask = torch.zeros_like(input_ids).scatter_add(1, index, inside.long()) > 0
-        lattice = Lattice(mask, index, inside, inside.sum(1))
+        lengths = inside.sum(1)
+        lattice = Lattice(mask, index, mask.long().cumsum(1) - 1, inside, lengths, lengths)
         tokens = (input_ids, attention_mask, token_type_ids)
         encoded = self.model._encode(
             dict(zip(TOKEN_INPUTS, tokens, strict=True)),

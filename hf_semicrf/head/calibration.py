@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf import ops
+from hf_semicrf.options import check
 
 TEMPERATURES = (0.25, 8.0)
 THRESHOLDS = tuple(n / 40 for n in range(2, 29))  # 0.05 to 0.7
@@ -62,7 +63,6 @@ LOSSES: dict[str, Callable[[Scored, float], Tensor]] = {
     "sentence": sentence_loss,
     "segment": segment_loss,
 }
-THRESHOLD_RULES = ("half_f1", "best_f1")
 
 
 @torch.no_grad()
@@ -76,18 +76,16 @@ def fit_temperature(batches: Sequence[Scored], loss: str = "sentence") -> float:
         loss: Log loss of whole "sentence" segmentations or of each entity "segment".
 
     Raises:
-        ValueError: There are no sentences, or the loss is unknown.
+        ValueError: There are no sentences, the loss is unknown, or it is not finite.
 
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
     """
+    check(loss=loss)
     if not batches:
         raise ValueError("expected at least one batch to fit a temperature on, got none")
-    if loss not in LOSSES:
-        raise ValueError(f"expected a loss among {sorted(LOSSES)}, got {loss!r}")
 
     def total(log_temperature: float) -> float:
-        temperature = math.exp(log_temperature)
-        return float(torch.stack([LOSSES[loss](batch, temperature) for batch in batches]).sum())
+        return _total(batches, math.exp(log_temperature), loss)
 
     low, high = map(math.log, TEMPERATURES)
     ratio = (math.sqrt(5) - 1) / 2
@@ -118,15 +116,14 @@ def fit_threshold(
             highest when the posteriors are right; "best_f1" for the threshold that had it.
 
     Raises:
-        ValueError: There are no sentences, or the rule is unknown.
+        ValueError: There are no sentences, an option is out of range, or scores are not finite.
 
     Source: Lipton et al. (2014), "Optimal Thresholding of Classifiers to Maximize F1 Measure".
     """
+    check(temperature=temperature, rule=rule)
     if not batches:
         raise ValueError("expected at least one batch to fit a threshold on, got none")
-    if rule not in THRESHOLD_RULES:
-        raise ValueError(f"expected a rule among {THRESHOLD_RULES}, got {rule!r}")
-    counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
+    counts = _total_counts(batches, temperature)
     f1 = [2 * right / max(found + gold, 1) for right, found, gold in counts]
     best = max(f1)
     return round(best / 2, 4) if rule == "half_f1" else THRESHOLDS[f1.index(best)]
@@ -149,13 +146,10 @@ def temperature_doubt(
 
     Source: Wilks (1938), "The Large-Sample Distribution of the Likelihood Ratio".
     """
-
-    def total(value: float) -> float:
-        return float(torch.stack([LOSSES[loss](batch, value) for batch in batches]).sum())
-
-    bar = total(temperature) + QUANTILE**2 / 2
+    check(temperature=temperature, loss=loss)
+    bar = _total(batches, temperature, loss) + QUANTILE**2 / 2
     for end in TEMPERATURES:
-        if total(end) <= bar:
+        if _total(batches, end, loss) <= bar:
             low, high = TEMPERATURES
             return (
                 f"any temperature from {min(temperature, end):.2f} to {max(temperature, end):.2f} "
@@ -177,7 +171,8 @@ def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str 
 
     Source: Wilson (1927), "Probable Inference", for the interval.
     """
-    counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
+    check(temperature=temperature)
+    counts = _total_counts(batches, temperature)
     right, found, gold = max(counts, key=lambda row: 2 * row[0] / max(row[1] + row[2], 1))
     if not right:
         return f"none of the {gold:.0f} entities of the validation data is found at any threshold"
@@ -191,6 +186,17 @@ def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str 
     return None
 
 
+def _total(batches: Sequence[Scored], temperature: float, loss: str) -> float:
+    """The loss of all batches at a temperature."""
+    value = float(torch.stack([LOSSES[loss](batch, temperature) for batch in batches]).sum())
+    if not math.isfinite(value):
+        raise ValueError(
+            f"expected a finite loss of the held-out sentences, got {value} at the temperature "
+            f"{temperature:.3g}: scores are not finite, or the model allows no such labels"
+        )
+    return value
+
+
 def _wilson(share: float, trials: float) -> tuple[float, float]:
     """The 95 % interval of a share of trials."""
     squared = QUANTILE**2 / trials
@@ -199,8 +205,16 @@ def _wilson(share: float, trials: float) -> tuple[float, float]:
     return centre - half, centre + half
 
 
+def _total_counts(batches: Sequence[Scored], temperature: float) -> list[list[float]]:
+    """Correct, found and true entities of all batches, at each of `THRESHOLDS`."""
+    counts = torch.stack([_counts(batch, temperature) for batch in batches]).sum(0).tolist()
+    if math.isnan(counts[0][0]):
+        raise ValueError("expected finite scores of the held-out sentences, got others")
+    return counts
+
+
 def _counts(batch: Scored, temperature: float) -> Tensor:
-    """Correct, found and true entities of a batch, at each of `THRESHOLDS` [n, 3]."""
+    """Correct, found and true entities of a batch, at each of `THRESHOLDS` [n, 3], or NaN."""
     p = batch.potentials
     posterior = ops.marginals(batch.tempered(temperature), segment=True).segment
     assert posterior is not None
@@ -209,7 +223,7 @@ def _counts(batch: Scored, temperature: float) -> Tensor:
     for threshold in THRESHOLDS:
         found = segment_mask(*ops.minimum_risk(posterior, p.lengths, threshold), p)[..., 1:]
         rows.append(torch.stack([(found & gold).sum(), found.sum(), gold.sum()]))
-    return torch.stack(rows)
+    return torch.stack(rows) + posterior.double().sum() * 0  # NaN and all
 
 
 def segment_mask(labels: Tensor, starts: Tensor, p: ops.Potentials) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from hf_semicrf import ops
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
+from hf_semicrf.options import check, check_decoding
 
 INIT_STD = 0.02
 
@@ -50,7 +52,7 @@ class SemiCRF(nn.Module):
             whole segments.
 
     Raises:
-        ValueError: A size is below 1.
+        ValueError: A size is below 1, or the back end is unknown.
     """
 
     def __init__(
@@ -63,9 +65,7 @@ class SemiCRF(nn.Module):
         backend: ops.Backend = "auto",
     ):
         super().__init__()
-        for name, value in (("hidden_size", hidden_size), ("num_types", num_types)):
-            if value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
+        check(hidden_size=hidden_size, num_types=num_types, backend=backend)
         settings = settings or HeadSettings()
         self.threshold = settings.threshold
         self.temperature = settings.head_temperature
@@ -101,22 +101,26 @@ class SemiCRF(nn.Module):
                 layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
         scores = self.scorer(hidden)
-        duration = self.duration_bias.clone()
-        duration[1:, 0] = -torch.inf  # the outside type has length 1 only
         p = ops.Potentials(
             emission=scores.emission,
             segment=scores.segment,
             start=scores.start,
             end=scores.end,
-            duration=duration,
+            duration=self.duration_bias,
             transition=self.transition_bias,
             initial=self.initial_bias,
             final=self.final_bias,
             lengths=lengths,
         )
-        if self.rules is not None:
-            p = self.rules.apply(p)
-        return p.map(lambda x: x.to(torch.promote_types(x.dtype, torch.float32)))
+        forbidden = None
+        if torch.compiler.is_compiling():  # a graph keeps no tensor of an earlier call
+            duration = p.duration.clone()
+            duration[1:, 0] = -torch.inf
+            p = p._replace(duration=duration)
+            p = p if self.rules is None else self.rules.apply(p)
+        else:
+            forbidden = _forbidden(self.rules, *self.duration_bias.shape, hidden.device)
+        return ops.packed(p, forbidden=forbidden, backend=self.backend)
 
     def forward(
         self,
@@ -149,8 +153,7 @@ class SemiCRF(nn.Module):
         Raises:
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
-        if decode == "viterbi" and threshold is not None:
-            raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
+        threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
         p = self.potentials(hidden, lengths)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment
@@ -174,7 +177,9 @@ class SemiCRF(nn.Module):
             )
             posteriors = None
             if segment_marginals and marginals.segment is not None:
-                posteriors = ops.at_segments(marginals.segment, found, found_starts, lengths)
+                posteriors = ops.at_segments(
+                    marginals.segment, found, found_starts, lengths, self.backend
+                )
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals, p)
 
     def _nll(
@@ -184,7 +189,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.negative_log_likelihood(p, labels, starts, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.segmentation_score(p, labels, starts)
+        return _difference(log_z, ops.segmentation_score(p, labels, starts))
 
     def _partial_nll(self, p: ops.Potentials, edge: Tensor | None, known: Known) -> Tensor:
         """Negative log-probability of the segmentations that agree with what is known [B], nats."""
@@ -192,7 +197,7 @@ class SemiCRF(nn.Module):
         if edge is None:
             return ops.log_partition_difference(p, agreeing, backend=self.backend)
         log_z = ops.semi_crf_triton_forward(edge, p.lengths + 1)
-        return log_z - ops.log_partition(agreeing, backend=self.backend)
+        return _difference(log_z, ops.log_partition(agreeing, backend=self.backend))
 
     def _decode(
         self,
@@ -204,10 +209,10 @@ class SemiCRF(nn.Module):
     ) -> tuple[Tensor, Tensor, ops.Marginals]:
         """Labels and starts [B, N] of the decoded segmentation, and posteriors."""
         segment = segment or threshold is not None
-        if self.temperature != 1:
-            p = p.map(lambda x: x / self.temperature)
-            edge = None if edge is None else edge / self.temperature
         p = p.map(Tensor.detach)
+        if self.temperature != 1:
+            p = ops.packed(p, self.temperature, backend=self.backend)
+            edge = None if edge is None else edge / self.temperature
         if edge is None:
             marginals = ops.marginals(p, segment=segment, backend=self.backend)
         else:
@@ -222,3 +227,27 @@ class SemiCRF(nn.Module):
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+@lru_cache(maxsize=64)
+def _forbidden(rules: Rules | None, longest: int, types: int, device: torch.device) -> Tensor:
+    """What no sentence may have, of durations, transitions, first and last types, side by side.
+
+    [(L + C + 2) C] bool on a device, kept for the next call.
+    """
+    duration = torch.zeros(longest, types, dtype=torch.bool)
+    duration[1:, 0] = True  # the outside type has length 1 only
+    flags = [duration, *(torch.zeros(n, dtype=torch.bool) for n in (types**2, types, types))]
+    if rules is not None:
+        flags = [
+            x.flatten() | ~torch.tensor(y).flatten() for x, y in zip(flags, rules, strict=True)
+        ]
+    with torch.inference_mode(False):
+        # non-blocking, so that a GPU is not waited for
+        return torch.cat([x.flatten() for x in flags]).to(device, non_blocking=True)
+
+
+def _difference(log_z: Tensor, score: Tensor) -> Tensor:
+    """Log Z less the log-sum of some segmentations [B]; inf where none of them is possible."""
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)

@@ -1,55 +1,12 @@
-"""The settings of the head: their names, their defaults and their ranges, in one place."""
+"""The settings of the head: their names and their defaults; `hf_semicrf.options` has the ranges."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-
-class Range(NamedTuple):
-    """The values that a setting may have.
-
-    Args:
-        expected: What an error says was expected.
-        contains: Whether a value is one of them.
-    """
-
-    expected: str
-    contains: Callable[[Any], bool]
-
-
-def _whole(least: int) -> Range:
-    return Range(
-        f"an int of at least {least}",
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least,
-    )
-
-
-def _number(expected: str, contains: Callable[[float], bool]) -> Range:
-    return Range(
-        f"a number {expected}",
-        lambda x: isinstance(x, int | float) and not isinstance(x, bool) and contains(x),
-    )
-
-
-def _or_none(values: Range) -> Range:
-    return Range(f"{values.expected} or None", lambda x: x is None or values.contains(x))
-
-
-def _one_of(*names: str) -> Range:
-    return Range(f"one of {names}", lambda x: isinstance(x, str) and x in names)
-
-
-SCORER_NAMES = ("sum", "boundary", "span")
-SHARE = _number("in 0..1", lambda x: 0 <= x <= 1)
-POSITIVE = _number("above 0, and finite", lambda x: 0 < x < math.inf)
-
-
-def _setting(default: Any, values: Range) -> Any:
-    """A field with its range."""
-    return field(default=default, metadata={"range": values})
+from hf_semicrf.options import OPTIONS, check
 
 
 @dataclass(frozen=True)
@@ -79,24 +36,23 @@ class HeadSettings:
         ValueError: A value is out of its range, or of another type.
     """
 
-    max_segment_length: int = _setting(8, _whole(least=1))
-    scorer: str = _setting("span", _one_of(*SCORER_NAMES))
-    head_dropout: float = _setting(0.1, SHARE)
-    head_width: int = _setting(192, _whole(least=1))
-    mix_layers: int = _setting(0, _whole(least=0))
-    head_temperature: float = _setting(1.0, POSITIVE)
-    threshold: float | None = _setting(0.4, _or_none(SHARE))
-    potentials: str = _setting("factored", _one_of("factored", "edge"))
+    max_segment_length: int = 8
+    scorer: str = "span"
+    head_dropout: float = 0.1
+    head_width: int = 192
+    mix_layers: int = 0
+    head_temperature: float = 1.0
+    threshold: float | None = 0.4
+    potentials: str = "factored"
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        for setting in fields(self):
-            value, values = getattr(self, setting.name), setting.metadata["range"]
-            if not values.contains(value):
-                message = f"expected {setting.name} as {values.expected}, got {value!r}"
-                if setting.name == "scorer" and _was_a_scorer(value):
-                    raise RemovedError(message + REMOVED_HINT)
-                raise ValueError(message)
+        if _was_a_scorer(self.scorer):
+            expected = OPTIONS["scorer"].expected
+            message = f"expected scorer as {expected}, got {self.scorer!r}{REMOVED_HINT}"
+            raise RemovedError(message)
+        for name, value in check(**vars(self)).items():
+            object.__setattr__(self, name, value)
 
 
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(HeadSettings)}
@@ -136,5 +92,9 @@ def without_removed(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _was_a_scorer(value: Any) -> bool:
     """Whether a value is a scorer that has been taken out, or a sum of scorers."""
-    known = {*SCORER_NAMES, *REMOVED_SCORERS}
-    return isinstance(value, str) and set(value.split("+")) <= known
+    known = OPTIONS["scorer"].choices
+    return (
+        isinstance(value, str)
+        and value not in known
+        and set(value.split("+")) <= {*known, *REMOVED_SCORERS}
+    )

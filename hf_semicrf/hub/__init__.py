@@ -1,19 +1,41 @@
 """What a model carries to the Hub: its card, the shim that names this package, the push itself.
 
-Nothing here builds or runs a model.
+Nothing here builds or runs a model. `leaving` has the list of what may leave the machine.
 """
 
-from hf_semicrf.hub.model_card import CARD_NAME, PLOT_NAME, find_card, render_card
-from hf_semicrf.hub.push import AUTO_MAP, card_files, card_for_push, push_folder, write_shim
+from hf_semicrf.hub.allowed import (
+    AUTO_MAP,
+    CARD_NAME,
+    PLOT_NAME,
+    is_local,
+    leaving,
+)
+from hf_semicrf.hub.model_card import find_card, render_card
+from hf_semicrf.hub.push import (
+    ListedUploads,
+    card_files,
+    card_for_push,
+    listed,
+    push_folder,
+    read_config,
+    write_shim,
+)
+from hf_semicrf.hub.trainer_pushes import ListedPushes
 
 __all__ = [
     "AUTO_MAP",
     "CARD_NAME",
     "PLOT_NAME",
+    "ListedPushes",
+    "ListedUploads",
     "card_files",
     "card_for_push",
     "find_card",
+    "is_local",
+    "leaving",
+    "listed",
     "push_folder",
+    "read_config",
     "render_card",
     "write_shim",
 ]

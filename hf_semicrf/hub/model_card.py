@@ -6,7 +6,9 @@ The text stands in ``model_card_template.md``, a Jinja template; here are the va
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -18,12 +20,20 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_semicrf.head import DEFAULTS
-from hf_semicrf.reporting import length_table, markdown_table, reliability_table, type_table
+from hf_semicrf.hub.allowed import CARD_NAME, is_local, read_card
+from hf_semicrf.reporting import (
+    length_table,
+    markdown_table,
+    markdown_text,
+    reliability_table,
+    type_table,
+)
+from hf_semicrf.text import one_line, visible
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
+_NO_DATASET = "The data set was not named to this card."
 _NOT_OF_THE_HEAD = ("self", "encoder_config", "labels", "base_model", "has_word_starts", "kwargs")
-CARD_NAME, PLOT_NAME = "README.md", "scores.png"
 
 
 def render_card(
@@ -47,7 +57,9 @@ def render_card(
 ) -> str:
     """Write a model card.
 
-    What is not given is left out of the front matter and said to be missing in the text.
+    What is not given is left out of the front matter and said to be missing in the text. So is a
+    path where a name is asked for: it is of no use to a reader, and private. What the strings hold
+    is shown, not followed.
 
     Args:
         config: The model's `SemiCRFConfig`.
@@ -72,29 +84,30 @@ def render_card(
     Returns:
         Markdown with YAML front matter.
     """
-    base_model = config.base_model
-    if base_model and os.path.exists(base_model):
-        base_model = None  # a local folder is of no use to a reader, and its path is private
+    base_model, dataset, model_id = map(_public, (config.base_model, dataset, model_id))
     title = (model_id or "A semi-Markov CRF tagger").rsplit("/", 1)[-1]
     front_matter = ModelCardData(
-        base_model=base_model,
-        datasets=dataset,
-        eval_results=_results(metrics or {}, dataset or "local files", split) or None,
-        language=language,
+        base_model=_hub_name(base_model),
+        datasets=_hub_name(dataset),
+        eval_results=_results(metrics or {}, dataset or "local files", one_line(split)) or None,
+        language=_shown(language),
         library_name="peft" if adapter else "transformers",
-        license=license,
+        license=_shown(license),
         model_name=title,
         pipeline_tag="token-classification",
-        tags=list(dict.fromkeys([*TAGS, *tags])),
-        widget=[{"text": example["text"]} for example in examples] or None,
+        tags=list(dict.fromkeys([*TAGS, *map(one_line, tags)])),
+        widget=[{"text": visible(example["text"])} for example in examples] or None,
     )
     counts = entity_counts or {}
     model_type = config.encoder_config.model_type
     card = ModelCard.from_template(
         front_matter,
         template_path=str(TEMPLATE),
+        text=markdown_text,
+        python=_literal,
         title=title,
-        encoder=f"`{base_model}`" if base_model else f"a {model_type} encoder",
+        base_model=base_model,
+        encoder=base_model or f"a {model_type} encoder",
         config=config,
         scheme=config.scheme,
         model_id=model_id or "path/to/this/folder",
@@ -125,13 +138,35 @@ def find_card(folder: str | os.PathLike | None) -> str | None:
 
     Args:
         folder: Where to look; None and what is no folder hold none.
+
+    Raises:
+        ValueError: There is a card that can't be read.
     """
     path = Path(folder, CARD_NAME) if folder else None
     if path is None or not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
-    tags = ModelCard(text, ignore_metadata_errors=True).data.get("tags")
-    return text if TAGS[0] in (tags or ()) else None
+    tags = read_card(path).data.get("tags")
+    return path.read_text(encoding="utf-8") if TAGS[0] in (tags or ()) else None
+
+
+def _public(name: str | None) -> str | None:
+    """A name on the Hub; None for a path."""
+    return one_line(name) if name and not is_local(name) else None
+
+
+def _hub_name(name: str | None) -> str | None:
+    """The name if the Hub may have it: its index refuses a card with any other."""
+    return name if name and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) else None
+
+
+def _shown(name: str | None) -> str | None:
+    return name and one_line(name)
+
+
+def _literal(value: Any) -> str:
+    """A value as Python that holds no markup."""
+    written = json.dumps(value) if isinstance(value, str) else repr(value)
+    return written.replace("<", r"\x3c")
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -161,7 +196,7 @@ def _results(metrics: Mapping[str, float], dataset: str, split: str) -> list[Eva
 
 
 def _data(dataset: str | None, sentences: Mapping[str, int]) -> str:
-    name = f"The data set is {dataset}." if dataset else "The data set was not named to this card."
+    name = f"The data set is {markdown_text(dataset)}." if dataset else _NO_DATASET
     if not sentences:
         return f"{name}\n"
     rows = [(split, f"{count:,}") for split, count in sentences.items()]
@@ -181,4 +216,4 @@ def _example(example: Mapping[str, Any]) -> dict[str, str]:
     """The text of an example, and a table of its entities."""
     rows = [(e["text"], e["label"], f"{e['score']:.3f}") for e in example.get("entities", ())]
     table = markdown_table(("entity", "type", "score"), rows) if rows else "No entities.\n"
-    return {"text": example["text"], "table": table}
+    return {"text": markdown_text(example["text"]), "table": table}

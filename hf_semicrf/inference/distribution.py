@@ -38,6 +38,9 @@ def decoded_segments(head: SemiCRFOutput, types: Sequence[str]) -> list[list[Seg
     Returns:
         For each sentence its segments of all types but the outside, by word; None where no
         segmentation is allowed.
+
+    Raises:
+        ScoreError: Scores of a sentence are not finite.
     """
     assert head.labels is not None and head.starts is not None
     assert head.marginals is not None and head.segment_posteriors is not None
@@ -46,6 +49,9 @@ def decoded_segments(head: SemiCRFOutput, types: Sequence[str]) -> list[list[Seg
     columns = (head.labels, head.starts, head.segment_posteriors, possible)
     packed = torch.stack([column.float() for column in columns]).cpu()  # [4, B, N]
     labels, starts, posteriors, possible = packed
+    broken = possible.isnan().any(-1).nonzero().flatten().tolist()
+    if broken:
+        raise ops.ScoreError(f"expected finite scores, got others in sentences {broken}", broken)
     found: list[list[Segment] | None] = []
     for row, length in enumerate((labels >= 0).sum(-1).tolist()):
         if not bool((possible[row, :length] > 0.5).all()):

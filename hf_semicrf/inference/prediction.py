@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +17,15 @@ from hf_semicrf.inference.distribution import (
     joined,
 )
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
+from hf_semicrf.ops import ScoreError
+from hf_semicrf.options import check, check_decoding
 from hf_semicrf.results import Entity, Prediction, Segment
 from hf_semicrf.text import (
     AS_WRITTEN,
     Splitter,
     Window,
     attached,
+    check_room,
     first_subwords,
     is_prepared,
     prepare_tokenizer,
@@ -32,6 +35,7 @@ from hf_semicrf.text import (
 
 Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
+Text = str | Sequence[str] | Mapping[str, Any]
 Split = str | Callable[[str], Any] | Splitter
 
 
@@ -71,22 +75,25 @@ class Document:
     results: list[WindowResult] = field(default_factory=list)
 
     @classmethod
-    def of(cls, text: str | Sequence[str], splitter: Splitter | None = None) -> Document:
-        """A document of a raw string or of a list of words.
+    def of(cls, text: Text, splitter: Splitter | None = None) -> Document:
+        """A document of a raw string, of a list of words, or of a string whose words are known.
 
         Args:
-            text: The string, or the words.
+            text: The string, the words, or a mapping with "text" and "offsets".
             splitter: Cuts strings into words; the default one where None.
 
         Raises:
-            ValueError: It is neither, or it has half of a surrogate pair, which is no character.
+            ValueError: It has half of a surrogate pair, which is no character, or the offsets are
+                not of words in order.
         """
+        if isinstance(text, Mapping):
+            offsets = text["offsets"]
+            splitter = Splitter.of(lambda _: offsets)
+            text = text["text"]
         if isinstance(text, str):
             _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
             return cls(text, [text[start:end] for start, end in spans], spans)
-        if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
-            raise ValueError(f"expected a string or a list of words as a text, got {text!r:.80}")
         _check_encodable("".join(text))
         return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
 
@@ -160,7 +167,7 @@ class Document:
 
 def predict(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
     batch_size: int = 32,
     *,
@@ -172,15 +179,17 @@ def predict(
     splitter: Split | None = None,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
+    own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
+    threshold = check_decoding(threshold, decode)
     tokenizer = _prepared(tokenizer)
-    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints, splitter)
-    _read(model, documents, tokenizer, batch_size, threshold, decode)
+    documents = _documents(model, texts, tokenizer, own, constraints, splitter)
+    _read(model, documents, tokenizer, own["batch_size"], threshold, decode)
     return [document.entities() for document in documents]
 
 
 def analyze(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
     batch_size: int = 32,
     *,
@@ -193,53 +202,59 @@ def analyze(
     splitter: Split | None = None,
 ) -> list[Prediction]:
     """What ``SemiCRFForTokenClassification.analyze`` promises."""
-    if n_best < 0:
-        raise ValueError(f"expected an n_best of at least 0 segmentations, got {n_best}")
+    own = check(batch_size=batch_size, n_best=n_best, max_length=max_length, overlap=overlap)
+    threshold = check_decoding(threshold, decode)
     tokenizer = _prepared(tokenizer)
-    documents = _documents(model, texts, tokenizer, max_length, overlap, constraints, splitter)
+    documents = _documents(model, texts, tokenizer, own, constraints, splitter)
     for number, document in enumerate(documents):
         if n_best and len(document.results) > 1:
             raise ValueError(
                 "expected texts that fit the encoder whole for n_best, got "
                 f"{len(document.results)} windows in text {number}"
             )
-    _read(model, documents, tokenizer, batch_size, threshold, decode, n_best)
+    _read(model, documents, tokenizer, own["batch_size"], threshold, decode, own["n_best"])
     types = model.config.scheme.types
     return [document.prediction(types) for document in documents]
 
 
 def _documents(
     model: Any,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[Text],
     tokenizer: Any,
-    max_length: int | None,
-    overlap: int | None,
+    options: Mapping[str, Any],
     constraints: Sequence[Constraints | None] | None,
     splitter: Split | None,
 ) -> list[Document]:
     """Cut texts into words and into windows that fit the encoder."""
-    if isinstance(texts, str):
-        raise ValueError(f"expected a list of texts, got the string {texts[:40]!r}")
-    if overlap is not None and overlap < 0:
-        raise ValueError(f"expected an overlap of at least 0 words, got {overlap}")
+    texts = _listed(texts, "texts")
+    for number, text in enumerate(texts):
+        if not _is_text(text):
+            raise ValueError(
+                'expected a string, a list of words or a mapping with "text" and "offsets" as a '
+                f"text, got {text!r:.80} (text {number})"
+            )
+    if constraints is not None:
+        constraints = _listed(constraints, "constraints")
     if constraints is not None and len(constraints) != len(texts):
         raise ValueError(
             f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
             f"{len(constraints)}"
         )
-    cutter = None
-    if any(isinstance(text, str) for text in texts):  # words need no splitter
-        cutter = Splitter.of(model.config.splitter if splitter is None else splitter)
+    cutter = None if splitter is None else Splitter.of(splitter)
+    if cutter is None and any(isinstance(text, str) for text in texts):  # words need none
+        cutter = Splitter.of(model.config.splitter)
     documents = [Document.of(text, cutter) for text in texts]
     joins = None
     if model.config.splitter in AS_WRITTEN:
         joins = [document.attached() for document in documents]
-    limits = [n for n in (max_length, longest_input(model, tokenizer)) if n is not None]
+    check_room(tokenizer, options["max_length"])
+    longest = (options["max_length"], longest_input(model, tokenizer))
+    limits = [n for n in longest if n is not None]
     cut = windows_of(
         [document.words for document in documents],
         tokenizer,
         min(limits, default=None),
-        overlap,
+        options["overlap"],
         model.config.max_segment_length,
         joins,
     )
@@ -250,6 +265,29 @@ def _documents(
         except ValueError as error:
             raise ValueError(f"text {number}: {error}") from None
     return documents
+
+
+def _listed(values: Any, what: str) -> list[Any]:
+    """The items of a list or its like: no string, no mapping, and nothing without an order.
+
+    Raises:
+        ValueError: It is one of those; the message says what it was.
+    """
+    is_list = isinstance(values, Sized) and hasattr(values, "__getitem__")
+    other = isinstance(values, str | bytes | bytearray | memoryview | Mapping)
+    if not is_list or other or getattr(values, "ndim", 1) != 1:
+        got = f"{type(values).__name__} {values!r:.60}"
+        raise ValueError(f"expected a list of {what}, got {got}")
+    return list(values)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a string, its words, or a string with the places of its words."""
+    if isinstance(value, Mapping):
+        offsets = value.get("offsets")
+        return isinstance(value.get("text"), str) and isinstance(offsets, list | tuple)
+    words = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(word, str) for word in words)
 
 
 def _check_encodable(text: str) -> None:
@@ -263,6 +301,8 @@ def _check_encodable(text: str) -> None:
 
 def _prepared(tokenizer: Any) -> Any:
     """The tokenizer, or a copy that went through `prepare_tokenizer`."""
+    if not hasattr(tokenizer, "pad_token"):
+        raise ValueError(f"expected a tokenizer of transformers, got {tokenizer!r:.80}")
     return tokenizer if is_prepared(tokenizer) else prepare_tokenizer(copy.deepcopy(tokenizer))
 
 
@@ -270,7 +310,7 @@ def _constrain(document: Document, spans: Constraints | None, config: Any) -> No
     """Tell a document's windows what is known of its spans."""
     if not spans:
         return
-    words = spans_of_words(spans, document.spans)
+    words = spans_of_words(_listed(spans, "spans"), document.spans)
     allowed_segments(words, len(document.words), config.scheme.types, config.max_segment_length)
     bounds = [(result.window.first, result.window.end) for result in document.results]
     for result, window in zip(document.results, bounds, strict=True):
@@ -303,13 +343,26 @@ def _read(
     with evaluating(model):
         for at in range(0, len(results), batch_size):
             batch = results[at : at + batch_size]
-            head = _head_output(model, batch, tokenizer, threshold, decode)
-            _take_segments(model.config, batch, decoded_segments(head, model.config.scheme.types))
+            try:
+                head = _head_output(model, batch, tokenizer, threshold, decode)
+                segments = decoded_segments(head, model.config.scheme.types)
+            except ScoreError as error:
+                raise ValueError(_where(batch, error)) from error
+            _take_segments(model.config, batch, segments)
             if n_best is not None:
                 config = model.config
                 found = distributions(head, config.head_temperature, config.scheme.types, n_best)
                 for result, distribution in zip(batch, found, strict=True):
                     result.distribution = distribution
+
+
+def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
+    """Say which words of which text have scores that are not finite, or too large."""
+    row = min(error.sentences, key=lambda row: results[row].text, default=None)
+    if row is None:  # scores that all texts share
+        return str(error)
+    window = results[row].window
+    return f"text {results[row].text}, words [{window.first}, {window.end}): {error}"
 
 
 def _head_output(
@@ -353,16 +406,11 @@ def _take_segments(
     """Give each window its segments, counted from the first word of its text."""
     for result, segments in zip(results, found, strict=True):
         first, end = result.window.first, result.window.end
-        if segments is None and (result.constraints or config.constraints):
+        if segments is None:
             raise ValueError(
                 f"text {result.text}: expected constraints that some segmentation of the words "
                 f"[{first}, {end}) meets, got {result.constraints} and the model's own "
                 f"{config.constraints}"
-            )
-        if segments is None:
-            raise ValueError(
-                f"text {result.text}: expected finite scores, got others for the words "
-                f"[{first}, {end})"
             )
         result.segments = [
             segment._replace(first=first + segment.first, end=first + segment.end)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hf_semicrf.options import check
 from hf_semicrf.saving import LOCK, move, replacing
 
 Item = TypeVar("Item")
@@ -68,10 +69,9 @@ def write_shards(
         The names of all shards, in order.
 
     Raises:
-        ValueError: The size is no number of items.
+        ValueError: A number is out of range.
     """
-    if size < 1:
-        raise ValueError(f"expected at least one item in a shard, got {size}")
+    check(size=size, rank=rank, processes=processes)
     folder.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
     for shard in _batches(items, size):

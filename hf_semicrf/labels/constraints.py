@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_semicrf.labels.partial import Known, type_flags, type_names
 from hf_semicrf.labels.schemes import OUTSIDE, LabelScheme
 from hf_semicrf.ops import Potentials, log_partition
+from hf_semicrf.options import check, own
 
 RULES = ("types", "lengths", "transitions", "initial", "final")
 
@@ -52,6 +53,9 @@ class Rules(NamedTuple):
         Raises:
             ValueError: A rule, type or length is unknown, or no sentence satisfies the rules.
         """
+        check(longest=longest)
+        if not isinstance(rules, Mapping):
+            raise ValueError(f"expected constraints as a mapping, got {rules!r:.80}")
         unknown = sorted(set(rules) - set(RULES))
         if unknown:
             raise ValueError(f"expected constraints among {RULES}, got {unknown}")
@@ -60,17 +64,21 @@ class Rules(NamedTuple):
         if "types" in rules:
             allowed = type_names(rules["types"], types, "types")
             lengths |= {name: (1, 0) for name in types[1:] if name not in allowed}
-        for name, bounds in rules.get("lengths", {}).items():
+        for name, bounds in _of_types(rules, "lengths"):
             type_names([name], types[1:], "lengths")
-            if len(bounds) != 2 or not 1 <= bounds[0] <= min(bounds[1], longest):
+            try:
+                least, most = (check(length=bound)["length"] for bound in bounds)
+            except (TypeError, ValueError):
+                least = most = 0
+            if not 1 <= least <= min(most, longest):
                 raise ValueError(
                     f"expected the shortest and the longest length of {name!r} in words, from 1 to "
                     f"{longest}, got {bounds!r}"
                 )
             if lengths[name][1]:
-                lengths[name] = (bounds[0], min(bounds[1], longest))
+                lengths[name] = (least, min(most, longest))
         follow = {name: free for name in types}
-        for name, after in rules.get("transitions", {}).items():
+        for name, after in _of_types(rules, "transitions"):
             type_names([name], types, "transitions")
             follow[name] = type_flags(after, types, "transitions")
         read = cls(
@@ -139,6 +147,14 @@ class Rules(NamedTuple):
         return False
 
 
+def _of_types(rules: Mapping[str, Any], name: str) -> Iterable[tuple[str, Any]]:
+    """The types and values of a rule."""
+    rule = rules.get(name, {})
+    if not isinstance(rule, Mapping):
+        raise ValueError(f"expected {name} as a mapping from types, got {rule!r:.80}")
+    return rule.items()
+
+
 def allowed_segments(
     spans: Iterable[Mapping[str, Any]], positions: int, types: Sequence[str], longest: int
 ) -> Tensor:
@@ -160,6 +176,7 @@ def allowed_segments(
         ValueError: A span is empty, too long for an entity or outside the sentence, a type is
             unknown, or the outside is excluded.
     """
+    check(longest=longest)
     allowed = torch.ones(positions, longest, len(types), dtype=torch.bool)
     begins = torch.arange(positions)[:, None]
     ends = begins + torch.arange(1, longest + 1)
@@ -200,12 +217,16 @@ def spans_of_words(
     ends = {end: n + 1 for n, (_, end) in enumerate(words)}
     found = []
     for span in spans:
-        if span.get("start") not in firsts or span.get("end") not in ends:
+        if not isinstance(span, Mapping):
+            raise ValueError(f"expected a mapping with start, end and label, got {span!r:.80}")
+        start, end = own(span.get("start")), own(span.get("end"))
+        ints = type(start) is int and type(end) is int
+        if not ints or start not in firsts or end not in ends:
             raise ValueError(
                 f'expected "start" and "end" of whole words, which stand at {list(words)}, got '
                 f"{dict(span)}"
             )
-        found.append({**span, "start": firsts[span["start"]], "end": ends[span["end"]]})
+        found.append({**span, "start": firsts[start], "end": ends[end]})
     return found
 
 

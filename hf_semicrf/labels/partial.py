@@ -117,6 +117,8 @@ def types_as_bits(names: Iterable[str], types: Sequence[str]) -> int:
 
 def type_names(names: Iterable[str], types: Sequence[str], rule: str) -> list[str]:
     """The names, known to be types."""
+    if not isinstance(names, Iterable):
+        raise ValueError(f"expected {rule} among {list(types)}, got {names!r}")
     names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in types]
     if unknown:

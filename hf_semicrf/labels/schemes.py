@@ -43,6 +43,7 @@ from hf_semicrf.labels.spelling import (
     listed,
     recognise,
 )
+from hf_semicrf.options import check, own
 
 UNKNOWN_TAG = -100
 UNKNOWN = "?"  # its name in a data set; None means the same
@@ -151,6 +152,26 @@ class LabelScheme:
         starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
         return labels, starts & (labels >= 0)
 
+    def reading(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """How tags are read, as tables whose row 0 is an unknown tag.
+
+        Returns:
+            The type of each tag [K + 1], and whether a segment starts, by the tag before and the
+            tag [K + 1, K + 1].
+        """
+        return _table(self, "types", device), _table(self, "starts", device)
+
+    def writing(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """How segmentations are written, as tables.
+
+        Returns:
+            The tags as `written_tags` orders them [8 C], and of each tag the events that it is
+            written for [K, M]: with ends 4 for each type, by event and type, else 2; their number
+            where there are no more.
+        """
+        name = "four events" if self.marks_ends else "two events"
+        return _table(self, "write", device), _table(self, name, device)
+
     def decode(self, labels: Tensor, starts: Tensor) -> Tensor:
         """Write a segmentation as tags: the inverse of `encode` where the labels can express it.
 
@@ -231,6 +252,7 @@ class LabelScheme:
         Raises:
             ValueError: A span is empty, leaves the sentence, overlaps one or has no known type.
         """
+        length = check(length=length)["length"]
         type_ids = _lookup(self).type_ids
         labels = torch.zeros(length, dtype=torch.long)
         starts = torch.ones(length, dtype=torch.bool)
@@ -314,6 +336,8 @@ class LabelScheme:
         Raises:
             ValueError: A tag is not in the scheme.
         """
+        if isinstance(tags, str) or not isinstance(tags, Iterable):
+            raise ValueError(f"expected a list of tags, got {tags!r:.80}")
         by_id, label2id, type_ids = _lookup(self)
         readings = []
         for tag in tags:
@@ -323,10 +347,10 @@ class LabelScheme:
             elif isinstance(tag, str):
                 index = label2id.get(tag)
                 reading = self._reading(tag, type_ids) if index is None else by_id[index]
-            elif (number := _whole(tag)) == UNKNOWN_TAG:
+            elif (index := _tag_id(tag)) == UNKNOWN_TAG:
                 reading = (-1, 0, 0)
-            elif number is not None and 0 <= number < len(by_id):
-                reading = by_id[number]
+            elif index is not None and 0 <= index < len(by_id):
+                reading = by_id[index]
             if reading is None:
                 raise ValueError(f"tag {tag!r:.80} is not in the label list {listed(self.labels)}")
             readings.append(reading)
@@ -347,8 +371,7 @@ def split_long_segments(
     Returns:
         The new starts [..., N]; the labels stay as they are.
     """
-    if max_length < 1:
-        raise ValueError(f"expected a max_length of at least 1 word, got {max_length}")
+    check(optional=False, max_length=max_length)
     position = torch.arange(labels.shape[-1], device=labels.device)
     first = (position * starts).cummax(-1).values
     cut = (position - first) % max_length == 0
@@ -363,13 +386,12 @@ class _Lookup(NamedTuple):
     type_ids: dict[str, int]
 
 
-def _whole(tag: Any) -> int | None:
-    """The whole number that a tag is; None where it is none."""
-    try:
-        number = int(tag)
-    except (TypeError, ValueError, OverflowError):
+def _tag_id(tag: Any) -> int | None:
+    """The id that a whole number says; None where it is none."""
+    number = own(tag)
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 != 0:
         return None
-    return number if number == tag else None
+    return int(number)
 
 
 def _index(names: Sequence[str]) -> dict[str, int]:
@@ -421,8 +443,8 @@ def _make_table(scheme: LabelScheme, name: str, device: torch.device) -> Tensor:
 
 def _ordered(labels: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     """The label list as a tuple in the order of the ids, checked for what no scheme allows."""
-    if isinstance(labels, str):
-        raise ValueError(f"expected a list of labels, got the string {labels!r}")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ValueError(f"expected a list of labels, got {labels!r}")
     if isinstance(labels, Mapping):
         by_id = {int(index): tag for index, tag in labels.items()}
         if sorted(by_id) != list(range(len(by_id))):

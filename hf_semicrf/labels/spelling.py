@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hf_semicrf.options import check
+
 OUTSIDE = "O"
 ONE_TYPE = "ENTITY"  # the type of tags that name none
 
@@ -187,9 +189,8 @@ def choose(tags: Sequence[str], setting: str) -> Reading:
     Raises:
         ValueError: There is no such scheme, or a label does not follow it.
     """
+    check(optional=False, label_scheme=setting)
     name = setting.removesuffix(SUFFIXED)
-    if name not in PREFIXES or setting == "plain" + SUFFIXED:
-        raise ValueError(f"expected a scheme among {', '.join(PREFIXES)}, got {setting!r}")
     if name == "plain":
         return Reading(name)
     letters, suffixed = PREFIXES[name], setting != name

@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
-from hf_semicrf.hub import AUTO_MAP, write_shim
+from hf_semicrf.hub import AUTO_MAP, ListedUploads, is_local, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
-from hf_semicrf.text import BEFORE_SPLITTERS, Splitter
+from hf_semicrf.options import check
+from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, Splitter
 
-UNKNOWN = ("error", "marginalize")
-FUNCTION = "function"  # a splitter that is not saved
+SETTINGS = (*DEFAULTS, "label_scheme", "constraints", "splitter", "unknown", "base_model")
 
 
 # schemes of label lists, read once: every forward pass asks for one. A dictionary and no
@@ -28,7 +28,7 @@ FUNCTION = "function"  # a splitter that is not saved
 _SCHEMES: dict[tuple[tuple[tuple[int, str], ...], str | None], LabelScheme] = {}
 
 
-class SemiCRFConfig(PretrainedConfig):
+class SemiCRFConfig(ListedUploads, PretrainedConfig):
     """Configuration of :class:`SemiCRFForTokenClassification`.
 
     Args:
@@ -75,13 +75,25 @@ class SemiCRFConfig(PretrainedConfig):
         head = HeadSettings(**{name: kwargs.pop(name) for name in DEFAULTS if name in kwargs})
         if splitter != FUNCTION:
             splitter = Splitter.of(splitter).name
-        if unknown not in UNKNOWN:
-            raise ValueError(f"expected unknown among {UNKNOWN}, got {unknown!r}")
+        own = check(
+            label_scheme=label_scheme,
+            unknown=unknown,
+            base_model=base_model,
+            has_word_starts=has_word_starts,
+        )
         if encoder_config is None:
             encoder_config = {"model_type": "bert"}
         if isinstance(encoder_config, dict):
             values = dict(encoder_config)
-            encoder_config = CONFIG_MAPPING[values.pop("model_type", "bert")](**values)
+            kind = values.pop("model_type", "bert")
+            if kind not in CONFIG_MAPPING:
+                raise ValueError(f"expected encoder_config of a known model_type, got {kind!r}")
+            encoder_config = CONFIG_MAPPING[kind](**values)
+        if not isinstance(encoder_config, PretrainedConfig):
+            raise ValueError(
+                f"expected encoder_config as a configuration or a dictionary, got "
+                f"{encoder_config!r:.80}"
+            )
         encoder_config._name_or_path = ""  # a local path would end up in config.json
         if type(encoder_config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             encoder_config.is_encoder_decoder = False  # the text encoder alone is built
@@ -104,12 +116,11 @@ class SemiCRFConfig(PretrainedConfig):
         self.encoder_config = encoder_config
         for name, value in asdict(head).items():
             setattr(self, name, value)
-        self.label_scheme = label_scheme
-        self.constraints = constraints and dict(constraints)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.constraints = dict(constraints) if isinstance(constraints, Mapping) else constraints
         self.splitter = splitter
-        self.unknown = unknown
-        self.has_word_starts = has_word_starts
-        self.base_model = None if base_model and os.path.isdir(base_model) else base_model
+        self.base_model = None if base_model and is_local(base_model) else base_model
         super().__init__(**kwargs)
         self.rules  # noqa: B018  (refuse constraints that cannot be met)
 
@@ -121,7 +132,15 @@ class SemiCRFConfig(PretrainedConfig):
             config_dict: As `to_dict` gives it; without a splitter, that of earlier versions counts.
             **kwargs: What every configuration takes.
         """
-        return super().from_dict({"splitter": BEFORE_SPLITTERS, **config_dict}, **kwargs)
+        own = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
+        saved = {"splitter": BEFORE_SPLITTERS, **config_dict, **own}
+        return super().from_dict(saved, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is saved, here or beside an adapter: not the folder it was loaded from."""
+        values = super().to_dict()
+        values.pop("_name_or_path", None)
+        return values
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: all that is no default, and the splitter."""
@@ -135,7 +154,7 @@ class SemiCRFConfig(PretrainedConfig):
     @property
     def rules(self) -> Rules | None:
         """The constraints read for the types of the labels; None without any."""
-        if not self.constraints:
+        if self.constraints is None or self.constraints == {}:
             return None
         return Rules.read(self.constraints, self.scheme.types, self.max_segment_length)
 

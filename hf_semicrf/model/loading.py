@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
-    AutoConfig,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_semicrf.head import DEFAULTS, HeadSettings, RemovedError, without_removed
+from hf_semicrf.hub import read_config
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.continuing import continued_settings
 
@@ -88,10 +88,10 @@ class Request(NamedTuple):
             ValueError: There are no labels, or a value is out of range or contradicts another.
             TypeError: An argument is unknown.
         """
-        arguments = without_removed(arguments)
+        arguments = {"use_safetensors": True} | without_removed(arguments)  # no pickles
         hub = hub_arguments(arguments)
         if isinstance(config, str | os.PathLike):
-            config = AutoConfig.from_pretrained(config, **hub)
+            config = read_config(config, **hub)
         stored: Any = _stored_config(name, config, hub)
         saved = isinstance(stored, SemiCRFConfig)
         config = copy.deepcopy(stored if config is None else config)
@@ -202,7 +202,7 @@ def _stored_config(
 ) -> PretrainedConfig | None:
     """The configuration beside the weights; the one that was given where there is none."""
     try:
-        return AutoConfig.from_pretrained(name, **hub) if name is not None else config
+        return read_config(name, **hub) if name is not None else config
     except RemovedError:
         raise
     except (OSError, ValueError):
@@ -218,6 +218,8 @@ def _labels(
 
     Takes ``id2label``, ``label2id`` and ``num_labels`` out of the arguments.
     """
+    if isinstance(labels, str) or not isinstance(labels, Iterable | None):
+        raise ValueError(f"expected a list of labels, got {labels!r:.80}")
     ways = {"labels": None if labels is None else list(labels)}
     id2label, label2id = arguments.pop("id2label", None), arguments.pop("label2id", None)
     if id2label is not None:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput
-from hf_semicrf.hub import card_files, card_for_push
+from hf_semicrf.hub import ListedUploads, card_files, card_for_push, is_local
 from hf_semicrf.inference import analyze, predict
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
@@ -30,8 +30,10 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
+from hf_semicrf.ops import kernels_for, mean_loss
+from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction
-from hf_semicrf.text import Lattice, word_start_table, word_starts
+from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class SemiCRFTokenClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class SemiCRFForTokenClassification(PreTrainedModel):
+class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
     """Any transformers encoder with a semi-Markov CRF over words.
 
     Args:
@@ -87,6 +89,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
             setattr(self, flag, getattr(built, flag, False))
         super().__init__(config)
+        if is_local(self.name_or_path or ""):
+            self.name_or_path = ""  # peft writes this beside an adapter; the configuration knows it
         scheme = config.scheme
         if encoder is None:
             extra = accepted(built.__init__, add_pooling_layer=False)
@@ -102,6 +106,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         # whether a token is special (0), starts a word (1) or goes on with one (2)
         table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
         self.register_buffer("word_starts", table)
+        self._looked_at_labels = False
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -302,13 +307,14 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             return_dict: Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: ``output_potentials`` or training mode without labels, or there is no way to
-                tell the words. On the CPU also a word's label is -100 (unless
-                ``unknown="marginalize"``) or out of range, or labels break constraints.
+            ValueError: An option is out of range, ``output_potentials`` or training mode without
+                labels, or there is no way to tell the words. On the CPU also a word's label is -100
+                (unless ``unknown="marginalize"``) or out of range, or labels break constraints.
         """
+        threshold = check_decoding(threshold, decode)
         if output_potentials and labels is None:
             raise ValueError("expected labels together with output_potentials, got none")
-        lattice = Lattice.of(self._word_mask(input_ids, attention_mask, word_mask, labels))
+        lattice = self._lattice(input_ids, attention_mask, word_mask, labels)
         if self.training and labels is None:
             raise ValueError(
                 "expected labels in training mode, got none: call model.eval() to predict; a "
@@ -329,8 +335,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         )
         types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
         head = self.classifier(
-            lattice.gather(self._states(encoded)),
-            lattice.lengths.clamp(min=1),
+            lattice.gather(self._states(encoded), next(self.classifier.parameters()).dtype),
+            lattice.positions,
             types,
             starts,
             decode=False if self.training or output_potentials else decode or True,
@@ -343,14 +349,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         )
         loss = None
         if head.nll is not None:
-            words = lattice.lengths
-            nll = torch.where(words > 0, head.nll, 0)
-            self._check_possible(nll)
-            if num_items_in_batch is None:
-                num_items_in_batch = words.sum()
-            elif known is not None:  # with nothing known there is nothing to count, and no loss
-                num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
-            loss = nll.sum() / num_items_in_batch
+            self._check_possible(head.nll, lattice.lengths)
+            loss = mean_loss(head.nll, lattice.lengths, num_items_in_batch)
         logits = posteriors = None
         if head.marginals is not None and output_logits:
             logits = tag_logits(self.config.scheme, head, lattice)
@@ -382,7 +382,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no probability.
         """
-        replace(self.config.head_settings, threshold=threshold)  # refuses what is no probability
+        threshold = replace(self.config.head_settings, threshold=threshold).threshold
         self.config.threshold = threshold
         self._set_on_heads("threshold", threshold)
 
@@ -409,7 +409,8 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         Raises:
             ValueError: It is no number above 0.
         """
-        replace(self.config.head_settings, head_temperature=temperature)
+        settings = replace(self.config.head_settings, head_temperature=temperature)
+        temperature = settings.head_temperature
         self.config.head_temperature = temperature
         self._set_on_heads("temperature", temperature)
 
@@ -421,7 +422,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
 
     def predict(
         self,
-        texts: Sequence[str | Sequence[str]],
+        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -439,8 +440,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         the two contradict each other throughout; then the less probable entities are given up.
 
         Args:
-            texts: Raw strings, split into words here, or lists of words.
-            tokenizer: The encoder's fast tokenizer.
+            texts: Raw strings, split into words here, lists of words, or mappings of a "text" and
+                the "offsets" of its words, (first character, character after the last) of each.
+            tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             threshold: Posterior that an entity has to exceed: lower means more recall and less
                 precision. None takes the model's own.
@@ -468,9 +470,9 @@ class SemiCRFForTokenClassification(PreTrainedModel):
             of a list) and ``text``.
 
         Raises:
-            ValueError: ``texts`` is one string, a text is neither a string nor a list of words, the
-                tokenizer is not a fast one, an option is out of range, scores are not finite, or no
-                segmentation meets the constraints.
+            ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
+                stream, say), a text is none of these, the tokenizer is none, scores are not
+                finite, or no segmentation meets the constraints.
         """
         return predict(
             self,
@@ -487,7 +489,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
 
     def analyze(
         self,
-        texts: Sequence[str | Sequence[str]],
+        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -503,7 +505,7 @@ class SemiCRFForTokenClassification(PreTrainedModel):
 
         Args:
             texts: As `predict` takes them.
-            tokenizer: The encoder's fast tokenizer.
+            tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             n_best: How many of the most probable segmentations to list; the texts have to fit the
                 encoder whole.
@@ -551,24 +553,44 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         count = self.config.mix_layers
         return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
 
-    def _word_mask(
+    def _lattice(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         word_mask: Tensor | None,
         labels: Tensor | None,
-    ) -> Tensor:
-        """The first sub-words of the words [B, T]."""
+    ) -> Lattice:
+        """Where the words stand."""
         if word_mask is not None:
-            return word_mask.bool()
+            return Lattice.of(word_mask)
         if labels is not None:
-            return labels != UNKNOWN_TAG
+            if input_ids is not None and self.config.has_word_starts:
+                self._warn_of_labelled_pieces(input_ids, attention_mask, labels)
+            return Lattice.of(labels, UNKNOWN_TAG)
         if input_ids is None or not self.config.has_word_starts:
             raise ValueError(
                 "expected word_mask (True on the first sub-word of each word), or labels, or a "
                 "model that knows its tokenizer (call model.use_tokenizer once); got none of them"
             )
-        return word_starts(self.word_starts, input_ids, attention_mask)
+        return Lattice.of_tokens(self.word_starts, input_ids, attention_mask)
+
+    def _warn_of_labelled_pieces(
+        self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
+    ) -> None:
+        """Say once that labels stand on every piece of words; on a GPU look at one batch only."""
+        if torch.compiler.is_compiling() or self._looked_at_labels:
+            return
+        self._looked_at_labels = labels.device.type != "cpu"  # it waits for the device
+        inside = word_pieces(self.word_starts, input_ids, attention_mask)
+        all_pieces = inside | word_starts(self.word_starts, input_ids, attention_mask)
+        everywhere = ((labels != UNKNOWN_TAG) | ~all_pieces).all(1) & inside.any(1)
+        if everywhere.any():
+            self._looked_at_labels = True
+            logger.warning(
+                "Labels stand on every sub-word, also on those that go on with a word: each counts "
+                "as a word of its own. Label first sub-words alone, as TokenizeAndAlign does, or "
+                "give word_mask."
+            )
 
     def _targets(
         self,
@@ -588,9 +610,16 @@ class SemiCRFForTokenClassification(PreTrainedModel):
         if labels is None:
             return None, None, None
         scheme, longest = self.config.scheme, self.config.max_segment_length
+        partly = self.config.unknown == "marginalize" and not whole
+        kernels = kernels_for("lattice", labels.device)
+        if kernels is not None and not partly and labels.shape == lattice.mask.shape:
+            places = (lattice.token_of_word, lattice.lengths)
+            return *kernels.read_tags(
+                labels, *places, *scheme.reading(labels.device), longest
+            ), None
         tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
         self._check_tags(tags, lattice.inside)
-        if self.config.unknown == "marginalize" and not whole:
+        if partly:
             known = Known.of_tags(scheme, tags, longest)
             if allowed_types is not None:
                 sets = lattice.gather(allowed_types).masked_fill(tags != UNKNOWN_TAG, -1)
@@ -617,11 +646,11 @@ class SemiCRFForTokenClassification(PreTrainedModel):
                 f"expected labels in 0..{count - 1} on every word of word_mask, got {int(wrong[0])}"
             )
 
-    def _check_possible(self, nll: Tensor) -> None:
+    def _check_possible(self, nll: Tensor, words: Tensor) -> None:
         """Refuse labels of probability 0 [B]; on a GPU this would wait for the device."""
         if nll.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        impossible = nll.isposinf().nonzero().flatten().tolist()
+        impossible = (nll.isposinf() & (words > 0)).nonzero().flatten().tolist()
         if impossible:
             raise ValueError(
                 f"expected labels that the model's constraints {self.config.constraints} and "

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_semicrf.head import SemiCRFOutput
 from hf_semicrf.labels import LabelScheme
+from hf_semicrf.ops import kernels_for
 from hf_semicrf.text import Lattice
 
 
@@ -21,6 +22,18 @@ def tag_logits(scheme: LabelScheme, head: SemiCRFOutput, lattice: Lattice) -> Te
     """
     marginals = head.marginals
     assert marginals is not None and head.labels is not None and head.starts is not None
+    kernels = kernels_for("tags", lattice.mask.device)
+    if kernels is not None and lattice.mask.shape == head.labels.shape:
+        return kernels.tag_logits(
+            *marginals[:3],
+            marginals.segment if scheme.marks_ends else None,
+            head.labels,
+            head.starts,
+            lattice.mask,
+            lattice.word_of_token,
+            *scheme.writing(lattice.mask.device),
+            scheme.labels.index("O"),
+        )
     # of words' first sub-words, then of others: nothing starts or ends there
     token = torch.stack([marginals.token, marginals.token])
     start, end = (torch.stack([x, torch.zeros_like(x)]) for x in (marginals.start, marginals.end))
@@ -32,7 +45,7 @@ def tag_logits(scheme: LabelScheme, head: SemiCRFOutput, lattice: Lattice) -> Te
     starts = torch.stack([head.starts, torch.zeros_like(head.starts)])
     posteriors = _raise_decoded(posteriors, scheme.decode(head.labels.expand_as(starts), starts))
 
-    word = lattice.word_of_token()
+    word = lattice.word_of_token
     rows = torch.arange(len(word), device=word.device)[:, None]
     logits = posteriors[(~lattice.mask).long(), rows, word]
     outside = logits.new_full(logits.shape[-1:], torch.finfo(logits.dtype).min)

@@ -8,7 +8,7 @@ marginals 0.
 
 from __future__ import annotations
 
-from hf_semicrf.ops.checks import Backend, resolve_backend
+from hf_semicrf.ops.checks import Backend, ScoreError, resolve_backend
 from hf_semicrf.ops.decoding import k_best, minimum_risk, minimum_token_risk, sample, viterbi
 from hf_semicrf.ops.dense_contract import (
     edge_marginals,
@@ -24,6 +24,7 @@ from hf_semicrf.ops.likelihood import (
     negative_log_likelihood,
     segmentation_score,
 )
+from hf_semicrf.ops.packing import mean_loss, packed
 from hf_semicrf.ops.posteriors import (
     Marginals,
     MaxMarginals,
@@ -33,6 +34,7 @@ from hf_semicrf.ops.posteriors import (
     segment_sums,
 )
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import kernels_for
 from hf_semicrf.ops.routing import dense_route
 from hf_semicrf.ops.scoring import span_scores
 from hf_semicrf.ops.segmentations import at_segments, segment_bounds
@@ -42,21 +44,25 @@ __all__ = [
     "Marginals",
     "MaxMarginals",
     "Potentials",
+    "ScoreError",
     "at_segments",
     "dense_route",
     "edge_marginals",
     "edge_viterbi",
     "entropy",
     "k_best",
+    "kernels_for",
     "kl_divergence",
     "linear_scan_streaming",
     "log_partition",
     "log_partition_difference",
     "marginals",
     "max_marginals",
+    "mean_loss",
     "minimum_risk",
     "minimum_token_risk",
     "negative_log_likelihood",
+    "packed",
     "resolve_backend",
     "sample",
     "segment_bounds",

@@ -6,14 +6,16 @@ No other room validates potentials or picks a back end.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import psutil
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.potentials import Potentials, only_read
 from hf_semicrf.ops.routing import HAS_TRITON
+from hf_semicrf.options import check
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -28,6 +30,7 @@ _AXES = {
     "final": "C",
     "lengths": "B",
 }
+_OWN = ("emission", "segment", "start", "end")  # that each sentence has for itself
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> str:
@@ -37,8 +40,7 @@ def resolve_backend(backend: Backend, device: torch.device) -> str:
         ValueError: The name is unknown.
         RuntimeError: An explicit request cannot be met.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f'expected backend "auto", "torch" or "triton", got {backend!r}')
+    check(backend=backend)
     if backend == "auto":
         return "triton" if device.type == "cuda" and HAS_TRITON else "torch"
     if backend == "triton":
@@ -60,16 +62,24 @@ def _triton_interprets() -> bool:
 
 
 def checked(p: Potentials) -> Potentials:
-    """Check the shapes of potentials and return them in float32 or float64.
+    """Check potentials and return them in float32 or float64.
 
-    Values of ``lengths`` are checked on the CPU only: on a GPU that would wait for the device.
+    Values are checked on the CPU only: on a GPU that would wait for the device.
+
+    Raises:
+        TypeError: They are no `Potentials` of tensors.
+        ValueError: Shapes, dtypes, devices or lengths do not fit, or a score is NaN or ``+inf``;
+            what lies past a sentence's length is not read.
     """
+    if not isinstance(p, Potentials):
+        raise TypeError(f"expected Potentials, got {type(p).__name__}")
     missing = [k for k in ("duration", "transition", "initial", "final", "lengths")
                if getattr(p, k) is None]  # fmt: skip
     if missing:
         raise ValueError(f"expected potentials {', '.join(missing)}; got None")
     present = {name: x for name, x in p._asdict().items() if x is not None}
     for name, x in present.items():
+        check_tensors(**{name: x})
         if x.ndim != len(_AXES[name]):
             axes = ", ".join(_AXES[name])
             raise ValueError(f"expected {name} of shape [{axes}], got {list(x.shape)}")
@@ -93,16 +103,122 @@ def checked(p: Potentials) -> Potentials:
             raise ValueError(f"expected {name} of a floating dtype, got {tensor.dtype}")
         else:
             dtype = torch.promote_types(dtype, tensor.dtype)
-    if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    if values_are_checked(p.lengths.device):
         low, high = (int(x) for x in p.lengths.aminmax())
         if low < 1 or high > size["N"]:
             raise ValueError(f"expected lengths in 1..{size['N']}, got {low}..{high}")
     scores = p.map(lambda x: x if x.dtype == dtype else x.to(dtype))
-    return scores._replace(lengths=p.lengths.long())
+    scores = scores._replace(lengths=p.lengths.long())
+    if values_are_checked(p.lengths.device):
+        if not all(float(x.detach().amax()) < torch.inf for x in _scores(scores).values()):
+            check_scores(_scores(only_read(scores)))
+    return scores
+
+
+def values_are_checked(device: torch.device) -> bool:
+    """Say whether values on a device are looked at: on a GPU and in a graph that would wait."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_tensors(**arguments: object) -> None:
+    """Refuse arguments that are no tensors.
+
+    Raises:
+        TypeError: One is not.
+    """
+    for name, x in arguments.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected {name} as a tensor, got {type(x).__name__}")
+
+
+def check_scores(scores: Mapping[str, Tensor], own: Collection[str] = _OWN) -> None:
+    """Refuse NaN and +inf.
+
+    Args:
+        scores: By name, those that are read; 0 for the others.
+        own: Names of those that a sentence has for itself, by their first axis.
+
+    Raises:
+        ScoreError: There is one.
+    """
+    for name, x in scores.items():
+        x = x.detach()
+        wrong = (x.isnan() | (x == torch.inf)).nonzero()
+        if len(wrong):
+            at = wrong[0].tolist()
+            sentence = f" of sentence {at[0]}" if name in own else ""
+            raise ScoreError(
+                f"expected finite scores (or -inf), got {float(x[tuple(at)])} in {name}{sentence}, "
+                f"at {at}",
+                wrong[:, 0].unique().tolist() if name in own else [],
+            )
+
+
+def told(p: Potentials, result: Tensor) -> Tensor:
+    """Refuse potentials whose scores are too large to be told apart.
+
+    Args:
+        p: What :func:`checked` returned.
+        result: A number of each sentence [B, ...]; NaN where its scores are too large.
+
+    Returns:
+        The result.
+
+    Raises:
+        ScoreError: One is NaN; looked at on the CPU only.
+    """
+    if values_are_checked(result.device) and bool(result.isnan().any()):
+        refuse_untold(result, _scores(only_read(p)))
+    return result
+
+
+def refuse_untold(
+    result: Tensor, scores: Mapping[str, Tensor], own: Collection[str] = _OWN
+) -> None:
+    """Refuse scores for which a number of each sentence [B, ...] is NaN, naming the largest.
+
+    Raises:
+        ScoreError: One is NaN; looked at on the CPU only.
+    """
+    if not values_are_checked(result.device):
+        return
+    sentences = result.detach().isnan().reshape(len(result), -1).any(1)
+    if not bool(sentences.any()):
+        return
+    largest = {}
+    for name, x in scores.items():
+        x = (x[sentences] if name in own else x).detach()
+        largest[name] = float(torch.where(x.isfinite(), x.abs(), 0).max())
+    name = max(largest, key=largest.__getitem__)
+    rows = sentences.nonzero().flatten().tolist()
+    raise ScoreError(
+        f"expected scores that float64 can tell apart, got some as large as "
+        f" {largest[name]:.3g} in {name}, of sentences {rows[:8]}",
+        rows,
+    )
+
+
+def _scores(p: Potentials) -> dict[str, Tensor]:
+    """The scores that are not None, by name."""
+    return {name: x for name, x in p._asdict().items() if x is not None and name != "lengths"}
+
+
+class ScoreError(ValueError):
+    """Scores are not finite, or too large.
+
+    Args:
+        message: What is wrong.
+        sentences: Rows of the batch; none where all sentences share the scores.
+    """
+
+    def __init__(self, message: str, sentences: list[int]):
+        super().__init__(message)
+        self.sentences = sentences
 
 
 def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     """Check a segmentation and return its labels as int64; values are checked on the CPU only."""
+    check_tensors(labels=labels, starts=starts)
     shape = p.sizes[:2]
     if labels.shape != shape or starts.shape != shape:
         raise ValueError(
@@ -119,7 +235,7 @@ def checked_labels(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
             f"expected labels and starts on {device}, got {labels.device} and {starts.device}"
         )
     labels = labels.long()
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not values_are_checked(device):
         return labels
     inside = torch.arange(shape[1]) < p.lengths[:, None]
     types = p.sizes[3]
@@ -148,7 +264,7 @@ def check_same_sizes(p: Potentials, q: Potentials) -> None:
         raise ValueError(
             f"expected potentials on one device, got {p.lengths.device} and {q.lengths.device}"
         )
-    if p.lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    if values_are_checked(p.lengths.device):
         if not torch.equal(p.lengths, q.lengths):
             raise ValueError(
                 f"expected the same lengths, got {p.lengths.tolist()} and {q.lengths.tolist()}"
@@ -178,6 +294,7 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
     Raises:
         ValueError: Shape, dtype or device do not fit, or a span leaves the positions.
     """
+    check_tensors(spans=spans)
     batch, positions = p.sizes[:2]
     if spans.ndim != 3 or spans.shape[0] != batch or spans.shape[2] != 2:
         raise ValueError(f"expected spans of shape [{batch}, S, 2], got {list(spans.shape)}")
@@ -186,7 +303,7 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
     if spans.device != p.lengths.device:
         raise ValueError(f"expected spans on {p.lengths.device}, got {spans.device}")
     spans = spans.long()
-    if spans.device.type == "cpu" and not torch.compiler.is_compiling():
+    if values_are_checked(spans.device):
         begin, stop = spans.unbind(-1)
         wrong = spans[(begin < 0) | (stop < begin) | (stop > positions)]
         if len(wrong):
@@ -194,16 +311,6 @@ def checked_spans(p: Potentials, spans: Tensor) -> Tensor:
                 f"expected spans with 0 <= begin <= stop <= {positions}, got {wrong[0].tolist()}"
             )
     return spans
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse a number of segmentations that is no integer of at least 1.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}")
 
 
 def _is_integer(x: Tensor) -> bool:

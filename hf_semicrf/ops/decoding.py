@@ -5,10 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, check_count, checked, resolve_backend
+from hf_semicrf.ops.checks import (
+    Backend,
+    check_tensors,
+    checked,
+    resolve_backend,
+    told,
+    values_are_checked,
+)
 from hf_semicrf.ops.host import factored, ranking, risk, sampling
+from hf_semicrf.ops.host.magnitude import narrowed, narrowed_from_below
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.options import check
 
 
 def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
@@ -21,7 +30,8 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
         backend: Which implementation runs.
 
     Returns:
-        Score [B] in nats, labels [B, N] and starts [B, N].
+        Score [B] in nats, labels [B, N] and starts [B, N]; NaN, -1 and False for a sentence with
+        NaN or ``+inf`` where values are not checked.
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
@@ -30,8 +40,9 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     labels, starts = factored.best(p, back_end)
-    score = factored.segmentation_score(p, labels, starts, back_end)
-    return score.to(p.duration.dtype), labels, starts
+    score = factored.segmentation_score(p, labels.clamp(min=0), starts, back_end)
+    score = torch.where(labels[:, 0] < 0, torch.nan, score)  # nothing was found
+    return told(p, narrowed(score, p.duration.dtype)), labels, starts
 
 
 def minimum_risk(
@@ -65,15 +76,18 @@ def minimum_risk(
 
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for segments instead of constituents.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"expected a threshold in 0..1, got {threshold}")
+    check_tensors(segment=segment, lengths=lengths)
+    check(optional=False, threshold=threshold)
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
-    p = _checked_without_others(Potentials(segment=segment), lengths, longest, types)
-    segment = segment.detach().to(p.duration.dtype)
     back_end = resolve_backend(backend, segment.device)
-    if back_end == "triton" and legal is None and risk.fits(longest, types):
+    by_kernel = back_end == "triton" and legal is None and risk.fits(longest, types)
+    p = _checked_without_others(
+        Potentials(segment=segment), lengths, longest, types, are_read=not by_kernel
+    )
+    segment = segment.detach().to(p.duration.dtype)
+    if by_kernel:
         return risk.minimum_risk(segment, p.lengths, threshold)
     gain = segment - threshold
     gain[..., 0] = -torch.inf
@@ -109,7 +123,10 @@ def minimum_token_risk(
 
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for tokens instead of constituents.
     """
-    check_count("longest", longest)
+    check(longest=longest)
+    if not isinstance(marginals, Marginals):
+        raise TypeError(f"expected Marginals, got {type(marginals).__name__}")
+    check_tensors(token=marginals.token, start=marginals.start, lengths=lengths)
     inner = marginals.token - marginals.start  # a token that starts nothing
     types = inner.shape[-1]
     gains = Potentials(emission=inner, start=marginals.start - inner)
@@ -119,9 +136,12 @@ def minimum_token_risk(
     return _best_tiling(p._replace(duration=duration), legal, backend)
 
 
-def _checked_without_others(p: Potentials, lengths: Tensor, longest: int, types: int) -> Potentials:
-    """Check potentials whose other scores are all zero."""
-    zero = torch.zeros((), device=lengths.device)
+def _checked_without_others(
+    p: Potentials, lengths: Tensor, longest: int, types: int, are_read: bool = True
+) -> Potentials:
+    """Check potentials whose other scores are all zero; or anything where they are not read."""
+    are_read = are_read or values_are_checked(lengths.device)
+    zero = (torch.zeros if are_read else torch.empty)((), device=lengths.device)
     return checked(
         p._replace(
             duration=zero.expand(longest, types),
@@ -152,13 +172,14 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 
     Exact. Of equal scores the first is the one whose last segment has the lower type, then the
     shorter one, then the one whose segment before that has the lower type, and so on leftwards.
-    O(k^2 N (L C + C^2)) time on the host, in NumPy and float64 on either back end; O(k N C) memory.
+    O(k N (L C + C^2)) time on Triton, O(k^2 N (L C + C^2)) on the host for PyTorch, in float64 on
+    both; O(k N C) memory.
     The scores have no derivative; ``segmentation_score(p, labels[:, i], starts[:, i])`` has one.
 
     Args:
         p: Potentials.
         k: Segmentations of each sentence.
-        backend: Checked as everywhere; both run the same implementation.
+        backend: Which implementation runs.
 
     Returns:
         Scores [B, k] in nats, labels [B, k, N] and starts [B, k, N]; where a sentence has fewer
@@ -170,11 +191,10 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
 
     Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
     """
-    check_count("k", k)
+    check(k=k)
     p = checked(p)
-    resolve_backend(backend, p.lengths.device)
-    score, labels, starts = ranking.k_best(p, k)
-    return score.to(p.duration.dtype), labels, starts
+    score, labels, starts = ranking.k_best(p, k, resolve_backend(backend, p.lengths.device))
+    return told(p, narrowed_from_below(score, p.duration.dtype)), labels, starts
 
 
 def sample(
@@ -203,7 +223,7 @@ def sample(
     Source: Scott (2002), "Bayesian Methods for Hidden Markov Models", section 2.1: forward
         filtering and backward sampling, here of segments.
     """
-    check_count("n", n)
+    check(n=n)
     p = checked(p)
     device = p.lengths.device
     uniform = torch.rand(
@@ -212,4 +232,8 @@ def sample(
         generator=generator,
         device=device if generator is None else generator.device,
     )
-    return sampling.sample(p, uniform.to(device), resolve_backend(backend, device))
+    back_end = resolve_backend(backend, device)
+    labels, starts = sampling.sample(p, uniform.to(device), back_end)
+    if values_are_checked(device) and bool((labels[0, :, 0] < 0).any()):
+        told(p, factored.log_partition(p, back_end))  # which tells the impossible from the unknown
+    return labels, starts

@@ -12,7 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import check_memory, checked
+from hf_semicrf.ops.checks import (
+    check_memory,
+    check_scores,
+    check_tensors,
+    checked,
+    refuse_untold,
+    values_are_checked,
+)
 from hf_semicrf.ops.dense.operators import (
     dense_kernel,
     dense_kernel_gradient,
@@ -27,7 +34,8 @@ _SEMIRINGS = ("log", "max")
 
 
 def _check(edge: Tensor, lengths: Tensor, semiring: str = "log") -> None:
-    """Raise ValueError for what shapes and dtypes tell."""
+    """Raise ValueError for what shapes and dtypes tell, and on the CPU for NaN and +inf."""
+    check_tensors(edge=edge, lengths=lengths)
     if semiring not in _SEMIRINGS:
         raise ValueError(f"semiring must be 'log' or 'max', got {semiring!r}")
     if edge.dim() != 5 or edge.shape[3] != edge.shape[4] or 0 in edge.shape[2:]:
@@ -40,6 +48,26 @@ def _check(edge: Tensor, lengths: Tensor, semiring: str = "log") -> None:
         raise ValueError(f"expected lengths of shape [{edge.shape[0]}], got {list(lengths.shape)}")
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"expected lengths of an integer dtype, got {lengths.dtype}")
+    if values_are_checked(edge.device) and lengths.device.type == "cpu" and edge.numel():
+        legal = 1 <= lengths.min() and lengths.max() <= edge.shape[1] + 1
+        if legal and not float(edge.detach().amax()) < torch.inf:
+            check_scores({"edge": torch.where(_used(edge, lengths), edge, 0)}, {"edge"})
+
+
+def _used(edge: Tensor, lengths: Tensor) -> Tensor:
+    """Which entries of edge some tiling uses [B, T-1, K, 1, 1] bool."""
+    rows, size = edge.shape[1:3]
+    duration = torch.arange(size) if size > 1 else torch.ones(1, dtype=torch.long)
+    stops = torch.arange(rows)[:, None] + duration
+    used = (duration >= 1) & (stops < lengths[:, None, None])
+    return used[..., None, None]
+
+
+def _told(edge: Tensor, lengths: Tensor, score: Tensor) -> Tensor:
+    """The score [B]; on the CPU an error where one is NaN."""
+    if lengths.device.type == "cpu":
+        refuse_untold(score, {"edge": torch.where(_used(edge, lengths), edge, 0)}, {"edge"})
+    return score
 
 
 def linear_scan_streaming(edge: Tensor, lengths: Tensor, semiring: Literal["log", "max"] = "log"):
@@ -60,7 +88,7 @@ def linear_scan_streaming(edge: Tensor, lengths: Tensor, semiring: Literal["log"
         ValueError: If shapes, dtypes, the semiring or lengths on the CPU are not as stated.
     """
     _check(edge, lengths, semiring)
-    return dense_scan(edge, lengths, semiring, False, False)[0]
+    return _told(edge, lengths, dense_scan(edge, lengths, semiring, False, False)[0])
 
 
 def semi_crf_triton_forward(
@@ -92,10 +120,11 @@ def semi_crf_triton_forward(
 
     Returns:
         Score [B] in nats, of edge's dtype. A sequence whose length lies on the GPU and is
-        impossible scores NaN.
+        impossible scores NaN, and so does one with NaN or ``+inf`` on the GPU or in compiled code.
 
     Raises:
-        ValueError: If shapes, dtypes, the semiring or lengths on the CPU are not as stated.
+        ValueError: If shapes, dtypes, the semiring or lengths on the CPU are not as stated, or
+            scores on the CPU are NaN, ``+inf`` or too large for float64 to tell tilings apart.
         RuntimeError: If Triton is asked for on CUDA and not installed.
 
     Cost: O(T·K·C²), each used edge read once; with the gradient, read three times and written once.
@@ -110,7 +139,8 @@ def semi_crf_triton_forward(
     )
     if use_triton and edge.is_cuda and route in ("kernel", "compiled"):
         return dense_kernel(edge, lengths, semiring)[0]
-    return dense_scan(edge, lengths, semiring, validate, route == "compiled")[0]
+    score = dense_scan(edge, lengths, semiring, validate, route == "compiled")[0]
+    return _told(edge, lengths, score)
 
 
 def edge_viterbi(
@@ -136,12 +166,14 @@ def edge_viterbi(
     edge = edge.detach()
     route = dense_route(edge.device.type, False, use_triton=use_triton)
     score, path = dense_path(edge, lengths, route == "kernel")
+    score = _told(edge, lengths, score)
     types = edge.shape[-1]
     starts = path >= 0
     step = torch.arange(path.shape[1], device=edge.device)
     origin = torch.where(starts, step, 0).cummax(1).values
     labels = path.gather(1, origin) // types % types
     inside = step < lengths.to(edge.device)[:, None] - 1
+    inside &= ~score.isnan()[:, None]
     return score, torch.where(inside, labels, -1), starts
 
 
@@ -168,7 +200,8 @@ def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Te
     if route == "kernel":
         _, *states = dense_kernel(edge, lengths, "log")
         return dense_kernel_gradient(edge, lengths, *states, ones, "log")
-    beta = edge.new_empty((edge.shape[0], 0, edge.shape[-1]), dtype=torch.float64)
+    score, beta = dense_scan(edge, lengths, "log", False, True)
+    _told(edge, lengths, score)
     return dense_scan_gradient(edge, lengths, beta, ones, "log", False)
 
 

@@ -11,22 +11,26 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """What the scan leaves behind at every boundary; index 0 holds prefixes and 1 suffixes.
+    """What the scan leaves behind at every boundary, float64; index 0 holds prefixes, 1 suffixes.
 
-    The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end; float32
-    then holds at any length. Nothing is said of boundaries past a sentence's length.
+    It is that of potentials less what every segmentation has: ``total`` is log Z without it.
+
+    The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end. Nothing is
+    said of boundaries past a sentence's length.
 
     Args:
         pre: Log-sum of all prefixes that tile [0, n), entering a type there, and of all suffixes
             that tile [n, length), leaving a type there [2, B, N+1, C].
         alpha: Log-sum of all prefixes that tile [0, n) and end in a type, and of all suffixes that
             tile [n, length) and begin in a type [2, B, N+1, C].
-        offset: Shift of both, float64 [2, B, N+1].
+        offset: Shift of both [2, B, N+1].
+        total: Log-sum of all segmentations, and whether it takes float64 arithmetic [B, 2].
     """
 
     pre: Tensor
     alpha: Tensor
     offset: Tensor
+    total: Tensor
 
 
 class Expectations(NamedTuple):

@@ -7,17 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend
+from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend, told
 from hf_semicrf.ops.host import covariance, factored
+from hf_semicrf.ops.host import entropy as entropies
+from hf_semicrf.ops.host.magnitude import centred
 from hf_semicrf.ops.potentials import Potentials
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     """Compute the entropy of the distribution over segmentations, in nats [B].
 
-    It is log Z less the expected score, in float64, since the two nearly cancel. NaN where no
-    segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every potential: the
-    gradient is minus the covariance of the score and the counts, and costs one more recurrence.
+    NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every
+    potential: the gradient is minus the covariance of the score and the counts.
 
     Args:
         p: Potentials.
@@ -28,10 +29,8 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    exact = p.map(Tensor.double)
-    log_z, expected = _expected_score(exact, exact, resolve_backend(backend, p.lengths.device))
-    possible = log_z > -torch.inf
-    return torch.where(possible, log_z - expected, torch.nan).to(p.duration.dtype)
+    value = told(p, entropies.entropy(p, resolve_backend(backend, p.lengths.device)))
+    return torch.where(value == -torch.inf, torch.nan, value).to(p.duration.dtype)
 
 
 def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
@@ -54,11 +53,13 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
     check_same_sizes(p, q)
     dtype = torch.promote_types(p.duration.dtype, q.duration.dtype)
     back_end = resolve_backend(backend, p.lengths.device)
-    p, q = p.map(Tensor.double), q.map(Tensor.double)
-    p, q = _fill_missing(p, like=q), _fill_missing(q, like=p)
-    ratio = _pairwise(torch.sub, p, q)
-    log_z, expected = _expected_score(p, ratio, back_end)
-    divergence = expected - log_z + factored.log_partition(q, back_end)
+    (exact, _), (other, _) = centred(p), centred(q)
+    exact, other = _fill_missing(exact, like=other), _fill_missing(other, like=exact)
+    ratio = _pairwise(torch.sub, exact, other)
+    log_z, expected = _expected_score(exact, ratio, back_end)
+    other_log_z = told(q, factored.log_partition(other, back_end))
+    divergence = expected - told(p, log_z) + other_log_z
+    p, q = exact, other
     divergence = torch.where(_leaves_support(p, q, back_end), torch.inf, divergence)
     return torch.where(log_z > -torch.inf, divergence, torch.nan).to(dtype)
 

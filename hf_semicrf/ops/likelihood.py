@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend
+from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend, told
 from hf_semicrf.ops.host import factored
+from hf_semicrf.ops.host.magnitude import narrowed
 from hf_semicrf.ops.potentials import Potentials
 
 
@@ -30,7 +31,7 @@ def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
     """
     p = checked(p)
     log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
-    return log_z.to(p.duration.dtype)
+    return told(p, narrowed(log_z, p.duration.dtype))
 
 
 def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
@@ -46,7 +47,7 @@ def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "a
         backend: Which implementation runs.
 
     Returns:
-        The difference; ``inf`` where only ``q`` has no legal segmentation.
+        The difference; ``inf`` where ``q`` has no legal segmentation.
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
@@ -56,8 +57,8 @@ def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "a
     if len(p.lengths) != len(q.lengths):
         raise ValueError(f"expected {len(p.lengths)} sentences in both, got {len(q.lengths)}")
     back_end = resolve_backend(backend, p.lengths.device)
-    difference = factored.log_partition(p, back_end) - factored.log_partition(q, back_end)
-    return difference.to(p.duration.dtype)
+    difference = factored.log_partition_difference(p, q, back_end)
+    return told(p, narrowed(difference, p.duration.dtype))
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
     p = checked(p)
     labels = checked_labels(p, labels, starts)
     back_end = resolve_backend("auto", p.lengths.device)
-    return factored.segmentation_score(p, labels, starts, back_end).to(p.duration.dtype)
+    score = factored.segmentation_score(p, labels, starts, back_end)
+    return told(p, narrowed(score, p.duration.dtype))
 
 
 def negative_log_likelihood(
@@ -103,4 +105,5 @@ def negative_log_likelihood(
     p = checked(p)
     labels = checked_labels(p, labels, starts)
     back_end = resolve_backend(backend, p.lengths.device)
-    return factored.negative_log_likelihood(p, labels, starts, back_end).to(p.duration.dtype)
+    loss = factored.negative_log_likelihood(p, labels, starts, back_end)
+    return told(p, narrowed(loss, p.duration.dtype))

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend
+from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend, told
 from hf_semicrf.ops.host import covariance, ranking, span_marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import kernels_for
 
 
 class Marginals(NamedTuple):
@@ -44,7 +45,14 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    _, counts = covariance.expectations(p, segment, resolve_backend(backend, p.lengths.device))
+    back_end = resolve_backend(backend, p.lengths.device)
+    log_z, counts = covariance.expectations(p, segment, back_end, with_shared=False)
+    told(p, log_z)
+    kernels = kernels_for("pack", p.lengths.device, backend)
+    if kernels is not None and not counts.start.requires_grad:
+        within = (counts.emission, counts.start, counts.end, counts.segment if segment else None)
+        kernels.clamp_(*within)
+        return Marginals(*within)
     token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
@@ -76,7 +84,8 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -
     """
     p = checked(p)
     spans = checked_spans(p, spans)
-    return span_marginals.segment_marginals(p, spans, resolve_backend(backend, p.lengths.device))
+    back_end = resolve_backend(backend, p.lengths.device)
+    return told(p, span_marginals.segment_marginals(p, spans, back_end))
 
 
 class MaxMarginals(NamedTuple):
@@ -100,21 +109,23 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
     """Find the best segmentation's score through each type, start and end at each position.
 
     The highest of all is Viterbi's score, and how far another place lies below it is what the best
-    segmentation through that place loses. O(N (L C + C^2)) time and O(N L C) memory on the host, in
-    NumPy and float64 on either back end. Not differentiable.
+    segmentation through that place loses. O(N (L C + C^2)) time, in float64 on either back end.
+    Triton takes O(N C) memory, and B N L C more for ``segment``; PyTorch B N L C on the host. Not
+    differentiable.
 
     Args:
         p: Potentials.
         segment: Whether to return the [B, N, L, C] scores through every segment too.
-        backend: Checked as everywhere; both run the same implementation.
+        backend: Which implementation runs.
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    resolve_backend(backend, p.lengths.device)
-    token, start, end, through_segments = ranking.max_marginals(p)
+    back_end = resolve_backend(backend, p.lengths.device)
+    token, start, end, through_segments = ranking.max_marginals(p, segment, back_end)
+    told(p, token)
     return MaxMarginals(token, start, end, through_segments if segment else None)
 
 

@@ -108,6 +108,30 @@ def scores_by_end(p: Potentials, first: int, last: int) -> Tensor:
     return scores
 
 
+def only_read(p: Potentials) -> Potentials:
+    """Put 0 for the scores that no segmentation reads: past a sentence's length, or too long."""
+    _, positions, longest, _ = p.sizes
+    lengths, device = p.lengths, p.lengths.device
+    n = torch.arange(positions, device=device)
+    # [B, N, 1] and [B, N, L, 1]
+    inside = (n < lengths[:, None])[..., None]
+    stops = n[:, None] + torch.arange(1, longest + 1, device=device)
+    ends = (stops <= lengths[:, None, None])[..., None]
+    most = lengths.max()
+    masks = {
+        **dict.fromkeys(("emission", "start", "end"), inside),
+        "segment": ends,
+        "duration": (torch.arange(longest, device=device) < most)[:, None],
+        "transition": most > 1,
+    }
+    read = {
+        name: torch.where(mask, x, 0)
+        for name, mask in masks.items()
+        if (x := getattr(p, name)) is not None
+    }
+    return p._replace(**read)
+
+
 def reverse(p: Potentials) -> Potentials:
     """Read the same distribution from right to left: suffixes become prefixes.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_semicrf.ops.checks import Backend, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
 
 FIELDS = (
@@ -60,3 +61,20 @@ def implementation(backend: str, name: str) -> ModuleType:
 def kernels(name: str) -> ModuleType:
     """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
     return importlib.import_module(f"hf_semicrf.ops.kernels.{name}")
+
+
+def kernels_for(name: str, device: torch.device, backend: Backend = "auto") -> ModuleType | None:
+    """Import a module of kernels that do in one launch what PyTorch does in several.
+
+    Args:
+        name: The module's name.
+        device: Where the tensors are.
+        backend: Which implementation runs.
+
+    Returns:
+        None where PyTorch runs instead: on other devices, and in a graph, whose operations the
+        compiler fuses and an export has to know.
+    """
+    if torch.compiler.is_compiling() or resolve_backend(backend, device) == "torch":
+        return None
+    return kernels(name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.checks import Backend
+from hf_semicrf.ops.registry import kernels_for
+
 
 def spread_labels(labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """Copy the labels at the segments' starts to all their positions [..., N]; -1 past a length."""
@@ -31,7 +34,9 @@ def segment_bounds(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Ten
     return inside, torch.where(starts & inside, n, 0).cummax(1).values, ends
 
 
-def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+def at_segments(
+    values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor, backend: Backend = "auto"
+) -> Tensor:
     """Read a tensor over all segments at the segments of one segmentation.
 
     Args:
@@ -39,10 +44,14 @@ def at_segments(values: Tensor, labels: Tensor, starts: Tensor, lengths: Tensor)
         labels: Type of each position [B, N], -1 past the length.
         starts: Whether a segment starts at the position [B, N] bool.
         lengths: Positions of each sentence [B].
+        backend: Which implementation runs.
 
     Returns:
         For each position the value of the segment that covers it [B, N]; 0 past the length.
     """
+    kernels = kernels_for("pack", values.device, backend)
+    if kernels is not None:
+        return kernels.at_segments(values, labels, starts, lengths)
     _, positions, longest, types = values.shape
     inside, begin, ends = segment_bounds(starts, lengths)
     n = torch.arange(positions, device=values.device)

@@ -7,6 +7,7 @@ from hf_semicrf.reporting.heatmap import plot_uncertainty, uncertainty_page
 from hf_semicrf.reporting.tables import (
     length_table,
     markdown_table,
+    markdown_text,
     plot_scores,
     reliability_table,
     type_table,
@@ -16,6 +17,7 @@ from hf_semicrf.reporting.visualize import to_ansi, to_html
 __all__ = [
     "length_table",
     "markdown_table",
+    "markdown_text",
     "plot_scores",
     "plot_uncertainty",
     "reliability_table",

@@ -10,14 +10,25 @@ Pure functions of what ``analyze`` returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_semicrf.reporting.visualize import HUES, escape, page
+from hf_semicrf.reporting.colours import Colour, colours
+from hf_semicrf.reporting.fonts import drawing
+from hf_semicrf.reporting.visualize import (
+    characters,
+    escape,
+    escape_line,
+    html_table,
+    legend,
+    open_mark,
+    page,
+)
 from hf_semicrf.results import Entity, Prediction
 from hf_semicrf.saving import replacing
+from hf_semicrf.text import direction, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,31 +38,36 @@ INK = "#1d1d1f"
 LIKELY = 0.01
 LINE = 92  # characters in a line of a picture
 
+# The cells are a word's background, in a padding that takes no place: so the text stays a text, of
+# which browsers order, shape and break the words, and people copy them.
 _STYLE = """
-article p { margin: 0 0 .4rem; font-size: .8rem; opacity: .75; }
-article div { display: flex; flex-wrap: wrap; row-gap: .7rem; white-space: pre; line-height: 1.5; }
-.word, .rows { display: inline-flex; flex-direction: column; }
-.word.gap { margin-left: .3rem; }
-.rows { font-size: .62rem; margin-right: .4rem; text-align: right; }
-.word b, .rows b { font-weight: inherit; font-size: 1rem; padding: 0 .15rem; min-height: 1.5rem; }
-.word b.entity { background: hsl(var(--hue) 75% 85%); }
-.word b.first { border-radius: .3em 0 0 .3em; }
-.word b.last { border-radius: 0 .3em .3em 0; }
-.word b.first.last { border-radius: .3em; }
-.word b small { font-size: .6rem; font-weight: 700; margin-left: .3em; opacity: .8; }
-.word i, .rows i { height: .85rem; line-height: .85rem; font-style: normal; margin-top: 1px; }
-.word i { background: linear-gradient(90deg, hsl(var(--hue) 75% 40% / var(--a)) 50%,
-  hsl(var(--hue) 75% 40% / var(--b)) 50%), hsl(0 0% 50% / .08); }
-.word i.boundary { background: linear-gradient(90deg, rgb(from currentColor r g b / var(--a)) 50%,
-  rgb(from currentColor r g b / var(--b)) 50%), hsl(0 0% 50% / .08); }
-@media (prefers-color-scheme: dark) { .word b.entity { background: hsl(var(--hue) 45% 30%); } }
+section {{ --row: .95rem; --cells: calc({rows} * var(--row));
+  --line-height: calc(2.2rem + var(--cells));
+  border-top: 1px solid var(--line); padding: .8rem 0; }}
+section p {{ margin: 0; font-size: .8rem; color: var(--faint); }}
+section > div {{ display: grid; grid-template-columns: auto minmax(0, 1fr); column-gap: .6rem;
+  margin-top: calc(var(--cells) / -2); padding-bottom: calc(var(--cells) / 2); }}
+section > div > div {{ font-size: .62rem; line-height: var(--row);
+  padding-top: calc(var(--line-height) / 2 + 1.05rem); text-align: end; }}
+section i {{ display: block; max-width: 9rem; font-style: normal; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; }}
+section article {{ border: 0; padding: 0; line-height: var(--line-height); }}
+.ltr {{ --onwards: 90deg; }}
+.rtl {{ --onwards: 270deg; }}
+.word {{ padding: 0 .12rem calc(var(--cells) + .35rem); margin: 0 1px; background: {backgrounds};
+  -webkit-box-decoration-break: clone; box-decoration-break: clone;
+  -webkit-print-color-adjust: exact; print-color-adjust: exact; }}
 """
+_CELL = """linear-gradient(var(--onwards), {first} 50%, {second} 50%)
+  0 calc(100% - {below} * var(--row)) / 100% calc(var(--row) - 1px) no-repeat"""
+_EMPTY = """repeating-linear-gradient(0deg, hsl(0 0% 50% / .08) 0 calc(var(--row) - 1px),
+  transparent 0 var(--row)) 0 100% / 100% var(--cells) no-repeat"""
 
 
 def uncertainty_page(predictions: Sequence[Prediction], title: str = "Uncertainty") -> str:
     """A page that needs no other file: one article a text, with the rows of cells under its words.
 
-    The exact probabilities of a word show while the pointer is on it.
+    The exact probabilities of a word show while the pointer is on it, and in a table at the end.
 
     Args:
         predictions: As ``analyze`` returns them.
@@ -60,12 +76,16 @@ def uncertainty_page(predictions: Sequence[Prediction], title: str = "Uncertaint
     Returns:
         HTML in which every character of the texts, labels and title is escaped.
     """
-    hues = _hues(predictions)
-    legend = "".join(
-        f'<li><mark style="--hue:{hue}">{escape(label)}</mark></li>' for label, hue in hues.items()
-    )
-    articles = "\n".join(_article(prediction, hues) for prediction in predictions)
-    return page(title, legend, articles, _STYLE)
+    styles = _styles(predictions)
+    articles = "\n".join(_article(prediction, styles) for prediction in predictions)
+    header = ("text", "word", *styles, "starts", "ends")
+    rows = [
+        (number, word, *figures)
+        for number, prediction in enumerate(predictions, 1)
+        for word, figures in zip(_words(prediction), _figures(prediction, styles), strict=True)
+    ]
+    table = html_table("Probabilities as a table", header, rows)
+    return page(title, legend(styles), articles, table, _style(styles))
 
 
 def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> None:
@@ -79,33 +99,31 @@ def plot_uncertainty(predictions: Sequence[Prediction], path: str | Path) -> Non
         ValueError: There is no text with words.
         RuntimeError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise RuntimeError("plots need matplotlib: pip install hf_semicrf[plots]") from None
-    hues = _hues(predictions)
+    styles = _styles(predictions)
     lines = [(p, first, end) for p in predictions for first, end in _lines(p)]
     if not lines:
         raise ValueError("expected at least one text with words, got none")
     width = max(_edges(p, first, end)[-1] for p, first, end in lines)
-    size = (1.2 + 8 * width / LINE, len(lines) * (0.75 + 0.17 * len(hues)))
-    figure = Figure(size, layout="constrained")
-    for axes, line in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
-        _draw(axes, *line, hues)
-        axes.set_xlim(0, width)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
+    size = (1.2 + 8 * width / LINE, len(lines) * (0.75 + 0.17 * len(styles)))
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(size, layout="constrained")
+        for axes, line in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
+            axes.set_xlim(0, width)
+            _draw(axes, *line, styles)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=110)
 
 
-def _hues(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """A colour for each entity type that was predicted or is likely somewhere."""
+def _styles(predictions: Sequence[Prediction]) -> dict[str, Colour]:
+    """The colour of each entity type that was predicted or is likely somewhere."""
     likely = {entity["label"] for prediction in predictions for entity in prediction.entities}
     for prediction in predictions:
         chances = (prediction.token > LIKELY).any(0).tolist()
         likely |= {label for label, x in zip(prediction.types, chances, strict=True) if x}
-    labels = sorted({label for prediction in predictions for label in prediction.types[1:]})
-    hues = {label: HUES[index % len(HUES)] for index, label in enumerate(labels)}
-    return {label: hue for label, hue in hues.items() if label in likely}
+    styles = colours(label for prediction in predictions for label in prediction.types[1:])
+    return {label: style for label, style in styles.items() if label in likely}
 
 
 def _words(prediction: Prediction) -> list[str]:
@@ -130,36 +148,51 @@ def _boundaries(prediction: Prediction) -> tuple[list[float], list[float]]:
     return starts.tolist(), ends.tolist()
 
 
-def _article(prediction: Prediction, hues: dict[str, int]) -> str:
-    marks = {n: (n == first, n == end - 1, entity["label"])
-             for first, end, entity in _entity_words(prediction)
-             for n in range(first, end)}  # fmt: skip
-    rows = {label: prediction.types.index(label) for label in hues if label in prediction.types}
-    names = "".join(f"<i>{escape(name)}</i>" for name in (*rows, BOUNDARY))
-    columns = [f'<span class="rows"><b></b>{names}</span>']
-    starts, ends = _boundaries(prediction)
-    token = prediction.token.tolist()
-    for n, word in enumerate(_words(prediction)):
-        tip = [f"{label} {token[n][k]:.3f}" for label, k in rows.items()]
-        tip += [f"starts {starts[n]:.3f}", f"ends {ends[n]:.3f}"]
-        shown = f"<b>{escape(word)}</b>"
-        if n in marks:
-            first, last, label = marks[n]
-            kind = "entity" + " first" * first + " last" * last
-            small = f"<small>{escape(label)}</small>" if last else ""
-            shown = f'<b class="{kind}" style="--hue:{hues[label]}">{escape(word)}{small}</b>'
-        cells = "".join(
-            f'<i style="--hue:{hues[label]};--a:{token[n][k]:.3f};--b:{token[n][k]:.3f}"></i>'
-            for label, k in rows.items()
+def _figures(prediction: Prediction, types: Collection[str]) -> list[list[str]]:
+    """Of each word, the probabilities of the types, and that an entity starts and ends there."""
+    nowhere = [0.0] * len(prediction.words)
+    token = dict(zip(prediction.types, prediction.token.T.tolist(), strict=True))
+    columns = [*(token.get(label, nowhere) for label in types), *_boundaries(prediction)]
+    return [[f"{x:.3f}" for x in row] for row in zip(*columns, strict=True)]
+
+
+def _style(styles: Mapping[str, Colour]) -> str:
+    """The page's rules: a word has its probabilities as --p0 and on, in the order of `_figures`."""
+    cells = [
+        _CELL.format(first=shade, second=shade, below=len(styles) - row)
+        for row, style in enumerate(styles.values())
+        for shade in [f"hsl({style.hue} 75% 40% / var(--p{row}))"]
+    ]
+    starts, ends = (f"rgb(from var(--ink) r g b / var(--p{len(styles) + side}))" for side in (0, 1))
+    cells += [_CELL.format(first=starts, second=ends, below=0), _EMPTY]
+    return _STYLE.format(rows=len(styles) + 1, backgrounds=",\n  ".join(cells))
+
+
+def _article(prediction: Prediction, styles: Mapping[str, Colour]) -> str:
+    text, places = characters(prediction.text, prediction.words)
+    way = direction(text)
+    marks = list(_entity_words(prediction))
+    opened = {first: open_mark(entity, styles[entity["label"]]) for first, _, entity in marks}
+    closed = {end - 1 for _, end, _ in marks}
+    shown, done = "", 0
+    rows = zip(places, _figures(prediction, styles), strict=True)
+    for n, ((start, end), figures) in enumerate(rows):
+        word = text[start:end]
+        chances = ";".join(f"--p{column}:{x}" for column, x in enumerate(figures))
+        tip = zip((*styles, "starts", "ends"), figures, strict=True)
+        shown += (
+            f"{escape(text[done:start])}{opened.get(n, '')}"
+            f'<span class="word {direction(word, way)}" style="{chances}" '
+            f'title="{escape_line(", ".join(map(" ".join, tip)))}">{escape(word)}</span>'
+            f"{'</mark>' if n in closed else ''}"
         )
-        cells += f'<i class="boundary" style="--a:{starts[n]:.3f};--b:{ends[n]:.3f}"></i>'
-        apart = n > 0 and prediction.words[n - 1][1] < prediction.words[n][0]
-        gap = " gap" if apart or not isinstance(prediction.text, str) else ""
-        columns.append(
-            f'<span class="word{gap}" title="{escape(", ".join(tip))}">{shown}{cells}</span>'
-        )
-    note = f"<p>Entropy {prediction.entropy:.2f} nats</p>"
-    return f'<article dir="auto">{note}<div>{"".join(columns)}</div></article>'
+        done = end
+    names = "".join(f"<i><bdi>{escape_line(name)}</bdi></i>" for name in (*styles, BOUNDARY))
+    return (
+        f'<section dir="{way}"><p>Entropy {prediction.entropy:.2f} nats</p>'
+        f'<div><div aria-hidden="true">{names}</div>'
+        f'<article dir="{way}" lang="">{shown}{escape(text[done:])}</article></div></section>'
+    )
 
 
 def _lines(prediction: Prediction) -> Iterator[tuple[int, int]]:
@@ -181,34 +214,44 @@ def _edges(prediction: Prediction, first: int, end: int) -> list[int]:
     return list(accumulate(sizes, initial=0))
 
 
-def _draw(axes: Axes, prediction: Prediction, first: int, end: int, hues: dict[str, int]) -> None:
+def _draw(
+    axes: Axes, prediction: Prediction, first: int, end: int, styles: Mapping[str, Colour]
+) -> None:
     """One line of a text: its words on top, a row of cells a type, and the boundaries."""
     from matplotlib.colors import hsv_to_rgb
 
-    colours = {label: hsv_to_rgb((hue / 360, 0.75, 0.75)) for label, hue in hues.items()}
+    shades = {label: hsv_to_rgb((style.hue / 360, 0.75, 0.75)) for label, style in styles.items()}
     words = _words(prediction)[first:end]
     edges = _edges(prediction, first, end)
     starts, ends = _boundaries(prediction)
-    token = prediction.token.tolist()
+    token = dict(zip(prediction.types, prediction.token.T.tolist(), strict=True))
     for n, word in enumerate(words):
         left, width = edges[n], edges[n + 1] - edges[n]
-        axes.text(left + width / 2, -1.1, word, ha="center", va="center", fontsize=8)
-        for row, label in enumerate(hues):
-            chance = token[first + n][prediction.types.index(label)]
+        axes.text(left + width / 2, -1.1, one_line(word), ha="center", va="center", fontsize=8)
+        for row, label in enumerate(styles):
+            chance = token[label][first + n] if label in token else 0
             axes.barh(
-                row, width - 0.3, 0.9, left + 0.15, color=colours[label], alpha=chance, linewidth=0
+                row, width - 0.3, 0.9, left + 0.15, color=shades[label], alpha=chance, linewidth=0
             )
         half = (width - 0.3) / 2
         for at, chance in ((left + 0.15, starts[first + n]), (left + 0.15 + half, ends[first + n])):
-            axes.barh(len(hues), half, 0.9, at, color=INK, alpha=chance, linewidth=0)
+            axes.barh(len(styles), half, 0.9, at, color=INK, alpha=chance, linewidth=0)
     for a, b, entity in _entity_words(prediction):
         if a < end and b > first:
             left, right = edges[max(a, first) - first], edges[min(b, end) - first]
-            colour = colours[entity["label"]]
-            axes.barh(-1.1, right - left - 0.3, 0.9, left + 0.15, color=colour, alpha=0.25)
-            note = f"{entity['label']} {entity['score']:.2f}"
-            axes.text(left + 0.2, -1.95, note, fontsize=6.5, color=colour, va="center")
-    axes.set_yticks(range(len(hues) + 1), [*hues, BOUNDARY], fontsize=7)
-    axes.set(xticks=[], ylim=(len(hues) + 0.6, -2.4))
+            label = entity["label"]
+            shade = shades[label]
+            axes.barh(-1.1, right - left - 0.3, 0.9, left + 0.15, alpha=0.25, linewidth=0,
+                      color=shade, edgecolor=shade, hatch=styles[label].hatch)  # fmt: skip
+            note = f"{one_line(label)} {entity['score']:.2f}"
+            axes.text(left + 0.2, -1.95, note, fontsize=6.5, color=INK, va="center")
+    names = [one_line(name) for name in (*styles, BOUNDARY)]
+    axes.set_yticks(range(len(styles) + 1), names, fontsize=7)
+    axes.set(xticks=[], ylim=(len(styles) + 0.6, -2.4))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    if direction(" ".join(_words(prediction))) == "rtl":
+        axes.invert_xaxis()
+        axes.yaxis.tick_right()
+        for drawn in axes.texts[len(words) :]:  # the notes
+            drawn.set_horizontalalignment("right")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_semicrf.reporting.fonts import drawing
 from hf_semicrf.saving import replacing
+from hf_semicrf.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,13 +20,27 @@ MISSING = "not recorded"
 BLUE, LIGHT, GREY, ORANGE = "#2b6cb0", "#bcd4ec", "#6b7280", "#dd6b20"
 
 
+def markdown_text(text: object) -> str:
+    """Text as Markdown that shows it as it is, on one line: no markup, nothing unseen.
+
+    Args:
+        text: Any text, or what has one.
+    """
+    escaped = re.sub(r"([\\`*\[\]|#~$])", r"\\\1", one_line(str(text)))
+    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        escaped = escaped.replace(sign, name)
+    escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)  # emphasis
+    return re.sub(r"^(\d+(?=[.)])|)(?=([-+=]+|[.)])( |$))", r"\1\\", escaped)  # lists, underlines
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, a line a row; bars in cells are escaped."""
+    """A Markdown table, a line a row; what the cells hold is shown as it is."""
 
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
 
-    return line(header) + line(["---"] * len(header)) + "".join(map(line, rows))
+    lines = [line(map(markdown_text, row)) for row in (header, *rows)]
+    return lines[0] + line(["---"] * len(header)) + "".join(lines[1:])
 
 
 def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -107,10 +124,6 @@ def plot_scores(
     Raises:
         RuntimeError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise RuntimeError("plots need matplotlib: pip install hf_semicrf[plots]") from None
     types = type_rows(metrics or {})
     panels: list[HashableList[str]] = [["lengths", "reliability"]]
     size = (7.6, 3.6)
@@ -118,25 +131,29 @@ def plot_scores(
         panels, size = [["types", "lengths"], ["types", "reliability"]], (8.6, 7.2)
     elif types:
         panels, size = [["types", "lengths", "reliability"]], (11.6, 3.6)
-    figure = Figure((size[0], max(size[1], 0.9 + 0.22 * len(types))), layout="constrained")
-    axes_of = figure.subplot_mosaic(panels)
-    if types:
-        _draw_types(axes_of["types"], types)
-    _draw_lengths(axes_of["lengths"], breakdown)
-    _draw_reliability(axes_of["reliability"], breakdown)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8, length=0)
-        axes.title.set_fontsize(10)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150)
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure((size[0], max(size[1], 0.9 + 0.22 * len(types))), layout="constrained")
+        axes_of = figure.subplot_mosaic(panels)
+        if types:
+            _draw_types(axes_of["types"], types)
+        _draw_lengths(axes_of["lengths"], breakdown)
+        _draw_reliability(axes_of["reliability"], breakdown)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8, length=0)
+            axes.title.set_fontsize(10)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=150)
 
 
 def _draw_types(axes: Axes, types: Mapping[str, Mapping[str, float]]) -> None:
     """Bars of the F1 of each type, best on top."""
     ranked = sorted(types.items(), key=lambda item: item[1]["f1"])
     f1 = [100 * row["f1"] for _, row in ranked]
-    bars = axes.barh([name for name, _ in ranked], f1, 0.7, color=LIGHT)
+    bars = axes.barh(range(len(ranked)), f1, 0.7, color=LIGHT)
+    axes.set_yticks(range(len(ranked)), [one_line(name) for name, _ in ranked])
     axes.bar_label(bars, [f"{value:.1f}" for value in f1], padding=3, fontsize=8)
     axes.set(title="F1 by entity type", xlim=(0, 112), xticks=range(0, 101, 25))
     axes.set_ylim(len(ranked) - max(len(ranked), 4) - 0.6, len(ranked) - 0.4)

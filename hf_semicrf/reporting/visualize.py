@@ -8,24 +8,19 @@ text is a string, words where it is a list of words; half-open, in order, withou
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
+
+from hf_semicrf.reporting.colours import Colour, colours
+from hf_semicrf.reporting.fonts import FONTS
+from hf_semicrf.text import one_line, visible
 
 Text = str | Sequence[str]
 Entity = Mapping[str, Any]
 
-# Control and direction characters could steer a terminal or reorder a page: a visible character
-# stands in for each, one for one.
-_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"}
-_VISIBLE |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
-_VISIBLE |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
-
-# Light backgrounds of the 256-colour palette under black text, for dark and light terminals.
-_ANSI_BACKGROUNDS = (159, 222, 157, 218, 189, 229, 216, 152, 183, 194)
-
-HUES = [round(index * 137.5) % 360 for index in range(360)]  # of types, in the order of their names
-
+# Labels stand in the style sheet's content, not in the text: so copies are of the text alone.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -33,42 +28,56 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --page: #fdfdfc; --ink: #1d1d1f; --line: #d8d8d4; }}
-body {{ background: var(--page); color: var(--ink); font: 17px/1.9 system-ui, sans-serif;
-  max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
+:root {{ color-scheme: light dark; --page: #fdfdfc; --ink: #1d1d1f; --faint: #5c5c60;
+  --line: #d8d8d4; --fill: 75% 85%; --edge: 75% 32%; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #17181a; --ink: #ececea; --faint: #a9a9ad; --line: #3a3b3e;
+    --fill: 45% 27%; --edge: 75% 70%; }}
+}}
+body {{ background: var(--page); color: var(--ink); max-width: 46rem; margin: 2rem auto;
+  padding: 0 1rem; overflow-wrap: anywhere; font: 17px/1.9 system-ui, sans-serif, {fonts}; }}
 h1 {{ font-size: 1.3rem; }}
 article {{ border-top: 1px solid var(--line); padding: .8rem 0; white-space: pre-wrap;
-  overflow-wrap: anywhere; }}
-mark {{ background: hsl(var(--hue) 75% 85%); color: inherit; border-radius: .3em;
-  padding: .15em .3em; unicode-bidi: isolate; -webkit-box-decoration-break: clone;
-  box-decoration-break: clone; }}
-mark small {{ font-size: .62em; font-weight: 700; letter-spacing: .03em;
-  margin-left: .5em; opacity: .8; }}
-{style}ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: #17181a; --ink: #ececea; --line: #3a3b3e; }}
-  mark {{ background: hsl(var(--hue) 45% 30%); }}
-}}
-</style>
+  unicode-bidi: plaintext; }}
+mark {{ background: hsl(var(--hue) var(--fill)); color: var(--ink); border-radius: .3em;
+  border: 0 solid hsl(var(--hue) var(--edge)); padding: .15em .3em;
+  -webkit-box-decoration-break: clone; box-decoration-break: clone; }}
+mark[data-label]::after {{ content: attr(data-label); margin: 0 .5em; font-size: .62em;
+  font-weight: 700; line-height: 1.2; letter-spacing: .03em; unicode-bidi: plaintext; }}
+ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
+ul, summary, section p, section i {{ -webkit-user-select: none; user-select: none; }}
+details {{ border-top: 1px solid var(--line); padding: .8rem 0; overflow-x: auto; }}
+summary {{ color: var(--faint); font-size: .8rem; cursor: pointer; }}
+table {{ border-collapse: collapse; overflow-wrap: normal; font-size: .8rem; line-height: 1.5; }}
+th, td {{ text-align: start; vertical-align: top; padding: .1rem 1rem .1rem 0; }}
+{style}</style>
 </head>
 <body>
-<h1>{title}</h1>
+<h1 dir="auto">{title}</h1>
 <ul aria-label="Legend">{legend}</ul>
 {articles}
+{table}
 </body>
 </html>
 """
 
 
 def to_html(
-    texts: Sequence[Text], entities: Sequence[Sequence[Entity]], title: str = "Entities"
+    texts: Sequence[Text],
+    entities: Sequence[Sequence[Entity]],
+    title: str = "Entities",
+    types: Iterable[str] = (),
 ) -> str:
-    """A page that needs no other file: one article a text, a colour a type, and a legend.
+    """A page that needs no other file: one article a text, a legend, and all entities as a table.
+
+    A type's colour is that of its name. Copied text is without labels and scores.
 
     Args:
         texts: What was tagged.
         entities: The entities of each text, as `predict` returns them.
         title: Heading of the page.
+        types: Names of types to tell apart though they do not occur, such as all of a model's:
+            those of one colour then have the same outline on each page.
 
     Returns:
         HTML in which every character of the texts, labels and title is escaped.
@@ -78,49 +87,107 @@ def to_html(
             their text.
     """
     documents = [_pieces(text, found) for text, found in _pairs(texts, entities)]
-    hues = _per_label(entities, HUES)
-    legend = "".join(
-        f'<li><mark style="--hue:{hue}">{escape(label)}</mark> {_count(entities, label)}</li>'
-        for label, hue in hues.items()
-    )
+    counts = Counter(str(entity["label"]) for found in entities for entity in found)
+    styles = colours([*counts, *types])
     articles = "\n".join(
-        f'<article dir="auto">{"".join(_html_piece(*piece, hues) for piece in pieces)}</article>'
+        f'<article dir="auto" lang="">{"".join(_html_piece(*piece, styles) for piece in pieces)}'
+        "</article>"
         for pieces in documents
     )
-    return page(title, legend, articles)
+    rows = [
+        (number, text, entity["label"], "" if (x := entity.get("score")) is None else f"{x:.3f}")
+        for number, pieces in enumerate(documents, 1)
+        for text, entity in pieces
+        if entity is not None
+    ]
+    table = html_table("Entities as a table", ("text", "entity", "type", "probability"), rows)
+    found_styles = {label: style for label, style in styles.items() if counts[label]}
+    return page(title, legend(found_styles, counts), articles, table)
 
 
-def page(title: str, legend: str, articles: str, style: str = "") -> str:
+def page(title: str, legend: str, articles: str, table: str, style: str = "") -> str:
     """A page that needs no other file.
 
     Args:
         title: Its heading.
         legend: Items of a list, in HTML.
         articles: What it shows, in HTML.
+        table: The same as a table, in HTML.
         style: Further rules of its style sheet, in CSS.
     """
-    return _PAGE.format(title=escape(title), legend=legend, articles=articles, style=style)
+    fonts = ", ".join(f'"{font}"' for font in FONTS)
+    parts = {"legend": legend, "articles": articles, "table": table, "style": style}
+    return _PAGE.format(title=escape_line(title), fonts=fonts, **parts)
 
 
-def to_ansi(texts: Sequence[Text], entities: Sequence[Sequence[Entity]]) -> str:
+def legend(styles: Mapping[str, Colour], counts: Mapping[str, int] | None = None) -> str:
+    """Items of a page's legend, in HTML.
+
+    Args:
+        styles: The colour of each label.
+        counts: How often each occurs.
+    """
+    return "".join(
+        f'<li><mark style="{style.css}"><bdi>{escape_line(label)}</bdi></mark>'
+        f"{f' {counts[label]}' if counts else ''}</li>"
+        for label, style in styles.items()
+    )
+
+
+def html_table(summary: str, header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """What a page shows by colours and on pointing, as a table that opens on a click or a key.
+
+    Args:
+        summary: What it holds.
+        header: Names of its columns.
+        rows: The cells of each row.
+
+    Returns:
+        HTML in which every cell is escaped; nothing without rows.
+    """
+    lines = ["".join(f"<td><bdi>{escape_line(cell)}</bdi></td>" for cell in row) for row in rows]
+    if not lines:
+        return ""
+    names = "".join(f'<th scope="col"><bdi>{escape_line(name)}</bdi></th>' for name in header)
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return (
+        f"<details><summary>{summary}</summary>\n<table>\n<thead><tr>{names}</tr></thead>\n"
+        f'<tbody lang="">\n{body}\n</tbody>\n</table></details>'
+    )
+
+
+def open_mark(entity: Entity, style: Colour) -> str:
+    """The tag before an entity's text; its label and score are shown, and stay out of copies."""
+    label = escape_line(entity["label"])
+    score = entity.get("score")
+    tip = "" if score is None else f' title="{label}, probability {score:.3f}"'
+    shown = label if score is None else f"{label}\N{NO-BREAK SPACE}{score:.2f}"
+    return f'<mark style="{style.css}"{tip} data-label="{shown}">'
+
+
+def to_ansi(
+    texts: Sequence[Text],
+    entities: Sequence[Sequence[Entity]],
+    types: Iterable[str] = (),
+) -> str:
     """The texts with ANSI colours, one after the other, each entity followed by its label.
 
     Args:
         texts: What was tagged.
         entities: The entities of each text, as `predict` returns them.
+        types: As in `to_html`.
 
     Raises:
         ValueError: As in `to_html`.
     """
-    colours = _per_label(entities, _ANSI_BACKGROUNDS)
+    styles = colours([*types, *(str(entity["label"]) for found in entities for entity in found)])
 
     def coloured(text: str, entity: Entity | None) -> str:
-        text = text.translate(_VISIBLE)
+        text = visible(text)
         if entity is None:
             return text
-        label = str(entity["label"])
-        shown = f"\x1b[38;5;16;48;5;{colours[label]}m"
-        return f"{shown}{text} \x1b[1m{label.translate(_VISIBLE)}\x1b[0m"
+        shown = f"\x1b[{styles[str(entity['label'])].ansi}m"
+        return f"{shown}{text} \x1b[1m{one_line(str(entity['label']))}\x1b[0m"
 
     documents = [_pieces(text, found) for text, found in _pairs(texts, entities)]
     return "\n".join("".join(coloured(*piece) for piece in pieces) for pieces in documents)
@@ -137,49 +204,54 @@ def _pairs(
     return zip(texts, entities, strict=True)
 
 
-def _pieces(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | None]]:
-    """The text cut into (characters, their entity or None), in order and complete."""
+def characters(text: Text, spans: Iterable[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+    """The text as one string, and where spans of its units lie in it.
+
+    Args:
+        text: A string, or words that are joined by spaces.
+        spans: Half-open, in characters of the string or in words.
+
+    Raises:
+        ValueError: Spans are out of order, overlap or leave the text.
+    """
     units, unit = (text, "characters") if isinstance(text, str) else (list(text), "words")
     glue = "" if isinstance(text, str) else " "
-    starts = list(accumulate((len(part + glue) for part in units), initial=0))  # in characters
-    joined = glue.join(units)
-    pieces: list[tuple[str, Entity | None]] = []
+    starts = list(accumulate((len(part + glue) for part in units), initial=0))
     done = 0
-    for entity in entities:
-        first, after = entity["start"], entity["end"]
-        if not 0 <= first < after <= len(units) or starts[first] < done:
+    places = []
+    for first, after in spans:
+        if not done <= first < after <= len(units):
             raise ValueError(
                 f"expected entities in order, without overlap and inside the {len(units)} {unit}, "
                 f"got [{first}, {after})"
             )
-        start, end = starts[first], starts[after] - len(glue)
+        places.append((starts[first], starts[after] - len(glue)))
+        done = after
+    return glue.join(units), places
+
+
+def _pieces(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | None]]:
+    """The text cut into (characters, their entity or None), in order and complete."""
+    joined, places = characters(text, ((entity["start"], entity["end"]) for entity in entities))
+    pieces: list[tuple[str, Entity | None]] = []
+    done = 0
+    for entity, (start, end) in zip(entities, places, strict=True):
         pieces += [(joined[done:start], None), (joined[start:end], entity)]
         done = end
     return [*pieces, (joined[done:], None)]
 
 
-def _per_label(entities: Sequence[Sequence[Entity]], palette: Sequence[int]) -> dict[str, int]:
-    """A colour for each label, in the order of their names."""
-    labels = sorted({str(entity["label"]) for found in entities for entity in found})
-    return {label: palette[index % len(palette)] for index, label in enumerate(labels)}
-
-
-def _count(entities: Sequence[Sequence[Entity]], label: str) -> int:
-    return sum(str(entity["label"]) == label for found in entities for entity in found)
-
-
-def _html_piece(text: str, entity: Entity | None, hues: Mapping[str, int]) -> str:
+def _html_piece(text: str, entity: Entity | None, styles: Mapping[str, Colour]) -> str:
     if entity is None:
         return escape(text)
-    label = str(entity["label"])
-    score = f" {entity['score']:.2f}" if "score" in entity else ""
-    small = f"<small>{escape(label)}{score}</small>"
-    tip = (
-        f' title="{escape(label)}, probability {entity["score"]:.3f}"' if "score" in entity else ""
-    )
-    return f'<mark style="--hue:{hues[label]}"{tip}>{escape(text)}{small}</mark>'
+    return f"{open_mark(entity, styles[str(entity['label'])])}{escape(text)}</mark>"
 
 
 def escape(text: str) -> str:
-    """Text as HTML in which nothing acts and every character is visible."""
-    return html.escape(text.translate(_VISIBLE), quote=True)
+    """A text as HTML in which nothing acts and every character is visible."""
+    return html.escape(visible(text), quote=True)
+
+
+def escape_line(text: object) -> str:
+    """A label or a title as `escape` shows it, in one line."""
+    return html.escape(one_line(str(text)), quote=True)

@@ -5,27 +5,40 @@ which word, the windows of a long text. Nothing here knows labels, scores or mod
 """
 
 from hf_semicrf.text.detokenization import attached, detokenize
-from hf_semicrf.text.lattice import Lattice, word_start_table, word_starts
-from hf_semicrf.text.subwords import first_subwords, is_prepared, prepare_tokenizer, tokenize_words
+from hf_semicrf.text.lattice import Lattice, word_pieces, word_start_table, word_starts
+from hf_semicrf.text.signs import direction, one_line, visible
+from hf_semicrf.text.subwords import (
+    check_room,
+    first_subwords,
+    is_prepared,
+    prepare_tokenizer,
+    tokenize_words,
+)
 from hf_semicrf.text.windows import Window, sections, training_windows, windows_of
-from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, Splitter, split_words
+from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, FUNCTION, Splitter, split_words
 
 __all__ = [
     "AS_WRITTEN",
     "BEFORE_SPLITTERS",
+    "FUNCTION",
     "Splitter",
     "attached",
+    "check_room",
     "detokenize",
+    "direction",
     "Lattice",
     "Window",
     "first_subwords",
     "is_prepared",
+    "one_line",
     "prepare_tokenizer",
     "sections",
     "split_words",
     "tokenize_words",
     "training_windows",
+    "visible",
     "windows_of",
+    "word_pieces",
     "word_start_table",
     "word_starts",
 ]

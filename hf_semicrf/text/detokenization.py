@@ -12,8 +12,8 @@ from hf_semicrf.text.words import is_written_without_spaces
 
 _WIDE = set("。，、；：！？）】》」』％（【《「『")  # no space stands beside these
 _CLOSING = set(".,;:!?%)]}»”’…°′″") | _WIDE
-_OPENING = set("([{«“‘„¿¡$£€#")
-_BETWEEN = set("-/‐‑–_\\@")  # attached on both sides
+_OPENING = set("([{«“‘„¿¡$£€#@")
+_BETWEEN = set("-/‐‑–_\\")  # attached on both sides
 _CONTRACTIONS = ("'", "’")  # 's, 'll, n't are written at the word before
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
+from hf_semicrf.options import check
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -129,11 +131,7 @@ def tokenize_words(
         ValueError: A word is dropped and there is no token to stand for it, or `max_length` has no
             room beside the special tokens.
     """
-    special_tokens = tokenizer.num_special_tokens_to_add()
-    if max_length is not None and max_length <= special_tokens:
-        raise ValueError(
-            f"expected a max_length above the {special_tokens} special tokens, got {max_length}"
-        )
+    check_room(tokenizer, max_length)
     rows_of = _fast_rows if getattr(tokenizer, "is_fast", False) else _slow_rows
     pieces = _AttachedPieces(tokenizer) if attached is not None else None
     for number, (inputs, word_ids) in enumerate(rows_of(tokenizer, sentences)):
@@ -149,6 +147,24 @@ def tokenize_words(
             inputs = {name: [values[n] for n in kept] for name, values in inputs.items()}
             word_ids = [word_ids[n] for n in kept]
         yield inputs, word_ids
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+    """Refuse a `max_length` that has no room beside the special tokens.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        max_length: Sub-words in a sentence or a window; None for no limit.
+
+    Raises:
+        ValueError: It has none.
+    """
+    check(max_length=max_length)
+    special = tokenizer.num_special_tokens_to_add()
+    if max_length is not None and max_length <= special:
+        raise ValueError(
+            f"expected a max_length above the {special} special tokens, got {max_length}"
+        )
 
 
 def first_subwords(word_ids: Sequence[int | None]) -> list[int | None]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_semicrf.options import check
 from hf_semicrf.results import Segment
-from hf_semicrf.text.subwords import first_subwords, tokenize_words
+from hf_semicrf.text.subwords import check_room, first_subwords, tokenize_words
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def windows_of(
     Raises:
         ValueError: `max_length` has no room beside the special tokens.
     """
+    check(overlap=overlap, longest=longest)
+    check_room(tokenizer, max_length)
     joins = attached and [row for row in attached if row]
     tokenized = tokenize_words(tokenizer, [text for text in texts if text], attached=joins)
     for text in texts:
@@ -66,10 +69,6 @@ def windows_of(
         bounds = [n for n, word in enumerate(first_subwords(words)) if word is not None] + [after]
         special = len(words) - len(inside)
         room = len(words) if max_length is None else max_length - special
-        if room < 1:
-            raise ValueError(
-                f"expected a max_length above the {special} special tokens, got {max_length}"
-            )
         windows = []
         for first, end in _plan(bounds, room, overlap, longest):
             positions = [

@@ -1,6 +1,6 @@
 """Split raw text into words: the positions of the lattice, with their places in the text.
 
-A splitter is part of a model: what it was trained on it has to be given. Four splitters have names,
+A splitter is part of a model: what it was trained on it has to be given. Some splitters have names,
 a pattern makes another, and so does a function.
 """
 
@@ -11,17 +11,18 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 Span = tuple[int, int]
 Function = Callable[[str], Iterable[Span]]
 
-NAMES = ("unicode", "hyphens", "punctuation", "spaces", "simple")
+NAMES = ("unicode", "hyphens", "punctuation", "web", "spaces", "simple")
 DEFAULT = "unicode"
 BEFORE_SPLITTERS = "simple"  # of models that were saved before splitters had names
 PATTERN = "pattern:"
 FUNCTION = "function"
 # the splitters under which a list of words is tokenised as people write it: see `attached`
-AS_WRITTEN = ("unicode", "hyphens", "punctuation")
+AS_WRITTEN = ("unicode", "hyphens", "punctuation", "web")
 
 # Letters of scripts that are written without spaces, from Unicode's Scripts.txt
 _WITHOUT_SPACES = (
@@ -35,6 +36,10 @@ _WITHOUT_SPACES = (
     "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"  # Katakana
 )
 _GRAPHEME_ENDS = "\u0e33\u0eb3"  # vowels of Thai and Lao that no word begins with
+# bounded where it would otherwise be tried from each character of a long run
+_ADDRESS = (
+    r"(?:https?://|www\.)[^\s<>\"]*[^\s<>\"'.,;:!?)\]}]|[^\W_][\w.+-]{0,63}@[^\W_]+(?:[.-][^\W_]+)+"
+)
 _JOINERS = "\u00ad\u200c\u200d"  # soft hyphen, ZWNJ, ZWJ
 _ZWJ = "\u200d"
 
@@ -51,6 +56,7 @@ class Splitter:
               spaces are cut into graphemes.
             - "hyphens": the same, cut at hyphens too.
             - "punctuation": the same, cut at hyphens and at underscores.
+            - "web": as "punctuation", but web and mail addresses are words.
             - "spaces": whatever stands between spaces.
             - "simple": letters and digits as Python's ``\w`` has them, without a word on marks.
             - "pattern:..." with a regular expression after the colon: each match is a word. It is
@@ -94,7 +100,8 @@ class Splitter:
         if callable(splitter):
             return cls(FUNCTION, splitter)
         raise TypeError(
-            f"expected a splitter's name, a pattern or a function, got {type(splitter).__name__}"
+            "expected a splitter's name, a pattern or a function, got "
+            f"{type(splitter).__name__} {splitter!r:.60}"
         )
 
     def spans(self, text: str) -> list[Span]:
@@ -104,7 +111,7 @@ class Splitter:
             ValueError: The function gave spans that are empty, overlap or leave the text.
         """
         if self.function is not None:
-            return _checked([(int(a), int(b)) for a, b in self.function(text)], text)
+            return _checked(self.function(text), text)
         if self.name.startswith(PATTERN):
             return _re2_spans(self.name.removeprefix(PATTERN), text)
         return [match.span() for match in _pattern(self.name).finditer(text)]
@@ -128,7 +135,11 @@ def is_written_without_spaces(character: str) -> bool:
     return _without_spaces().match(character) is not None
 
 
-def _checked(spans: list[Span], text: str) -> list[Span]:
+def _checked(found: Iterable[Span], text: str) -> list[Span]:
+    try:
+        spans = [(index(start), index(end)) for start, end in found]
+    except (TypeError, ValueError):
+        raise ValueError(f"expected (start, end) pairs of words, got {found!r:.80}") from None
     before = 0
     for start, end in spans:
         if not before <= start < end <= len(text):
@@ -148,7 +159,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     if name == "spaces":
         return re.compile(r"\S+")
     stays = _marks() + _JOINERS
-    underscore = "_" if name == "punctuation" else ""
+    underscore = "_" if name in ("punctuation", "web") else ""
     letter = rf"[^\W{_WITHOUT_SPACES}{underscore}]"
     run = rf"{letter}(?:{letter}|[{stays}])*"
     if name == "unicode":
@@ -156,7 +167,8 @@ def _pattern(name: str) -> re.Pattern[str]:
     grapheme = rf"[{_WITHOUT_SPACES}][{stays}{_GRAPHEME_ENDS}]*"
     # an emoji that a joiner glues together is one word
     mark = rf"[^\s\w][{stays}]*(?:(?<={_ZWJ})[^\s\w{stays}][{stays}]*)*|\S[{stays}]*"
-    return re.compile(rf"{run}|{grapheme}|{mark}")
+    address = f"{_ADDRESS}|" if name == "web" else ""
+    return re.compile(rf"{address}{run}|{grapheme}|{mark}")
 
 
 @lru_cache

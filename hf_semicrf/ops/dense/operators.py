@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.dense import scan
+from hf_semicrf.ops.host.magnitude import narrowed
 
 
 def _lengths_on_device(
@@ -33,6 +34,11 @@ def _lengths_on_device(
     return clamped.to(edge.device), legal.to(edge.device)
 
 
+def _counted(grad_score: Tensor, score: Tensor) -> Tensor:
+    """The gradients that count [B]: 0 where no tiling is legal, NaN where the score is."""
+    return torch.where(score.isfinite(), grad_score, torch.where(score.isnan(), torch.nan, 0))
+
+
 def _gradient_on_path(edge: Tensor, path: Tensor, grad_score: Tensor) -> Tensor:
     """Spread grad_score [B] over the edges of path [B, T-1]: a tensor like edge, zero elsewhere."""
     gradient = torch.zeros(edge.shape, dtype=edge.dtype, device=edge.device)
@@ -47,9 +53,8 @@ def dense_scan(
 ) -> tuple[Tensor, Tensor]:
     """Score [B] in edge's dtype and states beta [B, T, C], or [B, 0, C] where they are not kept."""
     lengths, legal = _lengths_on_device(edge, lengths, synchronise=validate)
-    dtype = scan.tile_dtype(edge.dtype, validate)
-    score, beta = scan.scan(edge, lengths, semiring, dtype, keep_states)
-    return torch.where(legal, score, torch.nan).to(edge.dtype), beta
+    score, beta = scan.scan(edge, lengths, semiring, keep_states)
+    return narrowed(torch.where(legal, score, torch.nan), edge.dtype), beta
 
 
 @dense_scan.register_fake
@@ -65,14 +70,13 @@ def dense_scan_gradient(
 ) -> Tensor:
     """Gradient of edge; the states are computed again where none were kept."""
     lengths, _ = _lengths_on_device(edge, lengths)
-    dtype = scan.tile_dtype(edge.dtype, validate)
     if beta.shape[1] == 0:
-        beta = scan.scan(edge, lengths, semiring, dtype, keep_states=True)[1]
+        beta = scan.scan(edge, lengths, semiring, keep_states=True)[1]
     if semiring == "log":
-        return scan.scan_gradient(edge, lengths, beta, dtype, grad_score)
+        return scan.scan_gradient(edge, lengths, beta, grad_score)
     score = beta[torch.arange(len(beta), device=edge.device), lengths - 1].amax(-1)
     path = scan.trace(edge, lengths, beta)
-    return _gradient_on_path(edge, path, grad_score * score.isfinite())
+    return _gradient_on_path(edge, path, _counted(grad_score, score))
 
 
 @dense_scan_gradient.register_fake
@@ -107,7 +111,7 @@ def dense_kernel(
     edge = edge.contiguous()
     lengths, legal = _lengths_on_device(edge, lengths)
     score, states = launches.forward(edge, lengths, semiring, launches.plan(edge))
-    return torch.where(legal, score, torch.nan).to(edge.dtype), *states
+    return narrowed(torch.where(legal, score, torch.nan), edge.dtype), *states
 
 
 @dense_kernel.register_fake
@@ -137,7 +141,7 @@ def dense_kernel_gradient(
     if semiring == "log":
         return launches.gradient(edge, lengths, states, grad_score.contiguous(), plan)
     score, path = launches.path(edge, lengths, states, plan)
-    return _gradient_on_path(edge, path, grad_score * score.isfinite())
+    return _gradient_on_path(edge, path, _counted(grad_score, score))
 
 
 @dense_kernel_gradient.register_fake
@@ -173,10 +177,10 @@ def dense_path(edge: Tensor, lengths: Tensor, use_triton: bool) -> tuple[Tensor,
         _, states = launches.forward(edge, lengths, "max", plan)
         score, path = launches.path(edge, lengths, states, plan)
     else:
-        dtype = scan.tile_dtype(edge.dtype)
-        score, beta = scan.scan(edge, lengths, "max", dtype, keep_states=True)
+        score, beta = scan.scan(edge, lengths, "max", keep_states=True)
         path = scan.trace(edge, lengths, beta)
-    return torch.where(legal, score, torch.nan).to(edge.dtype), path
+    path = torch.where(score.isnan()[:, None], -1, path)
+    return narrowed(torch.where(legal, score, torch.nan), edge.dtype), path
 
 
 @dense_path.register_fake

@@ -7,8 +7,9 @@ With N = lengths - 1, D = max(K - 1, 1) durations, and the sum ⊕ of the semiri
     score = ⊕_c beta[N, c]    d score / d edge = exp(beta[s, c'] + edge + gamma[s+d, c] - score)
 
 beta is computed in push form: once beta[s] is final, row s of `edge` (one slice, whatever its
-strides) is added to a window of the next D boundaries. States are float64; the rows are added in
-the tile's dtype relative to the largest state near them, so that rounding does not grow with T.
+strides) is added to a window of the next D boundaries. All in float64: scores up to 2e10 are told
+apart. Larger ones are forbidden where they are negative and what is left is so much better that no
+digit depends on them; a sequence with others, with NaN or with +inf has NaN for every result.
 
 Source: Sarawagi and Cohen (2004), "Semi-Markov Conditional Random Fields for Information
 Extraction", section 3; the gradient is the forward-backward product.
@@ -16,18 +17,18 @@ Extraction", section 3; the gradient is the forward-backward product.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 22  # of a gradient's temporaries
 
+LARGEST = 2e10  # in nats: ten scores of 2e9
+CERTAIN = 1e3  # nats between what is forbidden and what is left: exp(-1e3) is 0
+
 _reduce = {"log": torch.logsumexp, "max": torch.amax}
 _join = {"log": torch.logaddexp, "max": torch.maximum}
-
-
-def tile_dtype(dtype: torch.dtype, validate: bool = False) -> torch.dtype:
-    """The dtype in which rows are summed: float64 where asked for, and never below float32."""
-    return torch.float64 if validate or dtype == torch.float64 else torch.float32
 
 
 def durations(edge: Tensor) -> tuple[int, int]:
@@ -36,8 +37,19 @@ def durations(edge: Tensor) -> tuple[int, int]:
     return (1, 0) if k == 1 else (k - 1, 1)
 
 
-def _finite(x: Tensor) -> Tensor:
-    return torch.where(x.isfinite(), x, torch.zeros_like(x))
+def is_large(edge: Tensor) -> bool:
+    """Whether some score may not be told apart; on the GPU yes, since asking would synchronise."""
+    if edge.device.type != "cpu" or not edge.numel():
+        return True
+    low, high = (float(x) for x in torch.where(edge == -torch.inf, 0, edge).aminmax())
+    return not -LARGEST <= low <= high <= LARGEST
+
+
+def _usable(edge: Tensor) -> Tensor:
+    """Scores in float64: -inf for those below `-LARGEST`, NaN for those above."""
+    edge = edge.double()
+    edge = torch.where(edge > LARGEST, torch.nan, edge)
+    return torch.where(edge < -LARGEST, -torch.inf, edge)
 
 
 def _steps(edge: Tensor, lengths: Tensor) -> int:
@@ -45,16 +57,13 @@ def _steps(edge: Tensor, lengths: Tensor) -> int:
     return int(lengths.max()) - 1 if lengths.device.type == "cpu" else edge.shape[1]
 
 
-def scan(
-    edge: Tensor, lengths: Tensor, semiring: str, dtype: torch.dtype, keep_states: bool
-) -> tuple[Tensor, Tensor]:
+def scan(edge: Tensor, lengths: Tensor, semiring: str, keep_states: bool) -> tuple[Tensor, Tensor]:
     """Sum over all tilings.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B], 1..T.
         semiring: `"log"` or `"max"`.
-        dtype: Of the sums within a row.
         keep_states: Whether to keep beta; without it the memory of the recurrence is O(B·K·C).
 
     Returns:
@@ -71,21 +80,33 @@ def scan(
     empty = window[:, :1].clone()
     ahead = torch.arange(1, count + 1, device=edge.device)
     score = reduce(beta, -1)
+    large = is_large(edge)
+    forbidden, gain = beta.new_full((batch,), -torch.inf), beta.new_zeros(batch)
     for s in range(_steps(edge, lengths)):
-        reference = _finite(beta.amax(-1))[:, None]
-        row = edge[:, s, first:].to(dtype) + (beta - reference).to(dtype)[:, None, None, :]
-        pushed = reduce(row, -1).double() + reference[:, None]  # [B, D, C]
-        used = s + ahead <= last[:, None]
+        row = edge[:, s, first:].double()
+        used = s + ahead <= last[:, None]  # [B, D]
+        if large:
+            read = torch.where(used[..., None, None], row, -torch.inf)
+            row = _usable(read)
+            lost = torch.where(row == -torch.inf, read, -torch.inf)
+            forbidden = forbidden.maximum(lost.amax((1, 2, 3)))
+            gain = gain + row.amax((1, 2, 3)).clamp(min=0)  # at most, of the segment that starts
+        pushed = reduce(row + beta[:, None, None, :], -1)  # [B, D, C]
         window = join(window, torch.where(used[..., None], pushed, -torch.inf))
         beta = window[:, 0]
         window = torch.cat([window[:, 1:], empty], dim=1)
         if keep_states:
             states[:, s + 1] = beta
         score = torch.where(last == s + 1, reduce(beta, -1), score)
+    if large:
+        least = forbidden + gain + CERTAIN + last * math.log(2 * types)
+        told = (score > least) | ((forbidden == -torch.inf) & (score < torch.inf))
+        score = torch.where(told, score, torch.nan)
+        states = torch.where(told[:, None, None], states, torch.nan)
     return score, states
 
 
-def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
+def reverse_scan(edge: Tensor, lengths: Tensor) -> Tensor:
     """States gamma [B, T + D, C], float64, log semiring; -inf past each sequence's end."""
     batch, rows, _, _, types = edge.shape
     count, first = durations(edge)
@@ -95,25 +116,21 @@ def reverse_scan(edge: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
     gamma = gamma[..., None].repeat(1, 1, types)
     for s in reversed(range(_steps(edge, lengths))):
         ahead = gamma[:, s + 1 : s + 1 + count]  # [B, D, C]
-        reference = _finite(ahead.amax((1, 2)))[:, None]
-        row = edge[:, s, first:].to(dtype) + (ahead - reference[..., None]).to(dtype)[..., None]
+        row = _usable(edge[:, s, first:]) + ahead[..., None]
         pulled = torch.logsumexp(row, 2)  # [B, D, C']
         used = boundary[s + 1 : s + 1 + count] <= last[:, None]
         pulled = torch.logsumexp(torch.where(used[..., None], pulled, -torch.inf), 1)
-        gamma[:, s] = torch.where(s < last[:, None], pulled.double() + reference, gamma[:, s])
+        gamma[:, s] = torch.where(s < last[:, None], pulled, gamma[:, s])
     return gamma
 
 
-def scan_gradient(
-    edge: Tensor, lengths: Tensor, beta: Tensor, dtype: torch.dtype, grad_score: Tensor
-) -> Tensor:
+def scan_gradient(edge: Tensor, lengths: Tensor, beta: Tensor, grad_score: Tensor) -> Tensor:
     """Multiply grad_score with the marginal of every edge: the gradient in the log semiring.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], nats.
         lengths: Boundaries of each sequence [B].
         beta: From `scan` with `keep_states` [B, T, C].
-        dtype: Of the exponentials.
         grad_score: Gradient of each score [B].
 
     Returns:
@@ -121,24 +138,24 @@ def scan_gradient(
     """
     batch, rows, size, types, _ = edge.shape
     count, first = durations(edge)
-    gamma = reverse_scan(edge, lengths, dtype)
+    gamma = reverse_scan(edge, lengths)
     total = gamma[:, 0].logsumexp(-1)
-    feasible = total.isfinite()
-    total = _finite(total)
+    counted = (total != -torch.inf) & (grad_score != 0)
+    total = torch.where(total == -torch.inf, 0, total)
     ahead = gamma[:, 1:].unfold(1, count, 1).transpose(2, 3)  # [B, T, D, C]: gamma[s+d]
     gradient = torch.zeros(edge.shape, dtype=edge.dtype, device=edge.device)
     duration = torch.arange(1, count + 1, device=edge.device)
     chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * size * types * types))
     for begin in range(0, rows, chunk):
         end = min(begin + chunk, rows)
-        behind = beta[:, begin:end]
-        reference = _finite(behind.amax(-1, keepdim=True))  # [B, S, 1]
-        rest = ahead[:, begin:end] + (reference - total[:, None, None])[..., None]
-        exponent = edge[:, begin:end, first:].to(dtype) + rest.to(dtype)[..., None]
-        exponent += (behind - reference).to(dtype)[:, :, None, None, :]
+        rest = ahead[:, begin:end] - total[:, None, None, None]
+        exponent = _usable(edge[:, begin:end, first:]) + rest[..., None]
+        exponent += beta[:, begin:end, None, None]
         boundary = torch.arange(begin, end, device=edge.device)[:, None] + duration  # [S, D]
-        used = (boundary <= lengths[:, None, None] - 1) & feasible[:, None, None]
-        marginal = exponent.exp_().mul_(grad_score.to(dtype)[:, None, None, None, None])
+        used = (boundary <= lengths[:, None, None] - 1) & counted[:, None, None]
+        marginal = (
+            exponent.clamp_(max=0).exp_().mul_(grad_score.double()[:, None, None, None, None])
+        )
         marginal.masked_fill_(~used[..., None, None], 0.0)
         gradient[:, begin:end, first:] = marginal
     return gradient

@@ -33,12 +33,13 @@ class LogSums(NamedTuple):
 
 
 def log_sums(p: Potentials, backend: str) -> LogSums:
-    """Scan in both directions and put the state in nats."""
-    log_z, state = implementation(backend, "scan").scan(p)
+    """Scan in both directions and put the state in nats; log Z is the state's."""
+    _, state = implementation(backend, "scan").scan(p)
+    log_z = state.total[:, 0] * UNITS[backend]
     beyond = torch.arange(p.sizes[1] + 1, device=log_z.device) > p.lengths[:, None]
 
     def in_nats(x: Tensor) -> Tensor:
-        x = (x.double() + state.offset[..., None]) * UNITS[backend]
+        x = (x + state.offset[..., None]) * UNITS[backend]
         return x.masked_fill_(beyond[..., None], -torch.inf)
 
     (pre, post), (alpha, beta) = in_nats(state.pre), in_nats(state.alpha)

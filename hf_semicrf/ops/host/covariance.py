@@ -29,15 +29,23 @@ from torch import Tensor
 from hf_semicrf.ops.forward_backward import Expectations
 from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.magnitude import Prepared, prepare_for
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
 from hf_semicrf.ops.registry import implementation, operation, split_potentials
 
+TINY = torch.finfo(torch.float64).tiny
 
-def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once."""
+
+def expectations(
+    p: Potentials, with_segment: bool, backend: str, with_shared: bool = True
+) -> tuple[Tensor, Expectations]:
+    """Compute log Z, float64 [B], and each sentence's expected counts; differentiable once.
+
+    Without ``with_shared`` nothing may be read of what the sentences share.
+    """
     if not factored.wants_gradient(p):
-        return factored.expectations(p, with_segment, backend)
+        return factored.expectations(p, with_segment, backend, with_shared)
     log_z, *counts = _counts(*p, with_segment, backend)
     return log_z, Expectations(*counts)
 
@@ -69,7 +77,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, grad_log_z: Tensor, *grad_counts: Tensor):
     saved = iter(ctx.saved_tensors)
     tensors = [next(saved) if present else None for present in ctx.is_present]
-    gradient = _covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
+    gradient = covariances(*tensors, grad_log_z, *grad_counts, ctx.backend)
     wanted = (
         x if needed else None
         for x, needed in zip(gradient, ctx.needs_input_grad, strict=False)
@@ -84,20 +92,20 @@ _counts.register_autograd(_backward, setup_context=_save_for_backward)
     8, "Tensor grad_log_z", "Tensor grad_emission", "Tensor grad_segment", "Tensor grad_start",
     "Tensor grad_end", "Tensor grad_shared", "str backend",
 )  # fmt: skip
-def _covariances(*inputs):
-    """Compute the gradient of every potential from that of log Z and of the counts.
+def covariances(*inputs):
+    """Compute the gradient of every potential from that of log Z and of the counts; an operation.
 
     The gradient of segment is empty where there are no segment scores.
     """
     p, (grad_log_z, *grad_counts, backend) = split_potentials(inputs)
     counts = Expectations(*grad_counts)
     values = _values(counts, p.lengths, len(p.duration))
-    p, dtype = p.map(Tensor.double), p.duration.dtype
-    gradient = _gradient(p, values, grad_log_z, backend)
+    dtype = p.duration.dtype
+    gradient = _gradient(prepare_for(backend, p), values, grad_log_z, backend)
     return tuple(x.to(dtype) for x in gradient)
 
 
-@_covariances.register_fake
+@covariances.register_fake
 def _(*args):
     p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
@@ -112,7 +120,7 @@ def _refuse_backward(ctx, *_):
     raise RuntimeError("expected a first derivative of marginals: the second is not available")
 
 
-_covariances.register_autograd(_refuse_backward)
+covariances.register_autograd(_refuse_backward)
 
 
 def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
@@ -132,12 +140,12 @@ def _values(counts: Expectations, lengths: Tensor, longest: int) -> Potentials:
 
 
 def _gradient(
-    p: Potentials, values: Potentials, grad_log_z: Tensor, backend: str
+    prepared: Prepared, values: Potentials, grad_log_z: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
     """Compute the covariances of the value and every event's count.
 
     Args:
-        p: Potentials in float64.
+        prepared: Potentials.
         values: Of the events, as potentials.
         grad_log_z: Gradient of log Z [B].
         backend: What runs the scan and the recurrence of the means.
@@ -145,6 +153,7 @@ def _gradient(
     Returns:
         Gradients of emission, segment, start, end, duration, transition, initial and final.
     """
+    p = prepared.potentials
     sums = log_sums(p, backend)
     batch, positions, _, types = p.sizes
     n = torch.arange(positions + 1, device=p.lengths.device)
@@ -158,12 +167,13 @@ def _gradient(
     (mean_pre, mean_post), (mean_alpha, mean_beta) = (
         (x[:batch], x[batch:].gather(1, mirrored)) for x in (pre, alpha)
     )
-    possible = sums.log_z > -torch.inf
-    log_z = torch.where(possible, sums.log_z, 0)
+    possible = sums.log_z != -torch.inf
+    log_z = torch.where(possible, prepared.told(sums.log_z), 0)
     rows = torch.arange(batch, device=n.device)
     # probability of the last type [B, C]
-    last_type = (sums.alpha[rows, p.lengths] + p.final - log_z[:, None]).exp()
+    last_type = (sums.alpha[rows, p.lengths] + p.final).softmax(-1)
     # the mean value of a segmentation [B]
+    last_type = torch.where(possible[:, None], last_type, 0)
     mean = (last_type * (mean_alpha[rows, p.lengths] + values.final)).sum(-1)
     # the gradient of log Z itself is a count with the value 1
     shift = (grad_log_z - mean)[:, None, None]
@@ -177,7 +187,8 @@ def _gradient(
     for d, ((lo, score), (_, value)) in enumerate(scored):
         left, right = slice(0, positions - lo), slice(lo + 1, positions + 1)
         # [B, N - lo, C]
-        mass = (sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]).exp()
+        mass = sums.pre[:, left] + score + sums.post[:, right] - log_z[:, None, None]
+        mass = mass.clamp_(max=0).exp_()
         mass = mass * (mean_pre[:, left] + value + mean_post[:, right] + shift)
         mass = torch.where(counted[:, lo:], mass, 0)
         start[:, left] += mass
@@ -195,7 +206,7 @@ def _gradient(
     for inner in _blocks(1, positions, batch * types * types):
         # [B, n, C_src, C_dst] for n boundaries
         log_p = sums.alpha[:, inner, :, None] + p.transition + sums.beta[:, inner, None]
-        mass = (log_p - log_z[:, None, None, None]).exp()
+        mass = (log_p - log_z[:, None, None, None]).clamp_(max=0).exp_()
         mean = mean_alpha[:, inner, :, None] + mean_beta[:, inner, None]
         mass = mass * (mean + (values.transition + shift)[:, None])
         transition += torch.where(counted[:, inner, :, None], mass, 0).sum((0, 1))
@@ -237,11 +248,14 @@ def _means(
         window = entered[block.start : block.stop + longest - 1].unfold(0, longest, 1)
         # [T, L, R, C]
         chance = window.movedim(-1, 1) + _ending(directions, block) - _finite(alpha[ends])[:, None]
-        chance = chance.exp()
+        chance = chance.clamp_(max=0).exp_()
+        chance /= chance.sum(1, keepdim=True).clamp(min=TINY)  # which scores may multiply by 1e9
         # [T, R, C]
         gain = torch.where(chance > 0, chance * _ending(values, block), 0).sum(1)
         # [T, R, C_src, C_dst]
-        step = (alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]).exp()
+        step = alpha[ends, ..., None] + transition - _finite(pre[ends])[:, :, None]
+        step = step.clamp_(max=0).exp_()
+        step /= step.sum(2, keepdim=True).clamp(min=TINY)
         step_gain = (step * step_value).sum(2)
         recurrence(chance, gain, step, step_gain, mean_pre[block.start :], mean_alpha[ends])
     return mean_pre[longest - 1 :].transpose(0, 1), mean_alpha.transpose(0, 1)

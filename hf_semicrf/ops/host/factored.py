@@ -18,8 +18,9 @@ from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.host import score
+from hf_semicrf.ops.host.magnitude import LARGEST, centred
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import implementation, operation, split_potentials
+from hf_semicrf.ops.registry import implementation, kernels, operation, split_potentials
 
 
 def log_partition(p: Potentials, backend: str) -> Tensor:
@@ -30,25 +31,55 @@ def log_partition(p: Potentials, backend: str) -> Tensor:
 
 
 def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
-    """Subtract a segmentation's score from log Z, in nats, float64 [B]; differentiable once."""
+    """Subtract a segmentation's score from log Z, in nats [B]; differentiable once.
+
+    The difference is taken in float64.
+    """
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
-    return log_partition(p, backend) - segmentation_score(p, labels, starts, backend)
+    p = _loss_potentials(p, backend)
+    return loss_of(log_partition(p, backend), segmentation_score(p, labels, starts, backend))
+
+
+def log_partition_difference(p: Potentials, q: Potentials, backend: str) -> Tensor:
+    """Subtract log Z of q from that of p, in nats, float64 [B]; differentiable once."""
+    if backend != "torch":
+        return loss_of(log_partition(p, backend), log_partition(q, backend))
+    (p, more), (q, less) = centred(p), centred(q)
+    difference = loss_of(log_partition(p, backend), log_partition(q, backend))
+    most = LARGEST * max(p.sizes[1], q.sizes[1])
+    told = (more.abs() <= most) & (less.abs() <= most)
+    return difference + torch.where(told, more - less, torch.nan)
+
+
+def _loss_potentials(p: Potentials, backend: str) -> Potentials:
+    """Potentials with the same loss; PyTorch's take off what every segmentation has."""
+    return centred(p)[0] if backend == "torch" else p
+
+
+def loss_of(log_z: Tensor, score: Tensor) -> Tensor:
+    """Subtract the log-sum of some segmentations from that of all [B]; inf where it is -inf."""
+    impossible = (score == -torch.inf) & ~log_z.isnan()
+    return torch.where(impossible, torch.inf, log_z - score)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
     """Score a segmentation in nats, float64 [B]; differentiable."""
     if wants_gradient(p):
-        return score.segmentation_score(p, labels, starts)[0]
+        return score.told(p, labels, starts, score.segmentation_score(p, labels, starts)[0])
     return _call(_segmentation_score, *p, labels, starts, backend)
 
 
-def expectations(p: Potentials, with_segment: bool, backend: str) -> tuple[Tensor, Expectations]:
-    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient."""
+def expectations(
+    p: Potentials, with_segment: bool, backend: str, with_shared: bool = True
+) -> tuple[Tensor, Expectations]:
+    """Compute log Z, float64 [B], and the expected counts of each sentence; no gradient.
+
+    Without ``with_shared`` nothing is said of what the sentences share.
+    """
     p = p.map(Tensor.contiguous)  # once for both
     log_z, *state = _call(_scan, *p, backend)
-    weight = torch.ones_like(log_z)
-    options = (weight, None, None, with_segment, False, backend)
+    options = (None, None, None, with_segment, False if with_shared else None, backend)
     counts = _call(_expectations, *p, log_z, *state, *options)
     return log_z, Expectations(*counts)
 
@@ -118,7 +149,8 @@ def _log_partition(*inputs):
 @_operation(1, "Tensor labels", "Tensor starts", "str backend")
 def _segmentation_score(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
-    return implementation(backend, "score").segmentation_score(p, labels, starts)[0]
+    value, _ = implementation(backend, "score").segmentation_score(p, labels, starts)
+    return score.told(p, labels, starts, value) if backend == "torch" else value
 
 
 @OPERATIONS["_log_partition"].register_fake
@@ -128,7 +160,7 @@ def _per_sentence(*args) -> Tensor:
     return lengths.new_empty(lengths.shape, dtype=torch.float64)
 
 
-@_operation(4, "str backend")
+@_operation(5, "str backend")
 def _scan(*inputs):
     p, (backend,) = split_potentials(inputs)
     log_z, state = implementation(backend, "scan").scan(p)
@@ -139,37 +171,50 @@ def _scan(*inputs):
 def _fake_scan(*args):
     p, _ = split_potentials(args)
     batch, positions, _, types = p.sizes
-    state = [p.duration.new_empty(2, batch, positions + 1, types) for _ in range(2)]
-    offset = p.duration.new_empty(2, batch, positions + 1, dtype=torch.float64)
-    return p.duration.new_empty(batch, dtype=torch.float64), *state, offset
+    shapes = (
+        (batch,),
+        *[(2, batch, positions + 1, types)] * 2,
+        (2, batch, positions + 1),
+        (batch, 2),
+    )
+    return tuple(p.duration.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
-@_operation(6, "Tensor labels", "Tensor starts", "str backend")
+@_operation(7, "Tensor labels", "Tensor starts", "str backend")
 def _loss(*inputs):
     p, (labels, starts, backend) = split_potentials(inputs)
+    p = _loss_potentials(p, backend)
     log_z, state = implementation(backend, "scan").scan(p)
+    if backend == "triton":
+        nll, ends = kernels("score").segmentation_loss(p, labels, starts, log_z)
+        return nll, log_z, *state, ends
     gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
-    return log_z - gold, log_z, *state, ends
+    return loss_of(log_z, gold), log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake
 def _(*args):
     log_z, *state = _fake_scan(*args)
     ends = torch.empty_like(args[9], dtype=torch.int32)
-    return torch.empty_like(log_z), log_z, *state, ends
+    dtype = torch.float64 if args[-1] == "torch" else args[4].dtype
+    return torch.empty_like(log_z, dtype=dtype), log_z, *state, ends
 
 
 @_operation(
-    5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor weight",
-    "Tensor? labels", "Tensor? ends", "bool with_segment", "bool add_up", "str backend",
+    5, "Tensor log_z", "Tensor pre", "Tensor alpha", "Tensor offset", "Tensor total",
+    "Tensor? weight", "Tensor? labels", "Tensor? ends", "bool with_segment", "bool? add_up",
+    "str backend",
 )  # fmt: skip
 def _expectations(*inputs):
     p, (log_z, *state, weight, labels, ends, with_segment, add_up, backend) = split_potentials(
         inputs
     )
     gold = None if labels is None or ends is None else (labels, ends)
+    if weight is None and backend == "torch":
+        weight = torch.ones_like(log_z)
     expected = implementation(backend, "expectations").expectations
-    return expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
+    counts = expected(p, log_z, State(*state), weight, gold, with_segment, add_up)
+    return counts if add_up is not None else counts._replace(shared=counts.shared.new_empty(0))
 
 
 @OPERATIONS["_expectations"].register_fake
@@ -179,6 +224,8 @@ def _(*args):
     per_position = [p.duration.new_empty(batch, positions, types) for _ in range(3)]
     segment = p.duration.new_empty((batch, positions, longest, types) if args[-3] else (0,))
     shared = p.duration.new_empty(1 if args[-2] else batch, (longest + types + 2) * types)
+    if args[-2] is None:
+        shared = shared.new_empty(0)
     return per_position[0], segment, *per_position[1:], shared
 
 
@@ -206,7 +253,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.is_present = [x is not None for x in tensors[:9]]
     # the loss has labels and ends besides: inputs 9 and 10, and the last output
     gold = (tensors[9], output[-1]) if len(tensors) > 9 else ()
-    state = output[:4] if not gold else output[1:5]
+    state = output[:5] if not gold else output[1:6]
     ctx.save_for_backward(*(x for x in tensors[:9] if x is not None), *state, *gold)
 
 
@@ -217,7 +264,7 @@ def _backward(ctx, weight: Tensor | None, *_, function: Callable):
     saved = list(ctx.saved_tensors)
     tensors: list[Any] = [saved.pop(0) if present else None for present in ctx.is_present]
     potentials = Potentials(*tensors)
-    state, gold = saved[:4], saved[4:] or (None, None)
+    state, gold = saved[:5], saved[5:] or (None, None)
     with_segment = ctx.is_present[1] and ctx.needs_input_grad[1]
     options = (weight, *gold, with_segment, True, ctx.backend)
     counts = Expectations(*function(*potentials, *state, *options))

@@ -7,7 +7,7 @@ them are one segmentation:
     alpha[e, c, :] = best k of pre[e-d, c, r] + seg(e-d, e, c)     over lengths d and ranks r
     pre[s, c, :]   = best k of alpha[s, c', r] + transition[c', c] over types c' and ranks r
 
-It runs in NumPy, on the host and in float64, on either back end.
+It runs in NumPy, on the host and in float64; for Triton see ``kernels/ranking.py``.
 
 Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
 """
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.host.magnitude import centred, is_small, narrowed_from_below, unusable
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
-from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end
-from hf_semicrf.ops.registry import operation, split_potentials
+from hf_semicrf.ops.potentials import Potentials, only_read, reverse, scores_by_end
+from hf_semicrf.ops.registry import kernels, operation, split_potentials
 from hf_semicrf.ops.segmentations import spread_labels
 
 
@@ -43,20 +44,28 @@ class Ranked(NamedTuple):
     last: np.ndarray
 
 
-def k_best(p: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def k_best(p: Potentials, k: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Find the k best segmentations: scores, float64 [B, k], labels and starts [B, k, N]."""
-    return _k_best(*p, k)
+    return _k_best(*p, k, backend)
 
 
-def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find the best scores through each token, start, end [B, N, C] and segment [B, N, L, C]."""
-    return _max_marginals(*p)
+def max_marginals(
+    p: Potentials, with_segment: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Find the best scores through each token, start, end [B, N, C] and segment [B, N, L, C].
+
+    The last is empty unless asked for.
+    """
+    return _max_marginals(*p, with_segment, backend)
 
 
-@operation(3, "int k")
+@operation(3, "int k", "str backend")
 def _k_best(*inputs):
-    p, (k,) = split_potentials(inputs)
-    lengths, p = p.lengths, _on_the_host(p)
+    p, (k, backend) = split_potentials(inputs)
+    if backend == "triton":
+        return kernels("ranking").k_best(p, k)
+    lengths = p.lengths
+    p, level, wrong = _on_the_host(p)
     batch, positions, _, types = p.sizes
     ranked = _scan(p, k)
     length, rows = p.lengths.numpy()[:, None], np.arange(batch)[:, None]
@@ -64,8 +73,10 @@ def _k_best(*inputs):
     last = ranked.alpha[rows[:, 0], :, length[:, 0]] + p.final.numpy()[:, None]
     # [B, k] each
     score, chosen = _best_of(last.reshape(batch, types * k), k)
+    score[wrong] = np.nan
     kind, rank = np.divmod(chosen, k)
-    stop = np.where(score > -np.inf, length, 0)
+    stop = np.where(score > -np.inf, length, 0)  # not where it is NaN
+    score += level[:, None]
     labels = np.full((batch, k, positions), -1)
     starts = np.zeros(labels.shape, dtype=bool)
     while stop.any():
@@ -84,7 +95,7 @@ def _k_best(*inputs):
 
 @_k_best.register_fake
 def _(*args):
-    p, (k,) = split_potentials(args)
+    p, (k, _) = split_potentials(args)
     batch, positions, _, _ = p.sizes
     return (
         p.lengths.new_empty(batch, k, dtype=torch.float64),
@@ -93,10 +104,21 @@ def _(*args):
     )
 
 
-@operation(4)
+@operation(4, "bool with_segment", "str backend")
 def _max_marginals(*inputs):
-    original, _ = split_potentials(inputs)
-    p = _on_the_host(original)
+    original, (with_segment, backend) = split_potentials(inputs)
+    if backend == "triton":
+        scores = kernels("max_marginals").max_marginals(original, with_segment)
+    else:
+        scores = _max_marginals_on_the_host(original, with_segment)
+    token, opening, closing, through = (
+        narrowed_from_below(x.to(original.lengths.device), original.duration.dtype) for x in scores
+    )
+    return token, opening, closing, through
+
+
+def _max_marginals_on_the_host(original: Potentials, with_segment: bool) -> tuple[Tensor, ...]:
+    p, level, wrong = _on_the_host(original)
     positions, longest = p.sizes[1:3]
     # [B, N + 1, C] each
     pre, post = (torch.from_numpy(_scan(q, 1).pre[..., 0]).transpose(1, 2) for q in (p, reverse(p)))
@@ -117,19 +139,26 @@ def _max_marginals(*inputs):
     for d in reversed(range(longest)):
         to_the_left = torch.nn.functional.pad(token, (0, 0, 1, 0), value=-torch.inf)[:, :-1]
         token = torch.maximum(torch.maximum(token, to_the_left), through[:, :, d])
-    scores = (token, through.amax(2), ending.amax(2), through)
-    token, opening, closing, through = (
-        x.to(original.lengths.device, original.duration.dtype) for x in scores
+    segment = through if with_segment else through.new_empty(0)
+    shift = torch.from_numpy(np.where(wrong, np.nan, level))
+    token, opening, closing = (
+        x + shift[:, None, None] for x in (token, through.amax(2), ending.amax(2))
     )
-    return token, opening, closing, through
+    return (
+        token,
+        opening,
+        closing,
+        segment + shift[:, None, None, None] if with_segment else segment,
+    )
 
 
 @_max_marginals.register_fake
 def _(*args):
-    p, _ = split_potentials(args)
+    p, (with_segment, _) = split_potentials(args)
     batch, positions, longest, types = p.sizes
     token, start, end = (p.duration.new_empty(batch, positions, types) for _ in range(3))
-    return token, start, end, p.duration.new_empty(batch, positions, longest, types)
+    segment = p.duration.new_empty((batch, positions, longest, types) if with_segment else (0,))
+    return token, start, end, segment
 
 
 def _refuse_backward(ctx, *_):
@@ -143,9 +172,18 @@ _k_best.register_autograd(_refuse_backward)
 _max_marginals.register_autograd(_refuse_backward)
 
 
-def _on_the_host(p: Potentials) -> Potentials:
-    """Copy potentials to the CPU, in float64."""
-    return p.map(lambda x: x.double().cpu())._replace(lengths=p.lengths.cpu())
+def _on_the_host(p: Potentials) -> tuple[Potentials, np.ndarray, np.ndarray]:
+    """Copy potentials to the CPU, in float64 and less what every segmentation has.
+
+    Returns:
+        The potentials, what was taken off [B], and whether a sentence's cannot be used [B] bool.
+    """
+    p, level = centred(p.map(Tensor.cpu)._replace(lengths=p.lengths.cpu()))
+    wrong = torch.zeros_like(p.lengths, dtype=torch.bool)
+    if not is_small(p):
+        p = only_read(p)
+        wrong = unusable(p)
+    return p, level.numpy(), wrong.numpy()
 
 
 def _scan(p: Potentials, k: int) -> Ranked:

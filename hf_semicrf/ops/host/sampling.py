@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.host.boundaries import log_sums
+from hf_semicrf.ops.host.magnitude import prepare_for
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, scores_by_end
 from hf_semicrf.ops.registry import implementation, operation, split_potentials
@@ -24,7 +25,7 @@ from hf_semicrf.ops.segmentations import spread_labels
 
 
 def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """Draw samples: labels and starts [n, B, N]; -1 and False where no segmentation is legal.
+    """Draw samples: labels and starts [n, B, N]; -1 and False where none is legal or told apart.
 
     Args:
         p: Potentials.
@@ -38,8 +39,13 @@ def sample(p: Potentials, uniform: Tensor, backend: str) -> tuple[Tensor, Tensor
 @operation(2, "Tensor uniform", "str backend")
 def _sample(*inputs):
     p, (uniform, backend) = split_potentials(inputs)
+    prepared = prepare_for(backend, p)
+    p = prepared.potentials
     sums = log_sums(p, backend)
-    return implementation(backend, "sampling").walk(p, sums.pre, sums.alpha, uniform)
+    # nothing is drawn where nothing is possible, or known
+    known = (prepared.told(sums.log_z) > -torch.inf)[:, None, None]
+    alpha = torch.where(known, sums.alpha, -torch.inf)
+    return implementation(backend, "sampling").walk(p, sums.pre, alpha, uniform)
 
 
 @_sample.register_fake
@@ -66,12 +72,11 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
     starts = torch.zeros_like(labels, dtype=torch.bool)
     label = _choose(_running_sums(last), uniform_type[walker, stop - 1])
     stop = torch.where((last > -torch.inf).any(-1), stop, 0)
-    exact = p.map(Tensor.double)
     size = max(1, BLOCK_ELEMENTS // (batch * longest * types))
     for first in reversed(range(0, positions, size)):
         beyond = min(first + size, positions)
         # [B, T, L, C]
-        scores = scores_by_end(exact, first, beyond)
+        scores = scores_by_end(p, first, beyond)
         for d in range(min(longest, beyond)):
             lo = max(first, d)
             scores[:, lo - first :, d] += pre[:, lo - d : beyond - d]
@@ -85,7 +90,7 @@ def walk(p: Potentials, pre: Tensor, alpha: Tensor, uniform: Tensor) -> tuple[Te
             labels[walker, begin] = kind
             starts[walker, begin] = True
             # [w, C]
-            before = alpha[at, begin] + exact.transition[:, kind].T
+            before = alpha[at, begin] + p.transition[:, kind].T
             previous = (begin - 1).clamp(min=0)
             label[walker] = _choose(_running_sums(before), uniform_type[walker, previous])
             stop[walker] = begin

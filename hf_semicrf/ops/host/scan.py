@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import State
+from hf_semicrf.ops.host.magnitude import prepare
 from hf_semicrf.ops.potentials import Potentials, reverse, segment_scores
 
 BLOCK_ELEMENTS = 1 << 23  # segment scores held at once by the scan
@@ -33,17 +34,23 @@ BLOCK_ELEMENTS = 1 << 23  # segment scores held at once by the scan
 
 def log_partition(p: Potentials) -> Tensor:
     """Sum over all segmentations: log Z in nats, float64 [B]."""
+    prepared = prepare(p)
     # [N + 1, B, C]
-    alpha, _ = _scan([p])
-    return _log_z(p, alpha)
+    alpha, _ = _scan([prepared.potentials])
+    return prepared.told(_log_z(prepared.potentials, alpha)) + prepared.level
 
 
 def scan(p: Potentials) -> tuple[Tensor, State]:
-    """Sum over all segmentations: log Z in nats, float64 [B], and both directions' state."""
+    """Sum over all segmentations: log Z in nats, float64 [B], and both directions' state.
+
+    The state is that of the potentials as :func:`magnitude.prepare` returns them, in float64.
+    """
+    prepared = prepare(p)
+    p = prepared.potentials
     batch, positions, _, types = p.sizes
     # [N + 1, 2 B, C] each: the prefixes of the sentences, then those of the reversed sentences
     alpha, pre = _scan([p, reverse(p)])
-    log_z = _log_z(p, alpha[:, :batch])
+    log_z = prepared.told(_log_z(p, alpha[:, :batch]))
     # boundary n of a sentence is boundary length - n of the reversed one [N + 1, B]
     mirrored = p.lengths - torch.arange(positions + 1, device=p.lengths.device)[:, None]
     # [N + 1, B, C]
@@ -54,14 +61,10 @@ def scan(p: Potentials) -> tuple[Tensor, State]:
         # [2, B, N + 1, C]
         return torch.stack([x[:, :batch].transpose(0, 1), suffixes.transpose(0, 1)])
 
-    alpha, pre = by_boundary(alpha), by_boundary(pre)
-    # [2, B, N + 1]
-    offset = torch.maximum(alpha, pre).amax(-1)
-    offset = torch.where(offset.isfinite(), offset, 0)
-    dtype = p.duration.dtype
-    return log_z, State(
-        (pre - offset[..., None]).to(dtype), (alpha - offset[..., None]).to(dtype), offset
-    )
+    offset = log_z.new_zeros(2, batch, positions + 1)
+    total = torch.stack([log_z, torch.ones_like(log_z)], -1)
+    state = State(by_boundary(pre), by_boundary(alpha), offset, total)
+    return log_z + prepared.level, state
 
 
 def _log_z(p: Potentials, alpha: Tensor) -> Tensor:
@@ -77,38 +80,16 @@ def _scan(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
     In float64, like all that follows it: no value needs an offset.
     """
     # [D, C, C] for D directions
-    transition = torch.stack([p.transition for p in directions]).double().cpu()
-    # [N + 1, B] each, and potentials
-    level, centred = zip(*(_centre(p) for p in directions), strict=True)
+    transition = torch.stack([p.transition for p in directions]).cpu()
     alpha, buffer = empty_state(directions)
-    for block, scores, inside in score_blocks(centred):
+    for block, scores, inside in score_blocks(directions):
         steps = _safe_steps(scores, inside, transition)
         if steps < 4:
             take_steps(_log_sum, buffer[block], alpha[block], scores, transition)
         else:
             _product_steps(buffer[block], alpha[block], scores, transition, steps)
-    # [N + 1, R, 1]
-    above = torch.cat(level, 1)[..., None]
-    return alpha.to(above.device) + above, buffer[-len(alpha) :].to(above.device) + above
-
-
-def _centre(p: Potentials) -> tuple[Tensor, Potentials]:
-    """Subtract the best emission of each position, so that the numbers that follow stay small.
-
-    Every segmentation loses the same.
-
-    Returns:
-        What is lost up to each boundary [N + 1, B], and the potentials with the other emissions.
-    """
-    batch, positions, _, _ = p.sizes
-    if p.emission is None:
-        return p.lengths.new_zeros(positions + 1, batch, dtype=torch.float64), p
-    # [B, N, 1]
-    top = p.emission.amax(-1, keepdim=True)
-    top = torch.where(top.isfinite(), top, 0)
-    # [B, N, 1] to [N + 1, B]
-    level = torch.nn.functional.pad(top[..., 0].T.double().cumsum(0), (0, 0, 1, 0))
-    return level, p._replace(emission=p.emission - top)
+    device = directions[0].lengths.device
+    return alpha.to(device), buffer[-len(alpha) :].to(device)
 
 
 def empty_state(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
@@ -226,7 +207,10 @@ def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
     longest, _, types = scores.shape[1:]
     single = torch.where(inside[..., None], scores[:, -1], 0).min()
     low, high = (float(x) for x in transition.aminmax())
-    fall = max(0.0, -low) + max(0.0, -float(single))
-    rise = max(0.0, high) + max(0.0, float(scores.max())) + math.log(longest * types)
+    # max() keeps a NaN that comes first
+    fall = max(-low, 0.0) + max(-float(single), 0.0)
+    rise = max(high, 0.0) + max(float(scores.max()), 0.0) + math.log(longest * types)
+    if not math.isfinite(fall + rise):
+        return 0
     limit = 500.0  # of 700, where float64's exponentials end
     return int(min(limit / fall - longest if fall else limit, limit / rise if rise else limit))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.host.magnitude import LARGEST, is_small
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.segmentations import segment_bounds
 
@@ -17,6 +18,7 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
 
     An end is the length of the segment whose last position this is; 0 where none ends.
     """
+    p = p.map(Tensor.double)
     _, positions, longest, types = p.sizes
     inside, begin, ends = segment_bounds(starts, p.lengths)
     labels, starts = torch.where(inside, labels, 0).long(), starts & inside
@@ -43,9 +45,19 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
         terms = terms + torch.where(ends, p.segment.flatten(1).gather(1, index), 0)
     # [B, N - 1], then [B]
     step = p.transition[labels[:, :-1], labels[:, 1:]]
-    edges = torch.where(starts[:, 1:], step, 0).sum(1, dtype=torch.float64)
+    edges = torch.where(starts[:, 1:], step, 0).sum(1)
     # [B]
     last = labels.gather(1, p.lengths[:, None] - 1)[:, 0]
-    boundary = p.initial[labels[:, 0]].double() + p.final[last].double()
-    score = terms.sum(1, dtype=torch.float64) + edges + boundary
+    boundary = p.initial[labels[:, 0]] + p.final[last]
+    score = terms.sum(1) + edges + boundary
     return score, torch.where(ends, length_minus_one + 1, 0).int()
+
+
+def told(p: Potentials, labels: Tensor, starts: Tensor, score: Tensor) -> Tensor:
+    """A segmentation's score [B]; NaN where large terms cancel, so that float64 cannot hold it."""
+    if torch.compiler.is_compiling() or is_small(p := p.map(Tensor.double)):
+        return score
+    sizes = p.map(lambda x: torch.where(x.isfinite(), x.detach().abs(), 0))
+    size, _ = segmentation_score(sizes, labels, starts)
+    most = torch.maximum(score.detach().abs() * 1e6, size.new_tensor(7 * LARGEST * p.sizes[1]))
+    return torch.where(size <= most, score, torch.nan)

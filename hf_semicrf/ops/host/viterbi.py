@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops.host.magnitude import prepare
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS, empty_state, score_blocks, take_steps
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.segmentations import spread_labels
@@ -17,11 +18,14 @@ from hf_semicrf.ops.segmentations import spread_labels
 def best(p: Potentials) -> tuple[Tensor, Tensor]:
     """Find the highest-scoring segmentation: labels [B, N] and starts [B, N].
 
-    Ties go to the shorter segment and the lower type.
+    Ties go to the shorter segment and the lower type. -1 and no start throughout a sentence whose
+    scores cannot be told apart.
     """
+    prepared = prepare(p)
+    p = prepared.potentials
     batch, positions, longest, types = p.sizes
     # [1, C, C] and [B]
-    transition, lengths = p.transition.double().cpu()[None], p.lengths.cpu()
+    transition, lengths = p.transition.cpu()[None], p.lengths.cpu()
     alpha, buffer = empty_state([p])
     length_minus_one = np.zeros(alpha.shape, dtype=np.int64)  # [N + 1, B, C]
     for block, scores, _ in score_blocks([p]):
@@ -44,7 +48,9 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
     longest_path = max(map(len, paths))
     padded = [path + [0] * (longest_path - len(path)) for path in paths]
     path = torch.tensor(padded, device=p.lengths.device)
-    return _mark(path // types, path % types, positions, p.lengths)
+    labels, starts = _mark(path // types, path % types, positions, p.lengths)
+    told = ~prepared.told(final.amax(-1).to(labels.device)).isnan()[:, None]
+    return torch.where(told, labels, -1), starts & told
 
 
 def _walk(previous: list[int], state: int, types: int) -> list[int]:

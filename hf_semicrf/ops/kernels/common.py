@@ -15,6 +15,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+LARGEST = tl.constexpr(2e9)  # of a score that float64 tells apart, in nats: host/magnitude.py
+CERTAIN = tl.constexpr(1e3)  # nats between what is forbidden and what is left
+SMALL = tl.constexpr(512.0)  # of a score that float32 tells apart, in nats
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -24,6 +27,41 @@ LN2 = tl.constexpr(0.6931471805599453)
 def load_scaled(pointer, offset, mask, other):
     """The potentials at an offset, in base 2."""
     return tl.load(pointer + offset, mask=mask, other=other) * LOG2E
+
+
+@triton.jit
+def usable(x):
+    """Scores in nats as float64 can add them up; float32 takes what is `SMALL`.
+
+    Those far below `LARGEST` are forbidden, NaN stands for those above.
+    """
+    if x.dtype == tl.float64:
+        x = tl.where(x < -LARGEST, -float("inf"), x)
+        x = tl.where(x > LARGEST, float("nan"), x)
+    return x
+
+
+@triton.jit
+def centred(x, real):
+    """Emissions [..., TYPES] less the best of their position, in float64."""
+    if x.dtype == tl.float64:
+        top = tl.max(tl.where(real, x, -float("inf")), len(x.shape) - 1, keep_dims=True)
+        x -= tl.where(tl.abs(top) < float("inf"), top, 0.0)
+    return x
+
+
+@triton.jit
+def grown(size, x):
+    """The largest magnitude so far, with that of x; -inf counts nothing, NaN and +inf stay."""
+    magnitude = tl.where(x == -float("inf"), 0.0, tl.abs(x))
+    return tl.maximum(size, magnitude, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def largest_of(size, tile):
+    """The largest magnitudes [TYPES], and those of a tile [ROWS, TYPES] if they are not small."""
+    large = tl.sum(tl.where(tile <= SMALL, 0.0, 1.0), 0) > 0.0
+    return tl.where(large, 2.0 * SMALL, size)
 
 
 @triton.jit

@@ -27,8 +27,16 @@ import triton.language as tl
 from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import Expectations, State
-from hf_semicrf.ops.kernels.common import LOG2E, contiguous, load_scaled, power_of_two
+from hf_semicrf.ops.kernels.common import LOG2E, centred, contiguous, power_of_two, usable
 from hf_semicrf.ops.potentials import Potentials
+
+
+@triton.jit
+def _weighed(total, b, w):
+    """Log Z of a sentence in base 2, and its weight: 0 where nothing is possible."""
+    z = tl.load(total + 2 * b)
+    possible = z != -float("inf")
+    return tl.where(possible, z, 0.0), tl.where(possible, w, 0.0)
 
 
 @triton.jit
@@ -37,15 +45,35 @@ def _rows(pointer, index, count, c, types, zeros):
     rows = zeros
     if pointer is not None:
         inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
-        rows += load_scaled(pointer, index[:, None] * types + c[None, :], inside, 0.0)
+        x = tl.load(pointer + (index[:, None] * types + c[None, :]), mask=inside, other=0.0)
+        rows += usable(x.to(zeros.dtype)) * LOG2E
     return rows
 
 
 @triton.jit
-def _state(pointer, index, count, c, types):
+def _emissions(pointer, index, count, c, types, zeros):
+    """Rows of the emissions in base 2, centred in float64; as :func:`_rows`."""
+    rows = zeros
+    if pointer is not None:
+        inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
+        x = tl.load(pointer + (index[:, None] * types + c[None, :]), mask=inside, other=0.0)
+        rows += usable(centred(x.to(zeros.dtype), inside)) * LOG2E
+    return rows
+
+
+@triton.jit
+def _durations(duration, d, c, types, dtype):
+    """A row of the durations in base 2."""
+    x = tl.load(duration + d * types + c, mask=c < types, other=0.0)
+    return usable(x.to(dtype)) * LOG2E
+
+
+@triton.jit
+def _state(pointer, index, count, c, types, dtype):
     """Rows of the scan's state; -inf outside."""
     inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
-    return tl.load(pointer + index[:, None] * types + c[None, :], mask=inside, other=-float("inf"))
+    at = index[:, None] * types + c[None, :]
+    return tl.load(pointer + at, mask=inside, other=-float("inf")).to(dtype)
 
 
 @triton.jit
@@ -56,7 +84,8 @@ def _segment(pointer, begin, length_minus_one, length, longest, c, types, zeros)
         inside = (begin >= 0) & (begin + length_minus_one < length) & (length_minus_one < longest)
         at = (begin.to(tl.int64) * longest + length_minus_one) * types
         inside = inside[:, None] & (c < types)[None, :]
-        scores += load_scaled(pointer, at[:, None] + c[None, :], inside, 0.0)
+        x = tl.load(pointer + (at[:, None] + c[None, :]), mask=inside, other=0.0)
+        scores += usable(x.to(zeros.dtype)) * LOG2E
     return scores
 
 
@@ -65,7 +94,7 @@ def counts_kernel(
     # potentials
     emission, segment, start, end, duration, lengths,
     # the scan's state, each sentence's weight and the gold segmentation
-    log_z, pre, offset, weight, gold_labels, gold_lengths,
+    pre, offset, total, weight, gold_labels, gold_lengths,
     # results
     emission_out, segment_out, start_out, end_out, shared_out, scale_out,
     # sizes
@@ -73,14 +102,53 @@ def counts_kernel(
     ROWS: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
     """Everything but the transitions; see the head of this file."""
+    b = tl.program_id(0).to(tl.int64)
+    precise = duration.dtype.element_ty == tl.float64
+    if duration.dtype.element_ty != tl.float64:
+        precise = tl.load(total + 2 * b + 1) > 0.0
+        if not precise:
+            _counts_as(
+                # potentials
+                emission, segment, start, end, duration, lengths,
+                # the scan's state, each sentence's weight and the gold segmentation
+                pre, offset, total, weight, gold_labels, gold_lengths,
+                # results
+                emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+                # sizes
+                batch, positions, longest, types, tiles,
+                ROWS, TYPES, duration.dtype.element_ty,
+            )  # fmt: skip
+    if precise:
+        _counts_as(
+            # potentials
+            emission, segment, start, end, duration, lengths,
+            # the scan's state, each sentence's weight and the gold segmentation
+            pre, offset, total, weight, gold_labels, gold_lengths,
+            # results
+            emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+            # sizes
+            batch, positions, longest, types, tiles,
+            ROWS, TYPES, tl.float64,
+        )  # fmt: skip
+
+
+@triton.jit
+def _counts_as(
+    # potentials
+    emission, segment, start, end, duration, lengths,
+    # the scan's state, each sentence's weight and the gold segmentation
+    pre, offset, total, weight, gold_labels, gold_lengths,
+    # results
+    emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+    # sizes
+    batch, positions, longest, types, tiles,
+    ROWS: tl.constexpr, TYPES: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The counts in a dtype."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + b).to(tl.int32)
-    z = tl.load(log_z + b) * LOG2E
-    possible = z > -float("inf")
-    z = tl.where(possible, z, 0.0)
-    dtype: tl.constexpr = duration.dtype.element_ty
-    w = tl.load(weight + b).to(dtype)
-    expected_w = tl.where(possible, w, 0.0)
+    w = tl.full([], 1.0, dtype) if weight is None else tl.load(weight + b).to(dtype)
+    z, expected_w = _weighed(total, b, w)
     r, c = tl.arange(0, ROWS), tl.arange(0, TYPES)
     real = c < types
     zeros = tl.zeros([ROWS, TYPES], dtype)
@@ -110,32 +178,37 @@ def counts_kernel(
         span = tl.minimum(longest, length - n0)  # lengths to look at from the tile's first position
 
         # segments [n0 - back, n0 + d + 1): they cover the first position
-        total = tl.zeros([TYPES], dtype)
+        local = tl.zeros([TYPES], dtype)
         opened_before = tl.zeros([TYPES], dtype)
         passed = tl.zeros([TYPES], dtype)
         for r0 in range(0, tl.where(span > 0, tl.minimum(longest, n0 + 1), 0), ROWS):
             back = r0 + r
             s = n0 - back
-            before = tl.where((back > 0)[:, None], _rows(emission, s, length, c, types, zeros), 0.0)
-            left = _state(pre, s, length, c, types) + _rows(start, s, length, c, types, zeros)
+            before = tl.where(
+                (back > 0)[:, None], _emissions(emission, s, length, c, types, zeros), 0.0
+            )
+            left = _state(pre, s, length, c, types, dtype) + _rows(
+                start, s, length, c, types, zeros
+            )
             left += passed[None, :] + tl.cumsum(before, 0)
             passed += tl.sum(before, 0)
             shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
             covering = zeros
             for d in range(tl.minimum(span, longest - r0)):
                 m = n0 + d + r * 0
-                left += _rows(emission, m, length, c, types, zeros)
-                right = _state(post, m + 1, length + 1, c, types)
+                left += _emissions(emission, m, length, c, types, zeros)
+                right = _state(post, m + 1, length + 1, c, types, dtype)
                 right += _rows(end, m, length, c, types, zeros)
                 right += _rows(duration, back + d, longest, c, types, zeros)
                 right += _segment(segment, s, back + d, length, longest, c, types, zeros)
                 exponent = (shift + tl.load(suffix_offset + n0 + d + 1)).to(dtype)
                 mass = tl.exp2(left + right + exponent[:, None])
                 covering += tl.where((back + d < longest)[:, None], mass, 0.0)
-            total += tl.sum(covering, 0)
+            local += tl.sum(covering, 0)
             opened_before += tl.sum(tl.where((back > 0)[:, None], covering, 0.0), 0)
-        local_z = tl.sum(total, 0)
+        local_z = tl.sum(local, 0)
         scale = tl.where(local_z > 0.0, expected_w / tl.where(local_z > 0.0, local_z, 1.0), 0.0)
+        scale = tl.where(z == z, scale, float("nan"))  # NaN for NaN
         tl.store(scale_out + (b * tl.num_programs(1) + chunk) * tiles + tile, scale)
 
         if gold_labels is not None:
@@ -143,20 +216,21 @@ def counts_kernel(
             gold_type = gold[:, None] == c[None, :]
 
         # segments [n, n + d + 1)
-        left = _state(pre, n, length, c, types) + _rows(start, n, length, c, types, zeros)
+        left = _state(pre, n, length, c, types, dtype) + _rows(start, n, length, c, types, zeros)
         shift = tl.load(offset + n, mask=n < length, other=0.0) - z
         started = zeros
         for d in range(span):
             m = n + d
-            left += _rows(emission, m, length, c, types, zeros)
-            right = _state(post, m + 1, length + 1, c, types)
+            left += _emissions(emission, m, length, c, types, zeros)
+            right = _state(post, m + 1, length + 1, c, types, dtype)
             right += _rows(end, m, length, c, types, zeros)
-            right += load_scaled(duration, d * types + c, real, 0.0)[None, :]
+            right += _durations(duration, d, c, types, dtype)[None, :]
             right += _segment(segment, n, d + r * 0, length, longest, c, types, zeros)
             exponent = shift + tl.load(suffix_offset + m + 1, mask=m < length, other=0.0)
             mass = tl.exp2(left + right + exponent.to(dtype)[:, None]) * scale
             started += mass
             if segment_out is not None:
+                mass = tl.where(expected_w == 0.0, 0.0, mass)
                 if gold_lengths is not None:
                     ends = tl.load(gold_lengths + b * positions + m, mask=m < length, other=0)
                     mass -= tl.where((ends == d + 1)[:, None] & gold_type, w, 0.0)
@@ -165,24 +239,26 @@ def counts_kernel(
                          mask=(m < length)[:, None] & real[None, :])  # fmt: skip
 
         # segments [n - d, n + 1)
-        right = _state(post, n + 1, length + 1, c, types) + _rows(end, n, length, c, types, zeros)
+        right = _state(post, n + 1, length + 1, c, types, dtype) + _rows(
+            end, n, length, c, types, zeros
+        )
         shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
         if gold_lengths is not None:
             ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)
         ended = zeros
         for d in range(longest):
             s = n - d
-            right += _rows(emission, s, length, c, types, zeros)
-            left = _state(pre, s, length, c, types)
+            right += _emissions(emission, s, length, c, types, zeros)
+            left = _state(pre, s, length, c, types, dtype)
             left += _rows(start, s, length, c, types, zeros)
-            left += load_scaled(duration, d * types + c, real, 0.0)[None, :]
+            left += _durations(duration, d, c, types, dtype)[None, :]
             left += _segment(segment, s, d + r * 0, length, longest, c, types, zeros)
             exponent = shift + tl.load(offset + s, mask=(s >= 0) & (n < length), other=0.0)
             mass = tl.exp2(left + right + exponent.to(dtype)[:, None]) * scale
             ended += mass
             if gold_lengths is not None:
                 mass -= tl.where((ends == d + 1)[:, None] & gold_type, w, 0.0)
-            count = tl.sum(mass, 0)
+            count = tl.where(w == 0.0, 0.0, tl.sum(mass, 0))
             if tile > 0:
                 count += tl.load(duration_out + d * types + c, mask=real, other=0.0)
             tl.store(duration_out + d * types + c, count, mask=real)
@@ -190,8 +266,12 @@ def counts_kernel(
         token = opened_before[None, :] * scale + tl.cumsum(started, 0)
         token -= tl.cumsum(ended, 0) - ended
         # starts less ends need not cancel to the last bit; the weight has its own sign
-        forbidden = _rows(emission, n, length, c, types, zeros) == -float("inf")
+        forbidden = _emissions(emission, n, length, c, types, zeros) == -float("inf")
         token = tl.where(w < 0.0, tl.minimum(token, 0.0), tl.maximum(token, 0.0))
+        token = tl.where(z == z, token, float("nan"))
+        token = tl.where(expected_w == 0.0, 0.0, token)
+        started = tl.where(expected_w == 0.0, 0.0, started)
+        ended = tl.where(expected_w == 0.0, 0.0, ended)
         token = tl.where((n < length)[:, None] & ~forbidden, token, 0.0)
         if gold_labels is not None:
             token -= tl.where(gold_type, w, 0.0)
@@ -217,7 +297,7 @@ def transitions_kernel(
     # potentials
     transition, lengths,
     # the scan's state, each sentence's weight, the tiles' scale and the gold segmentation
-    log_z, alpha, offset, weight, scale, gold_labels, gold_lengths,
+    alpha, offset, total, weight, scale, gold_labels, gold_lengths,
     # results
     shared_out,
     # sizes
@@ -225,18 +305,57 @@ def transitions_kernel(
     STEPS: tl.constexpr, SOURCES: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
     """Neighbouring types: exp(alpha + transition + beta - log Z), summed over boundaries."""
+    b = tl.program_id(0).to(tl.int64)
+    precise = transition.dtype.element_ty == tl.float64
+    if transition.dtype.element_ty != tl.float64:
+        precise = tl.load(total + 2 * b + 1) > 0.0
+        if not precise:
+            _transitions_as(
+                transition, lengths,
+                # the scan's state, each sentence's weight, the scale and the gold segmentation
+                alpha, offset, total, weight, scale, gold_labels, gold_lengths,
+                # results
+                shared_out,
+                # sizes
+                batch, positions, longest, types, rows, tiles,
+                STEPS, SOURCES, TYPES, transition.dtype.element_ty,
+            )  # fmt: skip
+    if precise:
+        _transitions_as(
+            transition, lengths,
+            # the scan's state, each sentence's weight, the scale and the gold segmentation
+            alpha, offset, total, weight, scale, gold_labels, gold_lengths,
+            # results
+            shared_out,
+            # sizes
+            batch, positions, longest, types, rows, tiles,
+            STEPS, SOURCES, TYPES, tl.float64,
+        )  # fmt: skip
+
+
+@triton.jit
+def _transitions_as(
+    transition, lengths,
+    # the scan's state, each sentence's weight, the scale and the gold segmentation
+    alpha, offset, total, weight, scale, gold_labels, gold_lengths,
+    # results
+    shared_out,
+    # sizes
+    batch, positions, longest, types, rows, tiles,
+    STEPS: tl.constexpr, SOURCES: tl.constexpr, TYPES: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The neighbouring types in a dtype."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     blocks = tl.cdiv(types, SOURCES)
     source = (tl.program_id(2) // blocks) * SOURCES + tl.arange(0, SOURCES)
     target = (tl.program_id(2) % blocks) * TYPES + tl.arange(0, TYPES)
     length = tl.load(lengths + b).to(tl.int32)
-    z = tl.load(log_z + b) * LOG2E
-    z = tl.where(z > -float("inf"), z, 0.0)
-    dtype: tl.constexpr = transition.dtype.element_ty
-    w = tl.load(weight + b).to(dtype)
+    w = tl.full([], 1.0, dtype) if weight is None else tl.load(weight + b).to(dtype)
+    z, _ = _weighed(total, b, w)
     at = source[:, None] * types + target[None, :]
     real = (source < types)[:, None] & (target < types)[None, :]
-    score = load_scaled(transition, at, real, -float("inf"))
+    score = tl.load(transition + at, mask=real, other=-float("inf"))
+    score = usable(score.to(dtype)) * LOG2E
 
     beta = alpha + (batch + b) * (positions + 1) * types
     alpha += b * (positions + 1) * types
@@ -252,10 +371,10 @@ def transitions_kernel(
         exponent += tl.load(suffix_offset + n, mask=inner, other=0.0)
         before = tl.load(alpha + n[:, None] * types + source[None, :],
                          mask=inner[:, None] & (source < types)[None, :],
-                         other=-float("inf"))  # fmt: skip
+                         other=-float("inf")).to(dtype)  # fmt: skip
         after = tl.load(beta + n[:, None] * types + target[None, :],
                         mask=inner[:, None] & (target < types)[None, :],
-                        other=-float("inf"))  # fmt: skip
+                        other=-float("inf")).to(dtype)  # fmt: skip
         before += exponent.to(dtype)[:, None]
         mass = tl.exp2(before[:, :, None] + (after[:, None, :] + score[None, :, :]))
         factor = tl.load(scale + first_tile + (n - begin) // rows, mask=inner, other=0.0)
@@ -269,6 +388,7 @@ def transitions_kernel(
             mass -= tl.where(step, w, 0.0)
         counts += tl.sum(mass, 0)
     shared_out += (b * tl.num_programs(1) + chunk) * ((longest + types + 2) * types)
+    counts = tl.where(w == 0.0, 0.0, counts)  # be it NaN
     tl.store(shared_out + longest * types + at, counts, mask=real)
 
 
@@ -276,12 +396,14 @@ def expectations(
     p: Potentials,
     log_z: Tensor,
     state: State,
-    weight: Tensor,
+    weight: Tensor | None,
     gold: tuple[Tensor, Tensor] | None,
     with_segment: bool,
-    add_up: bool,
+    add_up: bool | None,
 ) -> Expectations:
     """Expected counts times ``weight`` [B], less those of a gold segmentation where one is given.
+
+    The weight is 1 where it is None, and nothing shared is counted where ``add_up`` is None.
 
     As :func:`hf_semicrf.ops.host.expectations.expectations`, from the state of :func:`scan.scan`.
     """
@@ -304,19 +426,21 @@ def expectations(
         # potentials
         emission, segment, start, end, duration, lengths,
         # the scan's state, each sentence's weight and the gold segmentation
-        log_z, state.pre, state.offset, weight, labels, ends,
+        state.pre, state.offset, state.total, weight, labels, ends,
         # results
         emission_out, segment_out if with_segment else None, start_out, end_out, shared, scale,
         # sizes
         batch, positions, longest, types, tiles,
         ROWS=rows, TYPES=tile, num_warps=8 if rows * tile > 1024 else 4,
     )  # fmt: skip
+    if add_up is None:
+        return Expectations(emission_out, segment_out, start_out, end_out, shared)
     block = min(32, tile)
     transitions_kernel[(batch, parts, (-(-types // block)) ** 2)](
         # potentials
         transition, lengths,
         # the scan's state, each sentence's weight, the tiles' scale and the gold segmentation
-        log_z, state.alpha, state.offset, weight, scale, labels, ends,
+        state.alpha, state.offset, state.total, weight, scale, labels, ends,
         # results
         shared,
         # sizes

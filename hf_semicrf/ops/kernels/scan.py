@@ -20,6 +20,9 @@ too large, so that `entered` is above 2^-96 where any w is: what underflows, bel
 no digit of it. Otherwise a step is a log-sum-exp, and -inf and huge scores stay exact. `alpha` and
 `pre` are logarithms in both.
 
+A sentence with a score above `SMALL` in magnitude is scanned again, in float64, and its log Z is
+NaN where `ops.host.magnitude` says so: by the survey.
+
 Memory traffic: 3 N C reads, 2 N C writes a program; N L C more reads with segment scores.
 Source: Sarawagi and Cohen (2004), equation 5.
 """
@@ -35,15 +38,21 @@ from hf_semicrf.ops.forward_backward import State
 from hf_semicrf.ops.kernels.common import (
     LN2,
     LOG2E,
+    SMALL,
     contiguous,
     finite,
-    load_scaled,
+    grown,
+    largest_of,
     log2,
     log_sum_exp2,
+    usable,
 )
+from hf_semicrf.ops.kernels.survey import is_told, survey
 from hf_semicrf.ops.kernels.window import (
     Plan,
     advance_window,
+    largest_long_segment,
+    largest_shared,
     read_earlier_segments,
     read_first_steps,
     read_row,
@@ -54,13 +63,13 @@ from hf_semicrf.ops.kernels.window import (
 from hf_semicrf.ops.potentials import Potentials
 
 
-# the table counts as unaligned: wide loads of it would spread a column over more threads
-@triton.jit(do_not_specialize=["table", "batch", "positions", "longest", "types"])
+# the tables count as unaligned: wide loads of them would spread a column over more threads
+@triton.jit(do_not_specialize=["table", "wide", "batch", "positions", "longest", "types"])
 def scan_kernel(
     # potentials
     emission, segment, start, end, duration, transition, initial, final, lengths,
     # results and scratch
-    log_z, pre_out, alpha_out, offset_out, table,
+    log_z, pre_out, alpha_out, offset_out, total_out, table, wide,
     # sizes
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
@@ -69,44 +78,110 @@ def scan_kernel(
     """One sentence, one direction; see the head of this file."""
     b, reverse = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + b).to(tl.int32)
-    dtype: tl.constexpr = duration.dtype.element_ty
+    first_row = b * positions  # of this sentence in an input
+    first_boundary = (reverse.to(tl.int64) * batch + b) * (positions + 1)  # and in an output
+    place = (reverse * tl.num_programs(0) + tl.program_id(0)) * ((2 * WINDOW + SOURCES) * TYPES)
+    if KEEP:
+        at = first_boundary + tl.where(reverse == 1, length, 0)
+        c = tl.arange(0, TYPES)
+        nothing = tl.zeros([TYPES], duration.dtype.element_ty) - float("inf")
+        tl.store(alpha_out + at * types + c, nothing, mask=c < types)
+        tl.store(offset_out + at, tl.zeros([], tl.float64))
+    precise = duration.dtype.element_ty == tl.float64
+    if duration.dtype.element_ty != tl.float64:
+        total, size = _scan_as(
+            # potentials
+            emission, segment, start, end, duration, transition, initial, final,
+            # results and scratch
+            pre_out, alpha_out, offset_out, table + place,
+            # where
+            first_row, first_boundary, reverse, length, longest, types,
+            WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
+        )  # fmt: skip
+        precise = tl.sum(tl.where(size <= SMALL, 0, 1), 0) > 0
+        if reverse == 0:
+            if not precise:
+                tl.store(log_z + b, total * LN2)
+                if KEEP:
+                    tl.store(total_out + 2 * b, total)
+                    tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
+    if precise:
+        tl.debug_barrier()  # what is written again was written by other threads
+        total, _ = _scan_as(
+            # potentials
+            emission, segment, start, end, duration, transition, initial, final,
+            # results and scratch
+            pre_out, alpha_out, offset_out, wide + place,
+            # where
+            first_row, first_boundary, reverse, length, longest, types,
+            WINDOW, TYPES, SOURCES, LONG, KEEP, tl.float64,
+        )  # fmt: skip
+        if reverse == 0:
+            level, least = survey(
+                emission, segment, start, end, duration, transition, initial, final,
+                first_row, length, longest, types, TYPES,
+            )  # fmt: skip
+            total = tl.where(is_told(total * LN2, least), total, float("nan"))
+            tl.store(log_z + b, total * LN2 + level)
+            if KEEP:
+                tl.store(total_out + 2 * b, total)
+                tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64) + 1.0)
+
+
+@triton.jit
+def _scan_as(
+    # potentials
+    emission, segment, start, end, duration, transition, initial, final,
+    # results and scratch
+    pre_out, alpha_out, offset_out, table,
+    # where
+    first_row, first_boundary, reverse, length, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    KEEP: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The scan in a dtype: log Z in base 2 without the level, and the largest magnitudes.
+
+    Magnitudes are looked at in float32 only.
+    """
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
     real = c < types
     zeros = tl.zeros([TYPES], dtype)
-    first_row = b * positions  # of this sentence in an input
-    first_boundary = (reverse.to(tl.int64) * batch + b) * (positions + 1)  # and in an output
+    size = zeros
 
     # transition[source, c]; its transpose when reading from right to left
     stride_source = tl.where(reverse == 1, 1, types)
     stride_c = tl.where(reverse == 1, types, 1)
-    table += (reverse * tl.num_programs(0) + tl.program_id(0)) * ((2 * WINDOW + SOURCES) * TYPES)
-    write_durations(table, duration, longest, types, WINDOW, TYPES, LONG, LOG2E)
+    write_durations(table, duration, longest, types, WINDOW, TYPES, LONG, LOG2E, dtype)
     if SOURCES == TYPES:
         cell = source[:, None] * TYPES + c[None, :]
         valid = (source[:, None] < types) & real[None, :]
-        read = load_scaled(
-            transition, source[:, None] * stride_source + c[None, :] * stride_c, valid, minus_inf
-        )
+        at = source[:, None] * stride_source + c[None, :] * stride_c
+        read = tl.load(transition + at, mask=valid, other=minus_inf)
         # by way of memory, so that the layout is that of the window in both directions
-        tl.store(table + 2 * WINDOW * TYPES + cell, read)
+        tl.store(table + 2 * WINDOW * TYPES + cell, usable(read.to(dtype)) * LOG2E)
     tl.debug_barrier()
 
-    initial_row = read_row(initial, final, reverse, 0, c, types, zeros) * LOG2E
-    initial_row = tl.where(real, initial_row, minus_inf)
-    shortest = load_scaled(duration, c, real, minus_inf)
-    if KEEP:
-        at = first_boundary + tl.where(reverse == 1, length, 0)
-        tl.store(alpha_out + at * types + c, zeros + minus_inf, mask=real)
-        tl.store(offset_out + at, tl.zeros([], tl.float64))
+    initial_row = read_row(initial, final, reverse, 0, c, types, zeros)
+    final_row = read_row(final, initial, reverse, 0, c, types, zeros)
+    shortest = tl.load(duration + c, mask=real, other=minus_inf).to(dtype)
+    if dtype != tl.float64:
+        size = grown(grown(zeros, initial_row), final_row)
+        size = largest_shared(size, duration, transition, length, longest, types, TYPES)
+        if LONG and segment is not None:
+            size = largest_long_segment(
+                size, segment, first_row, length, longest, types, WINDOW, TYPES
+            )
+    initial_row = tl.where(real, initial_row * LOG2E, minus_inf)
+    shortest = usable(shortest) * LOG2E
 
     if SOURCES == TYPES:
         steps = tl.load(table + 2 * WINDOW * TYPES + cell)
         highest = finite(tl.max(steps, 0))
         safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0
         if safe:
-            alpha, offset = _scan_steps(
+            alpha, offset, size = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
                 # results and scratch
@@ -115,11 +190,11 @@ def scan_kernel(
                 first_row, first_boundary, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers: `steps` as weights
-                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros,
+                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros, size,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, True,
             )  # fmt: skip
         else:
-            alpha, offset = _scan_steps(
+            alpha, offset, size = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
                 # results and scratch
@@ -128,11 +203,11 @@ def scan_kernel(
                 first_row, first_boundary, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers
-                initial_row, shortest, steps, highest, zeros,
+                initial_row, shortest, steps, highest, zeros, size,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, False,
             )  # fmt: skip
     else:
-        alpha, offset = _scan_steps(
+        alpha, offset, size = _scan_steps(
             # potentials
             emission, segment, start, end, duration, transition,
             # results and scratch
@@ -141,15 +216,13 @@ def scan_kernel(
             first_row, first_boundary, reverse, length, longest, types,
             stride_source, stride_c,
             # what is in registers: no transitions
-            initial_row, shortest, zeros[None, :], zeros, zeros,
+            initial_row, shortest, zeros[None, :], zeros, zeros, size,
             WINDOW, TYPES, SOURCES, LONG, KEEP, False,
         )  # fmt: skip
-
-    if reverse == 0:
-        last = tl.where(real, alpha + load_scaled(final, c, real, minus_inf), minus_inf)
-        top = finite(tl.max(last, 0))
-        total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
-        tl.store(log_z + b, (total.to(tl.float64) + offset) * LN2)
+    last = tl.where(real, alpha + final_row * LOG2E, minus_inf)
+    top = finite(tl.max(last, 0))
+    total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
+    return total.to(tl.float64) + offset, size
 
 
 @triton.jit
@@ -158,12 +231,15 @@ def _scan_steps(
     pre_out, alpha_out, offset_out, table,
     first_row, first_boundary, reverse, length, longest, types,
     stride_source, stride_c,
-    initial_row, shortest, steps, highest, zeros,
+    initial_row, shortest, steps, highest, zeros, size,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """All steps; the last boundary's alpha and offset. ``steps`` are weights where FAST."""
-    dtype: tl.constexpr = duration.dtype.element_ty
+    """All steps; the last boundary's alpha and offset, and the largest magnitudes so far.
+
+    ``steps`` are weights where FAST.
+    """
+    dtype: tl.constexpr = zeros.dtype
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
@@ -182,6 +258,9 @@ def _scan_steps(
         # what is in registers
         c, zeros, shortest, LOG2E,
     )  # fmt: skip
+    if dtype != tl.float64:
+        size = grown(grown(grown(grown(size, em * LN2), enter * LN2), leave * LN2), unit * LN2)
+        sizes = tl.zeros([WINDOW, TYPES], dtype)  # of whole segments
     rest_top, rest_sum = zeros + minus_inf, zeros
     if FAST:
         # the first segment of length 1 counts as one of the rest: `initial` is not a product
@@ -214,6 +293,8 @@ def _scan_steps(
                 rest_sum = zeros + 1.0
             shift = tl.sum(zeros)
         for t in range(t0, tl.minimum(t0 + block, length)):
+            if dtype != tl.float64:
+                size = grown(grown(grown(grown(size, em2), enter2), leave2), unit2)
             em1, enter1, leave1 = em2 * LOG2E, enter2 * LOG2E, leave2 * LOG2E
             unit1 = shortest + unit2 * LOG2E
             em2, enter2, leave2, unit2 = read_step(
@@ -273,7 +354,9 @@ def _scan_steps(
                 )
                 rest += open_segments
                 if segment is not None:
-                    rest += scores * LOG2E
+                    if dtype != tl.float64:
+                        sizes = grown(sizes, scores)
+                    rest += usable(scores.to(dtype)) * LOG2E
                     scores = scores2
                 top = tl.max(rest, 0)
                 rest_sum = tl.sum(tl.exp2(rest - finite(top)[None, :]), 0)
@@ -287,7 +370,9 @@ def _scan_steps(
     if KEEP:
         at = first_boundary + tl.where(reverse == 1, 0, length)
         tl.store(pre_out + at * types + c, pre, mask=real)
-    return alpha, offset
+    if segment is not None and dtype != tl.float64:
+        size = largest_of(size, sizes)
+    return alpha, offset, size
 
 
 @triton.jit
@@ -297,11 +382,12 @@ def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, sourc
     total = zeros
     for s0 in range(0, types, source.shape[0]):
         s = s0 + source
-        before = tl.load(alpha + s, mask=s < types, other=-float("inf"))
-        score = before[:, None] + load_scaled(
-            transition, s[:, None] * stride_source + c[None, :] * stride_c,
-            (s[:, None] < types) & (c[None, :] < types), -float("inf"),
+        before = tl.load(alpha + s, mask=s < types, other=-float("inf")).to(zeros.dtype)
+        step = tl.load(
+            transition + s[:, None] * stride_source + c[None, :] * stride_c,
+            mask=(s[:, None] < types) & (c[None, :] < types), other=-float("inf"),
         )  # fmt: skip
+        score = before[:, None] + usable(step.to(zeros.dtype)) * LOG2E
         new_top = tl.maximum(top, tl.max(score, 0))
         shift = finite(new_top)
         total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(score - shift[None, :]), 0)
@@ -355,17 +441,19 @@ def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
     plan = Plan.of(longest, types)
     keep = directions == 2 or plan.long or plan.sources < plan.types
     shape = (directions, batch, positions + 1) if keep else (0,)
-    pre = p.duration.new_empty((*shape, types) if keep else shape)
+    # float32 would not hold what the sentences with large scores need
+    pre = p.duration.new_empty((*shape, types) if keep else shape, dtype=torch.float64)
     alpha = torch.empty_like(pre)
     offset = p.duration.new_empty(shape, dtype=torch.float64)
     log_z = p.duration.new_empty(batch, dtype=torch.float64)
+    total = p.duration.new_empty((batch, 2), dtype=torch.float64)
     scan_kernel[(batch, directions)](
         # potentials
         *contiguous(p),
         # results and scratch
-        log_z, pre, alpha, offset, plan.table(directions * batch, pre),
+        log_z, pre, alpha, offset, total, *plan.tables(directions * batch, p.duration),
         # sizes
         batch, positions, longest, types,
         KEEP=keep, **plan.options(),
     )  # fmt: skip
-    return log_z, State(pre, alpha, offset)
+    return log_z, State(pre, alpha, offset, total)

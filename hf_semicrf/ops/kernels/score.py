@@ -30,6 +30,8 @@ def _maximum(a, b):
 def score_kernel(
     # potentials and the segmentation
     emission, segment, start, end, duration, transition, initial, final, lengths, labels, starts,
+    # log Z, if the loss is wanted
+    log_z,
     # results
     score_out, lengths_out,
     # sizes
@@ -77,7 +79,15 @@ def score_kernel(
         score += in_float64(initial, label, opens & (n == 0))
         score += in_float64(final, label, usable & (n + 1 == length))
         score += tl.where(inside & ~legal, -float("inf"), 0.0)
-    tl.store(score_out + b, tl.sum(score, 0))
+    total = tl.sum(score, 0)
+    if log_z is not None:
+        z = tl.load(log_z + b)
+        total = tl.where((total == -float("inf")) & (z == z), float("inf"), z - total)
+    result = total.to(score_out.dtype.element_ty)
+    # NaN where a number leaves the range of the dtype
+    finite = tl.abs(total) < float("inf")
+    result = tl.where(finite & (tl.abs(result) == float("inf")), float("nan"), result)
+    tl.store(score_out + b, result)
 
 
 def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,13 +95,31 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
 
     As :func:`hf_semicrf.ops.host.score.segmentation_score`; -inf where a label is not a type.
     """
+    return _launch(p, labels, starts, None, torch.float64)
+
+
+def segmentation_loss(
+    p: Potentials, labels: Tensor, starts: Tensor, log_z: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log Z less the score of a segmentation in nats [B], and its ends, int32 [B, N].
+
+    In the potentials' dtype; inf where the score is -inf.
+    """
+    return _launch(p, labels, starts, log_z, p.duration.dtype)
+
+
+def _launch(
+    p: Potentials, labels: Tensor, starts: Tensor, log_z: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     batch, positions, longest, types = p.sizes
     inputs = contiguous((*p, labels, starts))
-    out = p.duration.new_empty(batch, dtype=torch.float64)
+    out = p.duration.new_empty(batch, dtype=dtype)
     ends = torch.empty(batch, positions, dtype=torch.int32, device=out.device)
     score_kernel[(batch,)](
         # potentials and the segmentation
         *inputs,
+        # log Z
+        log_z,
         # results
         out, ends,
         # sizes

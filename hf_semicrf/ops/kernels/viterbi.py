@@ -11,6 +11,9 @@ back then reads two small numbers a segment and writes the segment's labels and 
 before a segment of length 1 is read along with its length, so that no position costs more than one
 wait for memory.
 
+As in the scan, a sentence with a score above `SMALL` in magnitude runs again in float64. Where that
+tells nothing, labels are -1 and nothing starts.
+
 Memory traffic: 3 N C reads (and N L C with segment scores), 2 N C small writes a sentence.
 Source: Sarawagi and Cohen (2004), equation 2; Rabiner (1989), section III.B, for the walk back.
 """
@@ -22,10 +25,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import contiguous, finite, index_dtype
+from hf_semicrf.ops.kernels.common import (
+    SMALL,
+    contiguous,
+    finite,
+    grown,
+    index_dtype,
+    largest_of,
+    usable,
+)
+from hf_semicrf.ops.kernels.survey import is_told, survey
 from hf_semicrf.ops.kernels.window import (
     Plan,
+    largest_long_segment,
+    largest_shared,
     read_earlier_segments,
+    read_emission,
     read_segments,
     write_durations,
 )
@@ -38,7 +53,8 @@ def _read_row(pointer, offset, c, count, zeros):
     if pointer is None:
         return zeros
     else:
-        return tl.load(pointer + offset + c, mask=c < count, other=0.0)
+        x = tl.load(pointer + offset + c, mask=c < count, other=0.0)
+        return usable(x.to(zeros.dtype))
 
 
 @triton.jit
@@ -47,12 +63,12 @@ def _best_source(score, top, source):
     return tl.min(tl.where(score == top[None, :], source[:, None], 1 << 30), 0)
 
 
-@triton.jit(do_not_specialize=["table", "positions", "longest", "types"])
+@triton.jit(do_not_specialize=["table", "wide", "positions", "longest", "types"])
 def viterbi_kernel(
     # potentials
     emission, segment, start, end, duration, transition, initial, final, lengths,
     # scratch
-    pre_out, alpha_out, offset_out, table,
+    pre_out, alpha_out, offset_out, table, wide,
     # results, after the pointers of the walk back
     length_out, source_out, labels, starts,
     # sizes
@@ -62,7 +78,55 @@ def viterbi_kernel(
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
-    dtype: tl.constexpr = duration.dtype.element_ty
+    first_row = b * positions  # of this sentence in an input and in a pointer
+    place = tl.program_id(0) * (2 * WINDOW * TYPES)
+    label = length * 0
+    told = length > 0
+    precise = duration.dtype.element_ty == tl.float64
+    if duration.dtype.element_ty != tl.float64:
+        _, label, size = _best_as(
+            # potentials
+            emission, segment, start, end, duration, transition, initial, final,
+            # scratch and pointers
+            pre_out, alpha_out, offset_out, table + place, length_out, source_out,
+            # sizes
+            b, length, positions, longest, types,
+            WINDOW, TYPES, SOURCES, LONG, duration.dtype.element_ty,
+        )  # fmt: skip
+        precise = tl.sum(tl.where(size <= SMALL, 0, 1), 0) > 0
+    if precise:
+        tl.debug_barrier()  # what is written again was written by other threads
+        score, label, _ = _best_as(
+            # potentials
+            emission, segment, start, end, duration, transition, initial, final,
+            # scratch and pointers
+            pre_out, alpha_out, offset_out, wide + place, length_out, source_out,
+            # sizes
+            b, length, positions, longest, types,
+            WINDOW, TYPES, SOURCES, LONG, tl.float64,
+        )  # fmt: skip
+        _, least = survey(
+            emission, segment, start, end, duration, transition, initial, final,
+            first_row, length, longest, types, TYPES,
+        )  # fmt: skip
+        told = is_told(score, least)
+    tl.debug_barrier()  # the pointers were written by other threads
+    length = tl.where(told, length, 0)  # -1 and no start throughout, where nothing is known
+    _walk_back(length_out, source_out, labels, starts, first_row, label, length, positions, types)
+
+
+@triton.jit
+def _best_as(
+    # potentials
+    emission, segment, start, end, duration, transition, initial, final,
+    # scratch and pointers
+    pre_out, alpha_out, offset_out, table, length_out, source_out,
+    # sizes
+    b, length, positions, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    dtype: tl.constexpr,
+):  # fmt: skip
+    """The recurrence in a dtype: the best score without the level, its last type, magnitudes."""
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
@@ -77,10 +141,20 @@ def viterbi_kernel(
             transition + source[:, None] * types + c[None, :],
             mask=(source[:, None] < types) & real[None, :], other=minus_inf,
         )  # fmt: skip
-    pre = tl.load(initial + c, mask=real, other=minus_inf)
-    shortest = tl.load(duration + c, mask=real, other=minus_inf)
-    table += tl.program_id(0) * (2 * WINDOW * TYPES)
-    write_durations(table, duration, longest, types, WINDOW, TYPES, LONG, 1.0)
+        steps = usable(steps.to(dtype))
+    pre = usable(tl.load(initial + c, mask=real, other=minus_inf).to(dtype))
+    final_row = usable(tl.load(final + c, mask=real, other=minus_inf).to(dtype))
+    shortest = usable(tl.load(duration + c, mask=real, other=minus_inf).to(dtype))
+    write_durations(table, duration, longest, types, WINDOW, TYPES, LONG, 1.0, dtype)
+    size = zeros
+    if dtype != tl.float64:
+        sizes = tl.zeros([WINDOW, TYPES], dtype)  # of whole segments
+        size = grown(grown(zeros, pre), final_row)
+        size = largest_shared(size, duration, transition, length, longest, types, TYPES)
+        if LONG and segment is not None:
+            size = largest_long_segment(
+                size, segment, first_row, length, longest, types, WINDOW, TYPES
+            )
     tl.debug_barrier()
     open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     earlier_length = tl.full([WINDOW, TYPES], 0, tl.int32)  # less one, like the next
@@ -95,16 +169,18 @@ def viterbi_kernel(
 
     # what step t reads is loaded in step t - 2; written out, since the functions that scan has for
     # both directions made decoding up to 13 % slower on an H100
-    em = _read_row(emission, first_row * types, c, types, zeros)
+    em = read_emission(emission, first_row * types, c, types, zeros)
     enter = _read_row(start, first_row * types, c, types, zeros)
     leave = _read_row(end, first_row * types, c, types, zeros)
     unit = shortest + _read_row(segment, first_row * longest * types, c, types, zeros)
     count = tl.where(length > 1, types, 0)
-    em2 = _read_row(emission, (first_row + 1) * types, c, count, zeros)
+    em2 = read_emission(emission, (first_row + 1) * types, c, count, zeros)
     enter2 = _read_row(start, (first_row + 1) * types, c, count, zeros)
     leave2 = _read_row(end, (first_row + 1) * types, c, count, zeros)
     unit2 = _read_row(segment, (first_row + 1) * longest * types, c, count, zeros)
 
+    if dtype != tl.float64:
+        size = grown(grown(grown(grown(size, em), enter), leave), unit)
     if segment is not None:
         scores = read_segments(
             segment, first_row, 1, length, 0, longest, types, WINDOW, TYPES, LONG
@@ -127,10 +203,12 @@ def viterbi_kernel(
             rest_length = tl.max(tl.where(row == 0, earlier_length, 0), 0)
             shift = tl.sum(zeros)
         for t in range(t0, tl.minimum(t0 + block, length)):
+            if dtype != tl.float64:
+                size = grown(grown(grown(grown(size, em2), enter2), leave2), unit2)
             em1, enter1, leave1, unit1 = em2, enter2, leave2, shortest + unit2
             count = tl.where(t + 2 < length, types, 0)
             ahead = (first_row + t + 2) * types
-            em2 = _read_row(emission, ahead, c, count, zeros)
+            em2 = read_emission(emission, ahead, c, count, zeros)
             enter2 = _read_row(start, ahead, c, count, zeros)
             leave2 = _read_row(end, ahead, c, count, zeros)
             unit2 = _read_row(segment, ahead * longest, c, count, zeros)
@@ -160,10 +238,11 @@ def viterbi_kernel(
                 for s0 in range(0, types, SOURCES):
                     s = s0 + source
                     before = tl.load(alpha_out + b * types + s, mask=s < types, other=minus_inf)
-                    score = before[:, None] + tl.load(
+                    step = tl.load(
                         transition + s[:, None] * types + c[None, :],
                         mask=(s[:, None] < types) & real[None, :], other=minus_inf,
                     )  # fmt: skip
+                    score = before.to(dtype)[:, None] + usable(step.to(dtype))
                     top = tl.max(score, 0)
                     best = tl.where(top > pre, _best_source(score, top, s), best)
                     pre = tl.maximum(pre, top)
@@ -183,7 +262,9 @@ def viterbi_kernel(
                 if not LONG:
                     length_minus_one = length_minus_one & (WINDOW - 1)
                 if segment is not None:
-                    value += scores
+                    if dtype != tl.float64:
+                        sizes = grown(sizes, scores)
+                    value += usable(scores.to(dtype))
                     scores = scores2
                 value += open_segments
                 top = tl.max(value, 0)
@@ -197,11 +278,12 @@ def viterbi_kernel(
             shift = new_shift
             em, enter, leave, unit = em1, enter1, leave1, unit1
 
-    last = tl.where(real, alpha + tl.load(final + c, mask=real, other=minus_inf), minus_inf)
-    tl.debug_barrier()  # the pointers were written by other threads
-    label = tl.min(tl.where((last == tl.max(last, 0)) & real, c, TYPES), 0)
-    label = tl.minimum(label, types - 1)
-    _walk_back(length_out, source_out, labels, starts, first_row, label, length, positions, types)
+    if segment is not None and dtype != tl.float64:
+        size = largest_of(size, sizes)
+    last = tl.where(real, alpha + final_row, minus_inf)
+    top = tl.max(last, 0)
+    label = tl.min(tl.where((last == top) & real, c, TYPES), 0)
+    return top.to(tl.float64) + offset, tl.minimum(label, types - 1), size
 
 
 @triton.jit
@@ -266,9 +348,9 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
     batch, positions, longest, types = p.sizes
     plan = Plan.of(longest, types)
     new = p.duration.new_empty
-    pre = new((batch, positions + 1, types) if plan.long else (0,))
+    pre = new((batch, positions + 1, types) if plan.long else (0,), dtype=torch.float64)
     offset = new((batch, positions + 1) if plan.long else (0,), dtype=torch.float64)
-    alpha = new((batch, types) if plan.sources < plan.types else (0,))
+    alpha = new((batch, types) if plan.sources < plan.types else (0,), dtype=torch.float64)
     length_out = new((batch, positions, types), dtype=index_dtype(longest))
     source_out = new((batch, positions, types), dtype=index_dtype(types))
     labels = new((batch, positions), dtype=torch.long)
@@ -277,7 +359,7 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
         # potentials
         *contiguous(p),
         # scratch
-        pre, alpha, offset, plan.table(batch, p.duration),
+        pre, alpha, offset, *plan.tables(batch, p.duration),
         # results
         length_out, source_out, labels, starts,
         # sizes

@@ -22,11 +22,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.common import power_of_two
+from hf_semicrf.ops.kernels.common import (
+    centred,
+    grown,
+    largest_of,
+    power_of_two,
+    usable,
+)
 
 MAX_WINDOW_ELEMENTS = 8192  # of the window's tile: more would not fit in registers
 MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
@@ -38,12 +45,23 @@ def read_row(forward, backward, reverse, offset, c, count, zeros):
     if forward is None and backward is None:
         return zeros
     elif forward is None:
-        return tl.load(backward + offset + c, mask=c < tl.where(reverse == 1, count, 0), other=0.0)
+        x = tl.load(backward + offset + c, mask=c < tl.where(reverse == 1, count, 0), other=0.0)
     elif backward is None:
-        return tl.load(forward + offset + c, mask=c < tl.where(reverse == 1, 0, count), other=0.0)
+        x = tl.load(forward + offset + c, mask=c < tl.where(reverse == 1, 0, count), other=0.0)
     else:
         pointer = tl.where(reverse == 1, backward, forward)
-        return tl.load(pointer + offset + c, mask=c < count, other=0.0)
+        x = tl.load(pointer + offset + c, mask=c < count, other=0.0)
+    return usable(x.to(zeros.dtype))
+
+
+@triton.jit
+def read_emission(emission, offset, c, count, zeros):
+    """The first ``count`` emissions of a position, in nats; centred in float64."""
+    if emission is None:
+        return zeros
+    else:
+        x = tl.load(emission + offset + c, mask=c < count, other=0.0).to(zeros.dtype)
+        return usable(centred(x, c < count))
 
 
 @triton.jit
@@ -58,7 +76,7 @@ def read_step(
     at = (first_row + n) * types
     count = tl.where(t < length, types, 0)
     return (
-        read_row(emission, emission, reverse, at, c, count, zeros),
+        read_emission(emission, at, c, count, zeros),
         read_row(start, end, reverse, at, c, count, zeros),
         read_row(end, start, reverse, at, c, count, zeros),
         read_row(segment, segment, reverse, at * longest, c, count, zeros),
@@ -85,6 +103,7 @@ def read_first_steps(
 def write_durations(
     table, duration, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, LONG: tl.constexpr, SCALE: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Write the durations as a window reads them: at row j - r + WINDOW for position j and row r.
 
@@ -98,7 +117,7 @@ def write_durations(
         length_minus_one = length_minus_one & (WINDOW - 1)
     legal = (length_minus_one > 0) & (length_minus_one < longest) & (c < types)
     score = tl.load(duration + length_minus_one * types + c, mask=legal, other=-float("inf"))
-    score *= SCALE
+    score = usable(score.to(DTYPE)) * SCALE
     if LONG:
         score = tl.where((length_minus_one == 0) & (c < types), 0.0, score)
     tl.store(table + r * TYPES + c, score)
@@ -126,6 +145,43 @@ def read_segments(
     inside = (length_minus_one >= SHORTEST) & (length_minus_one <= oldest) & (c < types)
     segment += (first_row + begin) * longest * types
     return tl.load(segment + (length_minus_one * stride + c), mask=inside, other=other)
+
+
+@triton.jit
+def largest_shared(
+    size, duration, transition, length, longest, types,
+    TYPES: tl.constexpr, ROWS: tl.constexpr = 16,
+):  # fmt: skip
+    """The largest magnitudes [TYPES] so far, and those of the durations and the transitions."""
+    c = tl.arange(0, TYPES)[None, :]
+    r = tl.arange(0, ROWS)[:, None]
+    lengths = tl.minimum(longest, length)
+    sources = tl.where(length > 1, types, 0)
+    sizes = tl.zeros([ROWS, TYPES], size.dtype)
+    for r0 in range(0, tl.maximum(lengths, sources), ROWS):
+        at = (r0 + r) * types + c
+        x = tl.load(duration + at, mask=(r0 + r < lengths) & (c < types), other=0.0)
+        y = tl.load(transition + at, mask=(r0 + r < sources) & (c < types), other=0.0)
+        sizes = grown(grown(sizes, x), y)
+    return largest_of(size, sizes)
+
+
+@triton.jit
+def largest_long_segment(
+    size, segment, first_row, length, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, ROWS: tl.constexpr = 16,
+):  # fmt: skip
+    """The largest magnitudes [TYPES] so far, and those of the segments that outgrow a window."""
+    c = tl.arange(0, TYPES)[None, :]
+    r = tl.arange(0, ROWS)[:, None]
+    sizes = tl.zeros([ROWS, TYPES], size.dtype)
+    for n0 in range(0, length, ROWS):
+        n = n0 + r
+        for d in range(1, tl.minimum(longest, length - n0)):
+            at = ((first_row + n) * longest + d) * types + c
+            x = tl.load(segment + at, mask=(n + d < length) & (c < types), other=0.0)
+            sizes = grown(sizes, x)
+    return largest_of(size, sizes)
 
 
 @triton.jit
@@ -174,20 +230,23 @@ def read_earlier_segments(
     n = tl.where(reverse == 1, length - 1 - s, s)
     boundary = first_boundary + tl.where(reverse == 1, length - s, s)
     row = (first_row + n) * types
-    content += read_row(emission, emission, reverse, row, c, types, zeros) * SCALE
+    content += read_emission(emission, row, c, types, zeros) * SCALE
     offset_change = (tl.load(offset_out + boundary) - offset).to(zeros.dtype)
     score = tl.load(pre_out + boundary * types + c, mask=c < types, other=-float("inf"))
+    score = score.to(zeros.dtype)
     score += content + offset_change
     score += read_row(start, end, reverse, row, c, types, zeros) * SCALE
     length_minus_one = back + j
     inside = (length_minus_one < longest)[:, None] & (c < types)[None, :]
     at = length_minus_one[:, None] * types + c[None, :]
-    scores = tl.load(duration + at, mask=inside, other=-float("inf")) * SCALE
+    scores = tl.load(duration + at, mask=inside, other=-float("inf"))
+    scores = usable(scores.to(zeros.dtype)) * SCALE
     if segment is not None:
         begin = tl.where(reverse == 1, length - 1 - t0 - j, s)
         at = ((first_row + begin) * longest + length_minus_one)[:, None] * types + c[None, :]
         inside = inside & (t0 + j < length)[:, None]
-        scores += tl.load(segment + at, mask=inside, other=0.0) * SCALE
+        x = tl.load(segment + at, mask=inside, other=0.0)
+        scores += usable(x.to(zeros.dtype)) * SCALE
     scores += score[None, :]
     return content, scores, length_minus_one
 
@@ -218,9 +277,16 @@ class Plan(NamedTuple):
         elements = max(window * tile, sources * tile)
         return cls(window, tile, sources, longest > window, max(1, min(16, elements // 1024)))
 
-    def table(self, programs: int, like: Tensor) -> Tensor:
-        """Room for each program's durations, :func:`write_durations`, and its transitions."""
-        return like.new_empty(programs, 2 * self.window + self.sources, self.types)
+    def tables(self, programs: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for each program's durations, :func:`write_durations`, and its transitions.
+
+        In the potentials' dtype and in float64, for where the other one is too narrow.
+        """
+        shape = (programs, 2 * self.window + self.sources, self.types)
+        table = like.new_empty(shape)
+        return table, table if like.dtype == torch.float64 else table.new_empty(
+            shape, dtype=torch.float64
+        )
 
     def options(self) -> dict[str, int | bool]:
         """The kernels' compile-time arguments."""
