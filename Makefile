@@ -41,7 +41,7 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	@$(MIN)/pip list 2>/dev/null | grep -E "^(torch|transformers|accelerate|datasets|numpy|peft) "
 	$(MIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-fuzz: $(VENV)/installed  ## Look for wrong numbers, half an hour long; ARGS="--minutes 5 --seed 1"
+fuzz: $(VENV)/installed  ## Look for wrong numbers, tracebacks and mixed runs, half an hour long; ARGS="--minutes 5 --seed 1"
 	$(BIN)/python tests/fuzz.py $(ARGS)
 
 check: $(VENV)/installed  ## Lint, formatting and types

@@ -14,11 +14,15 @@ import traceback
 from random import Random
 
 import torch
-from families import FAMILIES
+from families import FAMILIES as OF_NUMBERS
+from family_files import corrupt_files
+from family_runs import interrupted_runs
+
+FAMILIES = {**OF_NUMBERS, "files": corrupt_files, "runs": interrupted_runs}
 
 
 def run(name: str, case: str) -> tuple[int, str | None]:
-    """Run one case: how many sentences it has reached, and what was wrong."""
+    """Run one case: how much it has checked, and what was wrong."""
     try:
         return FAMILIES[name](Random(case)), None
     except Exception:
@@ -37,7 +41,7 @@ def main() -> int:
     names = args.family or list(FAMILIES)
     if args.case is not None:
         reached, wrong = run(names[0], args.case)
-        print(wrong or f"{names[0]} {args.case}: {reached} sentences, right")
+        print(wrong or f"{names[0]} {args.case}: {reached} checked, right")
         return int(wrong is not None)
     sentences, failures = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     number, end = 0, time.monotonic() + 60 * args.minutes
@@ -51,7 +55,7 @@ def main() -> int:
                 print(f"{wrong}\npython tests/fuzz.py --family {name} --case {case}\n", flush=True)
         number += 1
     for name in names:
-        print(f"{name}: {number} cases, {sentences[name]} sentences, {failures[name]} wrong")
+        print(f"{name}: {number} cases, {sentences[name]} checked, {failures[name]} wrong")
     return int(any(failures.values()))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from random import Random
 
 import pytest
 import torch
-from family_files import corrupt_files
+from family_files import corrupt_files, tagger
 from tiny import error_of, write_jsonl
 
-from hf_semicrf.cli import evaluate, predict, suggest, train
+from hf_semicrf.cli import evaluate, export, predict, suggest, train
 from hf_semicrf.data import read_corpus, stream_rows
 
 GOOD = {"tokens": ["Ada", "met"], "ner_tags": ["B-PER", "O"]}
@@ -76,6 +77,38 @@ def test_labels_in_messages_are_short(tiny_tagger, tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", rows)
     said = error_of(evaluate.main, tiny_tagger, "--file", file)
     assert f"{file}: expected a label 'O'" in said and len(said) < 3000
+
+
+@pytest.mark.parametrize("command", [predict, evaluate, train, export])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("tokenizer.json", b'"version"', b'"revision"'),
+        ("tokenizer.json", b'"added_tokens"', b'"addled_tokens"'),
+        ("tokenizer_config.json", b"{", b'["a", '),
+        ("config.json", b'"id2label": {', b'"id2label": 3, "x": {'),
+        ("config.json", b"}", b""),
+        ("model.safetensors", b"F32", b"F33"),
+        ("model.safetensors", b"data_offsets", b"data_offsats"),
+    ],
+)
+def test_a_damaged_model_is_named(command, name, old, new, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tagger()[0], model)
+    content = (model / name).read_bytes()
+    assert old in content
+    (model / name).write_bytes(content.replace(old, new))
+    file = write_jsonl(tmp_path / "a.jsonl", [GOOD, {"tokens": ["a"], "ner_tags": ["O"]}])
+    arguments = {
+        predict: [model, "a"],
+        evaluate: [model, "--file", file],
+        export: [model, tmp_path / "onnx"],
+        train: [*("--model_name_or_path", model, "--train_file", file, "--use_cpu")],
+    }[command]
+    if command is train:
+        arguments += ["--output_dir", tmp_path / "out", "--report_to", "none"]
+    assert str(model) in error_of(command.main, *arguments)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()
 
 
 @pytest.mark.parametrize("command", [predict, suggest, evaluate, train])
