@@ -44,14 +44,17 @@ def read_row(forward, backward, reverse, offset, c, count, zeros):
     """A row's first ``count`` entries in nats; of the second tensor when reading leftwards."""
     if forward is None and backward is None:
         return zeros
-    elif forward is None:
-        x = tl.load(backward + offset + c, mask=c < tl.where(reverse == 1, count, 0), other=0.0)
-    elif backward is None:
-        x = tl.load(forward + offset + c, mask=c < tl.where(reverse == 1, 0, count), other=0.0)
     else:
-        pointer = tl.where(reverse == 1, backward, forward)
+        if forward is None:
+            pointer = backward
+            count = tl.where(reverse == 1, count, 0)
+        elif backward is None:
+            pointer = forward
+            count = tl.where(reverse == 1, 0, count)
+        else:
+            pointer = tl.where(reverse == 1, backward, forward)
         x = tl.load(pointer + offset + c, mask=c < count, other=0.0)
-    return usable(x.to(zeros.dtype))
+        return usable(x.to(zeros.dtype))
 
 
 @triton.jit
