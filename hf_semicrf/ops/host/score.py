@@ -61,5 +61,5 @@ def told(p: Potentials, labels: Tensor, starts: Tensor, score: Tensor) -> Tensor
         return score
     sizes = p.map(lambda x: torch.where(x.isfinite(), x.detach().abs(), 0))
     size, _ = segmentation_score(sizes, labels, starts)
-    most = torch.maximum(score.detach().abs() * 1e6, size.new_tensor(7 * LARGEST * p.sizes[1]))
+    most = (score.detach().abs() * 1e6).clamp(min=7 * LARGEST * p.sizes[1])
     return torch.where(size <= most, score, torch.nan)
