@@ -219,9 +219,7 @@ def tags_are_written(device: str) -> None:
                 starts=starts,
                 marginals=ops.Marginals(*(x.to(dtype) for x in marginals)),
             )
-            expected, found = both(
-                lambda head=head, scheme=scheme: tag_logits(scheme, head, lattice)
-            )
+            expected, found = both(partial(tag_logits, scheme, head, lattice))
             assert_close(found, expected, rtol=1e-5, atol=1e-5)
             assert found.dtype == dtype and torch.equal(found.argmax(-1), expected.argmax(-1))
             if dtype == torch.float64:

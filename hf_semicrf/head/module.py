@@ -223,7 +223,7 @@ class SemiCRF(nn.Module):
                 marginals.segment, p.lengths, threshold, self.backend, p if constrained else None
             )
         elif edge is None:
-            found = ops.viterbi(p, backend=self.backend)[1:]
+            found = ops.best_segmentation(p, self.backend)
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals

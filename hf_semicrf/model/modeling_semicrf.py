@@ -107,6 +107,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         table = torch.empty(vocabulary_size(encoder), dtype=torch.int8)
         self.register_buffer("word_starts", table)
         self._looked_at_labels = False
+        self._on_every_piece: Tensor | None = None  # whether labels stood there, on the host
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -335,7 +336,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         )
         types, starts, known = self._targets(labels, allowed_types, lattice, output_potentials)
         head = self.classifier(
-            lattice.gather(self._states(encoded), next(self.classifier.parameters()).dtype),
+            lattice.gather(self._states(encoded), self.classifier.duration_bias.dtype),
             lattice.positions,
             types,
             starts,
@@ -577,15 +578,26 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
     def _warn_of_labelled_pieces(
         self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor
     ) -> None:
-        """Say once that labels stand on every piece of words; on a GPU look at one batch only."""
-        if torch.compiler.is_compiling() or self._looked_at_labels:
+        """Say once that labels stand on every piece of words.
+
+        On a GPU only the first batch is looked at, and nothing waits for what it shows: that is
+        said with a later batch.
+        """
+        if torch.compiler.is_compiling() or self._looked_at_labels and self._on_every_piece is None:
             return
-        self._looked_at_labels = labels.device.type != "cpu"  # it waits for the device
-        inside = word_pieces(self.word_starts, input_ids, attention_mask)
-        all_pieces = inside | word_starts(self.word_starts, input_ids, attention_mask)
-        everywhere = ((labels != UNKNOWN_TAG) | ~all_pieces).all(1) & inside.any(1)
-        if everywhere.any():
-            self._looked_at_labels = True
+        if not self._looked_at_labels:
+            inside = word_pieces(self.word_starts, input_ids, attention_mask)
+            all_pieces = inside | word_starts(self.word_starts, input_ids, attention_mask)
+            everywhere = ((labels != UNKNOWN_TAG) | ~all_pieces).all(1) & inside.any(1)
+            seen = everywhere.any()
+            self._looked_at_labels = labels.device.type != "cpu"
+            if labels.device.type == "cuda":
+                arriving = torch.zeros((), dtype=torch.bool, pin_memory=True)
+                self._on_every_piece = arriving.copy_(seen, non_blocking=True)
+            else:
+                self._on_every_piece = seen if seen else None
+        if self._on_every_piece is not None and self._on_every_piece:
+            self._looked_at_labels, self._on_every_piece = True, None
             logger.warning(
                 "Labels stand on every sub-word, also on those that go on with a word: each counts "
                 "as a word of its own. Label first sub-words alone, as TokenizeAndAlign does, or "

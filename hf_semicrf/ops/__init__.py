@@ -9,7 +9,14 @@ marginals 0.
 from __future__ import annotations
 
 from hf_semicrf.ops.checks import Backend, ScoreError, resolve_backend
-from hf_semicrf.ops.decoding import k_best, minimum_risk, minimum_token_risk, sample, viterbi
+from hf_semicrf.ops.decoding import (
+    best_segmentation,
+    k_best,
+    minimum_risk,
+    minimum_token_risk,
+    sample,
+    viterbi,
+)
 from hf_semicrf.ops.dense_contract import (
     edge_marginals,
     edge_viterbi,
@@ -46,6 +53,7 @@ __all__ = [
     "Potentials",
     "ScoreError",
     "at_segments",
+    "best_segmentation",
     "dense_route",
     "edge_marginals",
     "edge_viterbi",

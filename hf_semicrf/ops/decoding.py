@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.checks import (
     Backend,
+    check_same_sizes,
     check_tensors,
     checked,
     resolve_backend,
@@ -17,6 +18,7 @@ from hf_semicrf.ops.host import factored, ranking, risk, sampling
 from hf_semicrf.ops.host.magnitude import narrowed, narrowed_from_below
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.registry import kernels_for
 from hf_semicrf.options import check
 
 
@@ -43,6 +45,12 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
     score = factored.segmentation_score(p, labels.clamp(min=0), starts, back_end)
     score = torch.where(labels[:, 0] < 0, torch.nan, score)  # nothing was found
     return told(p, narrowed(score, p.duration.dtype)), labels, starts
+
+
+def best_segmentation(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor]:
+    """Find the labels [B, N] and starts [B, N] of :func:`viterbi`, without the score."""
+    p = checked(p)
+    return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 
 def minimum_risk(
@@ -83,12 +91,21 @@ def minimum_risk(
     longest, types = segment.shape[2:]
     back_end = resolve_backend(backend, segment.device)
     by_kernel = back_end == "triton" and legal is None and risk.fits(longest, types)
+    kernels = kernels_for("pack", segment.device, backend)
     p = _checked_without_others(
-        Potentials(segment=segment), lengths, longest, types, are_read=not by_kernel
+        Potentials(segment=segment),
+        lengths,
+        longest,
+        types,
+        are_read=not by_kernel and (kernels is None or legal is None),
     )
     segment = segment.detach().to(p.duration.dtype)
     if by_kernel:
         return risk.minimum_risk(segment, p.lengths, threshold)
+    if kernels is not None and legal is not None:
+        legal = checked(legal)
+        check_same_sizes(p, legal)
+        return factored.best(kernels.gains(segment, threshold, legal), back_end)
     gain = segment - threshold
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0

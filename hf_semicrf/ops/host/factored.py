@@ -38,6 +38,9 @@ def negative_log_likelihood(p: Potentials, labels: Tensor, starts: Tensor, backe
     if wants_gradient(p):
         return _differentiable(_loss, *p, labels, starts, backend)[0]
     p = _loss_potentials(p, backend)
+    if backend == "triton" and not torch.compiler.is_compiling():
+        log_z = log_partition(p, backend)
+        return kernels("score").segmentation_loss(p, labels, starts, log_z)[0]
     return loss_of(log_partition(p, backend), segmentation_score(p, labels, starts, backend))
 
 

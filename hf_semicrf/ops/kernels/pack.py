@@ -3,6 +3,7 @@
 - All scores of a batch as the scans read them: contiguous, in float32 at least, divided by a
   temperature, and -inf where they are forbidden.
 - Probabilities kept within 0..1.
+- What each segment gains, and -inf where potentials forbid one.
 - What is known of every segment, read at the segments of one segmentation.
 - The loss of a batch from those of its sentences, and the way back.
 
@@ -17,6 +18,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import contiguous
+from hf_semicrf.ops.potentials import Potentials
 
 BLOCK = 1024
 
@@ -107,18 +111,87 @@ def pack(
     rows = own[0].shape[0] * own[0].shape[1] if own else 0
     longest = next((x.shape[-2] for x in (inputs[1], inputs[4]) if x is not None), 1)
     wide = any(x.dtype == torch.float64 for x in present)
-    high = float(torch.tensor(temperature, dtype=torch.float32))
+    high, low = _split(temperature)
     grid = (triton.cdiv(max(x.numel() for x in present), BLOCK),)
     pack_kernel[grid](
         # scores, results
         *inputs, *outputs,
         # what is forbidden, and the temperature
-        forbidden, high, temperature - high,
+        forbidden, high, low,
         # sizes
         rows, longest, types, *strides,
         DTYPE=tl.float64 if wide else tl.float32, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return outputs
+
+
+def _split(number: float) -> tuple[float, float]:
+    """A number as the sum of two float32, as which numbers reach a kernel."""
+    high = float(torch.tensor(number, dtype=torch.float32))
+    return high, number - high
+
+
+@triton.jit
+def _never(x, out, count, BLOCK: tl.constexpr):
+    """-inf where the tensor is, 0 elsewhere; nothing where it is absent."""
+    if x is not None:
+        i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(x + i, mask=i < count, other=0.0)
+        tl.store(out + i, tl.where(value == -float("inf"), value, 0.0), mask=i < count)
+
+
+@triton.jit(do_not_specialize=["rows", "longest", "types"])
+def gains_kernel(
+    # posteriors, and potentials whose -inf forbids
+    posterior, emission, segment, start, end, duration, transition, initial, final,
+    # results
+    emission_out, gain_out, start_out, end_out,
+    duration_out, transition_out, initial_out, final_out,
+    # the threshold as a sum of two numbers, and sizes
+    high, low, rows, longest, types, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of each tensor; see the head of this file."""
+    n = rows.to(tl.int64) * types
+    _never(emission, emission_out, n, BLOCK)
+    _never(start, start_out, n, BLOCK)
+    _never(end, end_out, n, BLOCK)
+    _never(duration, duration_out, longest * types, BLOCK)
+    _never(transition, transition_out, types * types, BLOCK)
+    _never(initial, initial_out, types, BLOCK)
+    _never(final, final_out, types, BLOCK)
+    dtype: tl.constexpr = gain_out.dtype.element_ty
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n * longest
+    gain = tl.load(posterior + i, mask=inside, other=0.0) - (tl.zeros([], dtype) + high + low)
+    # the outside gains nothing, and has segments of length 1
+    nothing = tl.where(i // types % longest == 0, 0.0, -float("inf"))
+    gain = tl.where(i % types > 0, gain, nothing)
+    if segment is not None:
+        legal = tl.load(segment + i, mask=inside, other=0.0) != -float("inf")
+        gain = tl.where(legal, gain, -float("inf"))
+    tl.store(gain_out + i, gain, mask=inside)
+
+
+def gains(posterior: Tensor, threshold: float, legal: Potentials) -> Potentials:
+    """Potentials of what each segment gains, with -inf where others have it.
+
+    Args:
+        posterior: Of each segment, by start and length less one [B, N, L, C].
+        threshold: What a segment costs.
+        legal: The other potentials.
+    """
+    batch, positions, longest, types = posterior.shape
+    scores = contiguous(legal[:-1])
+    out = [None if x is None else torch.empty_like(x, dtype=posterior.dtype) for x in scores]
+    out[1] = torch.empty_like(posterior, memory_format=torch.contiguous_format)
+    most = max(x.numel() for x in out if x is not None)
+    gains_kernel[(triton.cdiv(most, BLOCK),)](
+        # posteriors, potentials and results
+        posterior.contiguous(), *scores, *out,
+        # the threshold, and sizes
+        *_split(threshold), batch * positions, longest, types, BLOCK=BLOCK, num_warps=4,
+    )  # fmt: skip
+    return Potentials._make([*out, legal.lengths])
 
 
 @triton.jit

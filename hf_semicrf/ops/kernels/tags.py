@@ -48,7 +48,9 @@ def _event(token, start, end, single, kind, read, alone, inside, opens):
         return tl.where(inside, value, 0.0)
 
 
-@triton.jit(do_not_specialize=["rows", "positions", "types", "tags", "most", "kinds", "stride"])
+@triton.jit(
+    do_not_specialize=["rows", "positions", "types", "tags", "most", "kinds", "outside", "stride"]
+)
 def tag_logits_kernel(
     # posteriors and what was decoded
     token, start, end, single, labels, starts,
