@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend
-from hf_semicrf.ops.host import covariance, factored
+from hf_semicrf.ops.host import covariance, entropy_scan, factored
 from hf_semicrf.ops.potentials import Potentials
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     """Compute the entropy of the distribution over segmentations, in nats [B].
 
-    It is log Z less the expected score, in float64, since the two nearly cancel. NaN where no
-    segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every potential: the
-    gradient is minus the covariance of the score and the counts, and costs one more recurrence.
+    In float64. NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in
+    every potential: the gradient is minus the covariance of the score and the counts.
 
     Args:
         p: Potentials.
@@ -28,8 +27,11 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         RuntimeError: The back end is not available.
     """
     p = checked(p)
+    back_end = resolve_backend(backend, p.lengths.device)
+    if back_end == "triton":
+        return entropy_scan.entropy(p).to(p.duration.dtype)
     exact = p.map(Tensor.double)
-    log_z, expected = _expected_score(exact, exact, resolve_backend(backend, p.lengths.device))
+    log_z, expected = _expected_score(exact, exact, back_end)  # the two nearly cancel
     possible = log_z > -torch.inf
     return torch.where(possible, log_z - expected, torch.nan).to(p.duration.dtype)
 
