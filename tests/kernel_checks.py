@@ -266,7 +266,7 @@ def ranks_as_the_host(name: str, limit: int, device: str) -> None:
     p = potentials(name, seed=5)
     tied = p.map(lambda x: x.round().clamp(-1, 1))
     tied.transition[0, 1] = tied.duration[-1, 0] = -torch.inf
-    for q, k in ((p.map(Tensor.float), 2), (tied, 9)):
+    for q, k in ((p.map(Tensor.float), 2), (tied, 5)):
         q = to_device(q, device)
         expected = (*ops.k_best(q, k, "torch"), *ops.max_marginals(q, True, "torch"))
         dirty = with_dirty_padding(q)
@@ -316,12 +316,11 @@ def knows_how_entropy_changes(name: str, limit: int, device: str) -> None:
     for q, tolerance in ((p, FLOAT64), (p.map(Tensor.float), CAST["float32"])):
         expected = value_and_gradient(q.map(Tensor.double), "torch")
         with mock.patch.object(entropy, "MAX_ELEMENTS", limit), dirty_memory():
-            found, again = (value_and_gradient(with_dirty_padding(q), "triton") for _ in range(2))
-            alone = ops.entropy(q, backend="triton")
-        for x, y, z in zip(found, again, expected, strict=True):
-            assert_close(x, z.to(x.dtype), **tolerance)
-            assert torch.equal(x, y)
-        assert torch.equal(alone, found[0])
+            found = value_and_gradient(with_dirty_padding(q), "triton")
+            again = ops.entropy(q, backend="triton")  # without what the gradient needs
+        for x, y in zip(found, expected, strict=True):
+            assert_close(x, y.to(x.dtype), **tolerance)
+        assert torch.equal(again, found[0])
 
 
 def traces_as_operations(device: str) -> None:

@@ -331,7 +331,7 @@ def gradient(p: Potentials, state: tuple[Tensor, ...], weight: Tensor) -> tuple[
     emission, segment, start, end, duration, transition, _, _, lengths = contiguous(p)
     weight = weight.contiguous()
     tile = power_of_two(max(types, 2))
-    rows = max(8, min(64, 1024 // tile))
+    rows = max(8, min(64, 512 // tile))
     # parts are as many as keep their memory within that of the state
     tiles = -(-max(rows, longest) // rows)
     parts = -(-positions // (tiles * rows))
@@ -361,7 +361,7 @@ def gradient(p: Potentials, state: tuple[Tensor, ...], weight: Tensor) -> tuple[
         transition_out,
         # sizes
         batch, positions, types, count,
-        STEPS=max(1, 2048 // (block * block)), SOURCES=block, TYPES=block, num_warps=4,
+        STEPS=max(1, 1024 // (block * block)), SOURCES=block, TYPES=block, num_warps=4,
     )  # fmt: skip
     opened = start_out.clone()
     opened[:, 1:] -= end_out[:, :-1]
