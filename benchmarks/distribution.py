@@ -148,8 +148,10 @@ def check(p: Potentials, backend: str) -> None:
     )
     same &= all(torch.equal(x, y) for x, y in zip(found[1:3], reference[1:3], strict=True))
     same &= all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
+    _, slopes_again = with_entropy(p, backend)
+    same &= all(torch.equal(slopes[k], slopes_again[k]) for k in slopes)
     print(f"check {p.sizes}: {', '.join(f'{k} {v:.1e}' for k, v in errors.items())}, "
-          f"samples, k best equal {same}, squared z {z:.3f}", flush=True)  # fmt: skip
+          f"all that must be equal is: {same}, squared z {z:.3f}", flush=True)  # fmt: skip
     if not (max(errors.values()) < 1e-4 and same and 0.75 < z < 1.25):
         raise RuntimeError(f"wrong at {p.sizes}: nothing was timed")
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 from cases import given, leaves, random_potentials, to_device
-from tolerances import FLOAT64, LOG_Z_FLOAT32
+from tolerances import CAST, FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
 from torch.testing import assert_close
@@ -24,7 +24,7 @@ from word_kernel_checks import CHECKS as OF_WORDS
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
 from hf_semicrf.ops.host import span_scores
-from hf_semicrf.ops.kernels import means, ranking, sampling, window
+from hf_semicrf.ops.kernels import entropy, means, ranking, sampling, window
 
 # Lengths, longest segment, types, given scores, and sizes of the layout that are forced small
 SHAPES = {
@@ -244,28 +244,35 @@ def draws_the_same(name: str, rows: int, device: str) -> None:
         assert len(expected[0].unique(dim=0)) > 1
 
 
+def with_dirty_padding(p: Potentials) -> Potentials:
+    """NaN past the lengths, but for segment scores."""
+    padding = torch.arange(p.sizes[1], device=p.lengths.device) >= p.lengths[:, None]
+    scores = {name: x for name, x in given(p).items() if name in ("emission", "start", "end")}
+    dirty = {name: x.masked_fill(padding[..., None], torch.nan) for name, x in scores.items()}
+    return p._replace(**dirty)
+
+
+@contextmanager
+def dirty_memory():
+    """Fill what torch.empty returns with NaN, as deterministic algorithms do."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def ranks_as_the_host(name: str, limit: int, device: str) -> None:
     """The k best with their ties, and the best through each place; NaN in padding moves no bit."""
     p = potentials(name, seed=5)
     tied = p.map(lambda x: x.round().clamp(-1, 1))
     tied.transition[0, 1] = tied.duration[-1, 0] = -torch.inf
-    padding = (torch.arange(p.sizes[1]) >= p.lengths[:, None])[..., None]
-    for q, k in ((p.map(Tensor.float), 2), (tied, 9)):
+    for q, k in ((p.map(Tensor.float), 2), (tied, 5)):
         q = to_device(q, device)
         expected = (*ops.k_best(q, k, "torch"), *ops.max_marginals(q, True, "torch"))
-        dirty = q._replace(
-            **{
-                x: scores.masked_fill(padding.to(device), torch.nan)
-                for x in ("emission", "start", "end")
-                if (scores := getattr(q, x)) is not None
-            }
-        )
-        torch.use_deterministic_algorithms(True)  # which fills what torch.empty returns with NaN
-        try:
-            with mock.patch.object(ranking, "MAX_ELEMENTS", limit):
-                found = (*ops.k_best(dirty, k, "triton"), *ops.max_marginals(dirty, True, "triton"))
-        finally:
-            torch.use_deterministic_algorithms(False)
+        dirty = with_dirty_padding(q)
+        with mock.patch.object(ranking, "MAX_ELEMENTS", limit), dirty_memory():
+            found = (*ops.k_best(dirty, k, "triton"), *ops.max_marginals(dirty, True, "triton"))
         tolerance = FLOAT64 if q.duration.dtype == torch.float64 else LOG_Z_FLOAT32
         for x, y in zip(found, expected, strict=True):
             assert_close(x, y, **tolerance)
@@ -296,14 +303,37 @@ def knows_its_entropy(device: str) -> None:
         assert_close(x, y, **FLOAT64)
 
 
+def knows_how_entropy_changes(name: str, limit: int, device: str) -> None:
+    """Entropy and gradient are those of log Z less the expected score, with float32 scores too."""
+    p = to_device(potentials(name, seed=6), device)
+    p.transition[0, 1] = p.duration[-1, 0] = -torch.inf
+
+    def value_and_gradient(p: Potentials, backend: str) -> list[Tensor]:
+        leaf = leaves(p)
+        value = ops.entropy(leaf, backend=backend)
+        weight = torch.arange(1, len(value) + 1, device=device, dtype=value.dtype)
+        return [value.detach(), *torch.autograd.grad(value @ weight, list(given(leaf).values()))]
+
+    for q, tolerance in ((p, FLOAT64), (p.map(Tensor.float), CAST["float32"])):
+        expected = value_and_gradient(q.map(Tensor.double), "torch")
+        with mock.patch.object(entropy, "MAX_ELEMENTS", limit), dirty_memory():
+            found = value_and_gradient(with_dirty_padding(q), "triton")
+            again = ops.entropy(q, backend="triton")  # without what the gradient needs
+        for x, y in zip(found, expected, strict=True):
+            assert_close(x, y.to(x.dtype), **tolerance)
+        assert torch.equal(again, found[0])
+
+
 def traces_as_operations(device: str) -> None:
     """The forward and the backward pass are traced with tensors that hold no data."""
     # without padding, where the state that the op returns is not written
     p = to_device(random_potentials([4, 4], 3, 3, 4, ("emission", "segment")), device)
     labels, starts = segmentation(p)
     opcheck(torch.ops.hf_semicrf.loss.default, (*leaves(p), labels, starts, "triton"))
-    opcheck(torch.ops.hf_semicrf.k_best.default, (*p, 2, "triton"))
-    opcheck(torch.ops.hf_semicrf.max_marginals.default, (*p, True, "triton"))
+    fakes = ("test_schema", "test_faketensor")
+    opcheck(torch.ops.hf_semicrf.k_best.default, (*p, 2, "triton"), test_utils=fakes)
+    opcheck(torch.ops.hf_semicrf.max_marginals.default, (*p, True, "triton"), test_utils=fakes)
+    opcheck(torch.ops.hf_semicrf.entropy_scan.default, (*leaves(p), 2))
 
 
 def scores_whole_segments(
@@ -393,6 +423,10 @@ CHECKS |= {
         ("blocks of time", 4),
         ("many types", 16),
     )
+}
+CHECKS |= {
+    f"knows_how_entropy_changes: {name}, {limit}": (knows_how_entropy_changes, name, limit)
+    for name, limit in (("segment", 4096), ("blocks of time", 4), ("linear chain", 4))
 }
 CHECKS |= {
     f"scores_whole_segments: {name}": (scores_whole_segments, *sizes)

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend, told
-from hf_semicrf.ops.host import covariance, factored
+from hf_semicrf.ops.host import covariance, entropy_scan, factored
 from hf_semicrf.ops.host import entropy as entropies
-from hf_semicrf.ops.host.magnitude import centred
+from hf_semicrf.ops.host.magnitude import centred, only_usable
 from hf_semicrf.ops.potentials import Potentials
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     """Compute the entropy of the distribution over segmentations, in nats [B].
 
-    NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in every
-    potential: the gradient is minus the covariance of the score and the counts.
+    In float64. NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in
+    every potential: the gradient is minus the covariance of the score and the counts.
 
     Args:
         p: Potentials.
@@ -29,7 +29,10 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         RuntimeError: The back end is not available.
     """
     p = checked(p)
-    value = told(p, entropies.entropy(p, resolve_backend(backend, p.lengths.device)))
+    back_end = resolve_backend(backend, p.lengths.device)
+    if back_end == "triton":
+        return only_usable(p, entropy_scan.entropy(p)).to(p.duration.dtype)
+    value = told(p, entropies.entropy(p, back_end))
     return torch.where(value == -torch.inf, torch.nan, value).to(p.duration.dtype)
 
 

@@ -20,7 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_semicrf.ops.host.magnitude import centred, is_small, narrowed_from_below, unusable
+from hf_semicrf.ops.host.magnitude import (
+    centred,
+    is_small,
+    narrowed_from_below,
+    only_usable,
+    unusable,
+)
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, only_read, reverse, scores_by_end
 from hf_semicrf.ops.registry import kernels, operation, split_potentials
@@ -63,7 +69,10 @@ def max_marginals(
 def _k_best(*inputs):
     p, (k, backend) = split_potentials(inputs)
     if backend == "triton":
-        return kernels("ranking").k_best(p, k)
+        wrong = unusable(only_read(p))[:, None]
+        score, labels, starts = kernels("ranking").k_best(p, k)
+        other = wrong[..., None]
+        return score.masked_fill(wrong, torch.nan), labels.masked_fill(other, -1), starts & ~other
     lengths = p.lengths
     p, level, wrong = _on_the_host(p)
     batch, positions, _, types = p.sizes
@@ -108,7 +117,8 @@ def _(*args):
 def _max_marginals(*inputs):
     original, (with_segment, backend) = split_potentials(inputs)
     if backend == "triton":
-        scores = kernels("max_marginals").max_marginals(original, with_segment)
+        found = kernels("max_marginals").max_marginals(original, with_segment)
+        scores = tuple(only_usable(original, x) if x.numel() else x for x in found)
     else:
         scores = _max_marginals_on_the_host(original, with_segment)
     token, opening, closing, through = (

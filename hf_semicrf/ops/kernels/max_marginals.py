@@ -26,7 +26,7 @@ from hf_semicrf.ops.kernels.common import contiguous, in_float64, power_of_two
 from hf_semicrf.ops.kernels.ranking import best_prefixes
 from hf_semicrf.ops.potentials import Potentials
 
-MAX_ELEMENTS = 4096  # of a tile, where it can be cut by types
+MAX_ELEMENTS = 1024  # of a tile, where it can be cut by types
 
 
 @triton.jit
@@ -100,6 +100,6 @@ def max_marginals(p: Potentials, with_segment: bool) -> tuple[Tensor, Tensor, Te
         token_out, start_out, end_out, through if with_segment else None,
         # sizes
         batch, positions, longest, types,
-        ROWS=rows, TYPES=tile, num_warps=max(1, min(8, rows * tile // 512)),
+        ROWS=rows, TYPES=tile, num_warps=max(1, min(8, rows * tile // 256)),
     )  # fmt: skip
     return token_out, start_out, end_out, through
