@@ -152,14 +152,13 @@ class LabelScheme:
         starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
         return labels, starts & (labels >= 0)
 
-    def reading(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """How tags are read, as tables whose row 0 is an unknown tag.
+    def reading(self, device: torch.device) -> Tensor:
+        """How tags are read, as codes [K + 1] whose first is that of an unknown tag.
 
-        Returns:
-            The type of each tag [K + 1], and whether a segment starts, by the tag before and the
-            tag [K + 1, K + 1].
+        A code is the type times 4, plus 2 for a tag that opens a segment and 1 for one that closes
+        it.
         """
-        return _table(self, "types", device), _table(self, "starts", device)
+        return _table(self, "read", device)
 
     def writing(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """How segmentations are written, as tables.

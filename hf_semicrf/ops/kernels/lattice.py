@@ -4,8 +4,9 @@ One program a sentence finds the words by a running count, so nothing is sorted.
 start no word follow the words in their order: every sub-word is read once, and the gradient of what
 was read is a scatter without atomics and without zeros to fill in.
 
-Tags are read as `LabelScheme.encode` does, by two small tables; a running maximum says where a
-position's segment began, and each multiple of the longest length from there starts another one.
+Tags are read as `LabelScheme.encode` does, by a small table of codes: a type times 4, plus 2 for a
+tag that opens a segment, plus 1 for one that closes it. A running maximum says where a position's
+segment began, and each multiple of the longest length from there starts another one.
 
 Memory traffic: one read and a few writes a sub-word; states are read once and written once.
 """
@@ -151,11 +152,12 @@ def _maximum(a, b):
 
 
 @triton.jit
-def _tag_row(tags, token_of_word, row, n, inside, known):
-    """The row of each word's tag in the tables; 0 for what is unknown."""
+def _code(tags, token_of_word, codes, row, n, inside, known):
+    """The code of each word's tag; that of an unknown one where there is none."""
     place = tl.load(token_of_word + row + n, mask=inside, other=0)
     tag = tl.load(tags + row + place, mask=inside, other=-1)
-    return tl.where(inside & (tag >= 0) & (tag < known - 1), tag + 1, 0).to(tl.int32)
+    is_tag = inside & (tag >= 0) & (tag < known - 1)
+    return tl.load(codes + tl.where(is_tag, tag + 1, 0)).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["count", "known", "longest"])
@@ -163,11 +165,11 @@ def tags_kernel(
     # tags and where the words stand
     tags, token_of_word, lengths,
     # how tags are read
-    type_table, start_table,
+    codes,
     # results
     types_out, starts_out,
     # sizes
-    count, known, longest, BLOCK: tl.constexpr,
+    count, known, longest, OPENS: tl.constexpr, CLOSES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
@@ -178,10 +180,11 @@ def tags_kernel(
     for n0 in range(0, count, BLOCK):
         n = n0 + r
         inside = n < length
-        tag = _tag_row(tags, token_of_word, row, n, inside, known)
-        before = _tag_row(tags, token_of_word, row, n - 1, inside & (n > 0), known)
-        kind = tl.load(type_table + tag)
-        starts = tl.load(start_table + before * known + tag) != 0
+        code = _code(tags, token_of_word, codes, row, n, inside, known)
+        before = _code(tags, token_of_word, codes, row, n - 1, inside & (n > 0), known)
+        kind = code >> 2
+        starts = (kind != before >> 2) | ((code & OPENS) != 0) | ((before & CLOSES) != 0)
+        starts = starts & (kind >= 0)
         first = tl.associative_scan(tl.where(starts, n, 0), 0, _maximum)
         first = tl.maximum(first, begun)
         begun = tl.max(first, 0)
@@ -196,8 +199,7 @@ def read_tags(
     tags: Tensor,
     token_of_word: Tensor,
     lengths: Tensor,
-    types: Tensor,
-    starts: Tensor,
+    codes: Tensor,
     longest: int,
 ) -> tuple[Tensor, Tensor]:
     """Types and starts [B, N] that tags of sub-words [B, T] say; N is T.
@@ -206,8 +208,7 @@ def read_tags(
         tags: Tag ids [B, T]; what is no tag is unknown.
         token_of_word: The first sub-word of each word [B, N].
         lengths: Words of each sentence [B].
-        types: The type of each tag [K + 1], the first for an unknown one.
-        starts: Whether a segment starts, by the tag before and the tag [K + 1, K + 1] bool.
+        codes: How each tag is read [K + 1], the first for an unknown one.
         longest: Longest segment, in words.
     """
     tags = tags.contiguous()
@@ -217,11 +218,11 @@ def read_tags(
         # tags and where the words stand
         tags, token_of_word, lengths,
         # how tags are read
-        types, starts,
+        codes,
         # results
         types_out, starts_out,
         # sizes
-        tags.shape[1], len(types), longest, BLOCK=BLOCK, num_warps=4,
+        tags.shape[1], len(codes), longest, OPENS=2, CLOSES=1, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return types_out, starts_out
 
