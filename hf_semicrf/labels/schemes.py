@@ -152,14 +152,14 @@ class LabelScheme:
         starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
         return labels, starts & (labels >= 0)
 
-    def reading(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """How tags are read, as tables whose row 0 is an unknown tag.
+    def reading(self, device: torch.device) -> tuple[Tensor, int, int]:
+        """How tags are read, as a table whose first row is an unknown tag.
 
         Returns:
-            The type of each tag [K + 1], and whether a segment starts, by the tag before and the
-            tag [K + 1, K + 1].
+            The type of each tag times 4 [K + 1], with what is added where it opens a segment, and
+            where it closes one.
         """
-        return _table(self, "types", device), _table(self, "starts", device)
+        return _table(self, "read", device), _OPENS, _CLOSES
 
     def writing(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """How segmentations are written, as tables.

@@ -4,7 +4,7 @@ One program a sentence finds the words by a running count, so nothing is sorted.
 start no word follow the words in their order: every sub-word is read once, and the gradient of what
 was read is a scatter without atomics and without zeros to fill in.
 
-Tags are read as `LabelScheme.encode` does, by two small tables; a running maximum says where a
+Tags are read as `LabelScheme.encode` does, by a small table; a running maximum says where a
 position's segment began, and each multiple of the longest length from there starts another one.
 
 Memory traffic: one read and a few writes a sub-word; states are read once and written once.
@@ -163,11 +163,11 @@ def tags_kernel(
     # tags and where the words stand
     tags, token_of_word, lengths,
     # how tags are read
-    type_table, start_table,
+    codes,
     # results
     types_out, starts_out,
     # sizes
-    count, known, longest, BLOCK: tl.constexpr,
+    count, known, longest, OPENS: tl.constexpr, CLOSES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
@@ -178,10 +178,12 @@ def tags_kernel(
     for n0 in range(0, count, BLOCK):
         n = n0 + r
         inside = n < length
-        tag = _tag_row(tags, token_of_word, row, n, inside, known)
+        code = tl.load(codes + _tag_row(tags, token_of_word, row, n, inside, known))
         before = _tag_row(tags, token_of_word, row, n - 1, inside & (n > 0), known)
-        kind = tl.load(type_table + tag)
-        starts = tl.load(start_table + before * known + tag) != 0
+        before = tl.load(codes + before)
+        kind = code >> 2
+        changes = (kind != before >> 2) | (((code & OPENS) | (before & CLOSES)) != 0)
+        starts = changes & (kind >= 0)
         first = tl.associative_scan(tl.where(starts, n, 0), 0, _maximum)
         first = tl.maximum(first, begun)
         begun = tl.max(first, 0)
@@ -196,8 +198,9 @@ def read_tags(
     tags: Tensor,
     token_of_word: Tensor,
     lengths: Tensor,
-    types: Tensor,
-    starts: Tensor,
+    codes: Tensor,
+    opens: int,
+    closes: int,
     longest: int,
 ) -> tuple[Tensor, Tensor]:
     """Types and starts [B, N] that tags of sub-words [B, T] say; N is T.
@@ -206,8 +209,10 @@ def read_tags(
         tags: Tag ids [B, T]; what is no tag is unknown.
         token_of_word: The first sub-word of each word [B, N].
         lengths: Words of each sentence [B].
-        types: The type of each tag [K + 1], the first for an unknown one.
-        starts: Whether a segment starts, by the tag before and the tag [K + 1, K + 1] bool.
+        codes: What each tag says [K + 1], the first for an unknown one: its type times 4, and
+            these two.
+        opens: Added where it opens a segment.
+        closes: Added where it closes one.
         longest: Longest segment, in words.
     """
     tags = tags.contiguous()
@@ -217,11 +222,11 @@ def read_tags(
         # tags and where the words stand
         tags, token_of_word, lengths,
         # how tags are read
-        types, starts,
+        codes,
         # results
         types_out, starts_out,
         # sizes
-        tags.shape[1], len(types), longest, BLOCK=BLOCK, num_warps=4,
+        tags.shape[1], len(codes), longest, OPENS=opens, CLOSES=closes, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return types_out, starts_out
 
