@@ -258,14 +258,13 @@ def models_are_the_same(device: str) -> None:
             out = model(input_ids=ids, labels=given, output_segment_posteriors=True)
             out.loss.backward()
             grads = {n: x.grad for n, x in model.named_parameters() if x.grad is not None}
-            # the logarithm of 0 and of a rounding error are far apart
+            # as probabilities: the logarithm of what cancels has no digits
             return out.loss.detach(), out.logits.exp(), out.segment_posteriors, grads
 
         with mock.patch.object(lattice_kernels, "BLOCK", 16):
             expected, found = both(run)
         for x, y in zip(expected[:3], found[:3], strict=True):
             assert_close(y, x, rtol=1e-8, atol=1e-9)
-        assert torch.equal(expected[1].argmax(-1), found[1].argmax(-1))
         assert expected[3].keys() == found[3].keys()
         for name, x in expected[3].items():
             assert_close(found[3][name], x, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")

@@ -152,13 +152,14 @@ class LabelScheme:
         starts = (labels != before >> 2) | (code & _OPENS | before & _CLOSES).bool()
         return labels, starts & (labels >= 0)
 
-    def reading(self, device: torch.device) -> Tensor:
-        """How tags are read, as codes [K + 1] whose first is that of an unknown tag.
+    def reading(self, device: torch.device) -> tuple[Tensor, int, int]:
+        """How tags are read, as a table whose first row is an unknown tag.
 
-        A code is the type times 4, plus 2 for a tag that opens a segment and 1 for one that closes
-        it.
+        Returns:
+            The type of each tag times 4 [K + 1], with what is added where it opens a segment, and
+            where it closes one.
         """
-        return _table(self, "read", device)
+        return _table(self, "read", device), _OPENS, _CLOSES
 
     def writing(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """How segmentations are written, as tables.

@@ -626,7 +626,9 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         kernels = kernels_for("lattice", labels.device)
         if kernels is not None and not partly and labels.shape == lattice.mask.shape:
             places = (lattice.token_of_word, lattice.lengths)
-            return *kernels.read_tags(labels, *places, scheme.reading(labels.device), longest), None
+            return *kernels.read_tags(
+                labels, *places, *scheme.reading(labels.device), longest
+            ), None
         tags = lattice.gather(labels).masked_fill(~lattice.inside, UNKNOWN_TAG)
         self._check_tags(tags, lattice.inside)
         if partly:

@@ -4,9 +4,8 @@ One program a sentence finds the words by a running count, so nothing is sorted.
 start no word follow the words in their order: every sub-word is read once, and the gradient of what
 was read is a scatter without atomics and without zeros to fill in.
 
-Tags are read as `LabelScheme.encode` does, by a small table of codes: a type times 4, plus 2 for a
-tag that opens a segment, plus 1 for one that closes it. A running maximum says where a position's
-segment began, and each multiple of the longest length from there starts another one.
+Tags are read as `LabelScheme.encode` does, by a small table; a running maximum says where a
+position's segment began, and each multiple of the longest length from there starts another one.
 
 Memory traffic: one read and a few writes a sub-word; states are read once and written once.
 """
@@ -152,12 +151,11 @@ def _maximum(a, b):
 
 
 @triton.jit
-def _code(tags, token_of_word, codes, row, n, inside, known):
-    """The code of each word's tag; that of an unknown one where there is none."""
+def _tag_row(tags, token_of_word, row, n, inside, known):
+    """The row of each word's tag in the tables; 0 for what is unknown."""
     place = tl.load(token_of_word + row + n, mask=inside, other=0)
     tag = tl.load(tags + row + place, mask=inside, other=-1)
-    is_tag = inside & (tag >= 0) & (tag < known - 1)
-    return tl.load(codes + tl.where(is_tag, tag + 1, 0)).to(tl.int32)
+    return tl.where(inside & (tag >= 0) & (tag < known - 1), tag + 1, 0).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["count", "known", "longest"])
@@ -180,11 +178,12 @@ def tags_kernel(
     for n0 in range(0, count, BLOCK):
         n = n0 + r
         inside = n < length
-        code = _code(tags, token_of_word, codes, row, n, inside, known)
-        before = _code(tags, token_of_word, codes, row, n - 1, inside & (n > 0), known)
+        code = tl.load(codes + _tag_row(tags, token_of_word, row, n, inside, known))
+        before = _tag_row(tags, token_of_word, row, n - 1, inside & (n > 0), known)
+        before = tl.load(codes + before)
         kind = code >> 2
-        starts = (kind != before >> 2) | ((code & OPENS) != 0) | ((before & CLOSES) != 0)
-        starts = starts & (kind >= 0)
+        changes = (kind != before >> 2) | (((code & OPENS) | (before & CLOSES)) != 0)
+        starts = changes & (kind >= 0)
         first = tl.associative_scan(tl.where(starts, n, 0), 0, _maximum)
         first = tl.maximum(first, begun)
         begun = tl.max(first, 0)
@@ -200,6 +199,8 @@ def read_tags(
     token_of_word: Tensor,
     lengths: Tensor,
     codes: Tensor,
+    opens: int,
+    closes: int,
     longest: int,
 ) -> tuple[Tensor, Tensor]:
     """Types and starts [B, N] that tags of sub-words [B, T] say; N is T.
@@ -208,7 +209,10 @@ def read_tags(
         tags: Tag ids [B, T]; what is no tag is unknown.
         token_of_word: The first sub-word of each word [B, N].
         lengths: Words of each sentence [B].
-        codes: How each tag is read [K + 1], the first for an unknown one.
+        codes: What each tag says [K + 1], the first for an unknown one: its type times 4, and
+            these two.
+        opens: Added where it opens a segment.
+        closes: Added where it closes one.
         longest: Longest segment, in words.
     """
     tags = tags.contiguous()
@@ -222,7 +226,7 @@ def read_tags(
         # results
         types_out, starts_out,
         # sizes
-        tags.shape[1], len(codes), longest, OPENS=2, CLOSES=1, BLOCK=BLOCK, num_warps=4,
+        tags.shape[1], len(codes), longest, OPENS=opens, CLOSES=closes, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return types_out, starts_out
 
