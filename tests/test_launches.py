@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import pytest
@@ -152,7 +153,9 @@ def test_no_call_waits_for_the_gpu():
 
 
 @pytest.mark.gpu
-def test_labels_on_every_piece_are_said_without_waiting(caplog):
+def test_labels_on_every_piece_are_said_without_waiting(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hf_semicrf"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     _, ours, ids, _ = models("cuda")
     ours.word_starts[ids] = 2
     for _ in range(2):

@@ -199,8 +199,14 @@ def entries(folder: Any) -> dict[str, Entry]:
         "ops.minimum_token_risk": of(ops.minimum_token_risk, marginals, p.lengths, longest=2),
         **{
             f"ops.{name}": of(getattr(ops, name), made)
-            for name in ("log_partition", "marginals", "entropy", "viterbi", "max_marginals")
+            for name in ("log_partition", "marginals", "entropy", "viterbi", "max_marginals",
+                         "best_segmentation", "packed")
         },
+        "ops.at_segments": of(
+            ops.at_segments, posterior, torch.zeros(1, 3).long(), torch.ones(1, 3).bool(), p.lengths
+        ),
+        "ops.mean_loss": of(ops.mean_loss, torch.zeros(1), p.lengths),
+        "ops.kernels_for": of(ops.kernels_for, "pack", torch.device("cpu")),
         "ops.kl_divergence": of(ops.kl_divergence, made, made),
         "ops.log_partition_difference": of(ops.log_partition_difference, made, made),
         "ops.segment_marginals": of(ops.segment_marginals, made, torch.zeros(1, 1, 2).long()),

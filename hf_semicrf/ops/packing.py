@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from hf_semicrf.ops.checks import Backend
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.options import check
 
 
 def packed(
@@ -27,7 +28,11 @@ def packed(
         forbidden: What becomes -inf of duration, transition, initial and final, one after the other
             [(L + C + 2) C] bool; nothing where None.
         backend: Which implementation runs.
+
+    Raises:
+        ValueError: The temperature is no number above 0.
     """
+    check(optional=False, temperature=temperature)
     kernels = kernels_for("pack", p.lengths.device, backend)
     if kernels is None:
         if forbidden is not None:

@@ -75,6 +75,6 @@ def kernels_for(name: str, device: torch.device, backend: Backend = "auto") -> M
         None where PyTorch runs instead: on other devices, and in a graph, whose operations the
         compiler fuses and an export has to know.
     """
-    if torch.compiler.is_compiling() or resolve_backend(backend, device) == "torch":
+    if resolve_backend(backend, device) == "torch" or torch.compiler.is_compiling():
         return None
     return kernels(name)
