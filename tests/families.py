@@ -87,7 +87,9 @@ class Checked:
 
     def near(self, name: str, found, expected, floor: float = 1e-9) -> None:
         """Compare numbers; infinities must be the same."""
-        found = np.asarray(found.detach().double() if isinstance(found, Tensor) else found, float)
+        found = np.asarray(
+            found.detach().double().cpu() if isinstance(found, Tensor) else found, float
+        )
         expected = np.asarray(expected, float)
         assert found.shape == expected.shape, f"{name}: {found.shape}, expected {expected.shape}"
         relative = 1e-10 if self.double else 1e-6

@@ -71,11 +71,11 @@ class State:
 
     def damage(self) -> None:
         """A line that is no row."""
-        self.lines[4] = '{"text": '
+        self.lines[-3] = '{"text": '
 
     def order(self) -> None:
         """Two lines that change places."""
-        self.lines[0], self.lines[6] = self.lines[6], self.lines[0]
+        self.lines[0], self.lines[-1] = self.lines[-1], self.lines[0]
 
     def longer(self) -> None:
         """A line more."""

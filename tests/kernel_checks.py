@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 from cases import given, leaves, random_potentials, to_device
+from families import LOWEST, Checked, compiled
 from tolerances import CAST, FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
@@ -403,6 +404,59 @@ def finds_the_least_risk(device: str) -> None:
     opcheck(torch.ops.hf_semicrf.minimum_risk.default, (segment, lengths, 0.5))
 
 
+LARGE = {  # what is done to a field's scores
+    "mask": ("emission", lambda x: x[:, 1].fill_(-1e9)),
+    "lowest": ("emission", lambda x: x[:, 1].fill_(LOWEST)),
+    "constant": ("emission", lambda x: x.add_(1e6)),
+    "durations": ("duration", lambda x: x.mul_(1e6)),
+    "end": ("end", lambda x: x[:, 1].fill_(-1e9)),
+    "segment": ("segment", lambda x: x[0, 0, 1].fill_(LOWEST)),
+    "transition": ("transition", lambda x: x[0, 1].fill_(1e8)),
+}
+
+
+def tells_large_scores_apart(name: str, device: str) -> None:
+    """The enumeration's numbers from float32 scores, where float32 would lose all digits."""
+    field, change = LARGE[name]
+    tensors = ("emission", "start", "end", *(["segment"] if field == "segment" else []))
+    p = random_potentials([4, 3], 2, 2, 4, tensors, seed=6, scale=1.0).map(Tensor.float)
+    change(getattr(p, field))
+    checked = Checked(to_device(p, device), "triton")
+    with compiled(), forced({"MAX_WINDOW_ELEMENTS": 2} if name == "durations" else {}):
+        checked.partition(checked.p)
+        checked.decoding(checked.p)
+
+
+def knows_no_number_of_a_sentence(device: str) -> None:
+    """NaN, +inf and what float64 cannot tell apart: NaN, and the other sentence does not notice."""
+    clean = random_potentials([4, 3], 2, 2, 4, ("emission", "start", "segment"), seed=7)
+    for dtype, field, at, value in (
+        (torch.float32, "emission", (0, 2, 1), torch.nan),
+        (torch.float32, "segment", (0, 1, 1, 0), torch.inf),
+        (torch.float64, "start", (0, 3, 0), torch.nan),
+        (torch.float32, "start", (0, 0), 1e30),
+    ):
+        p = clean.map(lambda x, dtype=dtype: x.to(dtype, copy=True))
+        expected = results(p, *segmentation(p), "torch")
+        getattr(p, field)[at] = value
+        p = to_device(p, device)
+        with compiled():
+            labels, starts = ops.viterbi(p, backend="triton")[1:]
+            assert (labels[0] == -1).all() and (labels[1, :3] >= 0).all()
+            assert not starts[0].any()
+            for key in ("log_partition", "token"):
+                if key == "token":
+                    found = ops.marginals(p, backend="triton").token
+                else:
+                    found = ops.log_partition(p, backend="triton")
+                assert found[0].isnan().all(), f"{key} of {value} in {field}: {found[0]}"
+                assert_close(found[1].cpu(), expected[key][1].to(dtype), rtol=1e-5, atol=1e-5)
+        leaf = leaves(p)
+        with compiled():
+            ops.log_partition(leaf, backend="triton")[1].backward()
+        assert all(x.grad.isfinite().all() for x in given(leaf).values())
+
+
 CHECKS = {f"agrees: {name}": (agrees, name) for name in SHAPES}
 CHECKS |= {
     f"agrees_in_float32: {name}": (agrees_in_float32, name)
@@ -437,6 +491,7 @@ CHECKS |= {
         "many types": (3, 2, 72, 70, True),
     }.items()
 }
+CHECKS |= {f"tells_large_scores_apart: {name}": (tells_large_scores_apart, name) for name in LARGE}
 CHECKS |= {
     f.__name__: (f,)
     for f in (
@@ -449,6 +504,7 @@ CHECKS |= {
         refuses_no_gold_in_silence,
         knows_its_entropy,
         finds_the_least_risk,
+        knows_no_number_of_a_sentence,
         traces_as_operations,
     )
 } | {name: (check,) for name, check in OF_WORDS.items()}

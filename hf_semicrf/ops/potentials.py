@@ -25,7 +25,11 @@ class Potentials(NamedTuple):
     """Scores of a batch of sentences, in nats; ``-inf`` forbids what it scores.
 
     At least one of ``emission``, ``segment``, ``start`` and ``end`` is not None. All share one
-    floating dtype and one device.
+    floating dtype and one device. What lies past a sentence's length is not read.
+
+    Finite scores may be large: where float64 cannot tell segmentations apart any more (never below
+    2e9) operations raise a `ScoreError`, as they do for NaN and ``+inf``. On a GPU and in compiled
+    code, where a check would wait, such a sentence has NaN for every number, and labels -1.
 
     Args:
         emission: Score of each position [B, N, C], or None for zeros.

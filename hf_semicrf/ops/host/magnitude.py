@@ -131,7 +131,8 @@ def is_small(p: Potentials) -> bool:
     for x in p[:-1]:
         if x is None:
             continue
-        low, high = (float(y) for y in x.detach().aminmax())
+        x = x.detach()
+        low, high = (float(y) for y in x.aminmax())
         if low == -math.inf:
             low = float(torch.where(x == -torch.inf, 0, x).amin())
         if not -LARGEST <= low <= high <= LARGEST:

@@ -17,7 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_semicrf.ops.kernels.dense_states import Plan, accumulator, durations, far_tile, pull
+from hf_semicrf.ops.kernels.dense_states import (
+    Plan,
+    accumulator,
+    broken,
+    durations,
+    far_tile,
+    pull,
+)
 
 
 @triton.jit(do_not_specialize=["rows", "size", "count"])
@@ -48,7 +55,9 @@ def _cut(
         left = tl.load(beta + boundary * C + out, mask=out < C, other=float("-inf"))
         value = left + (anchor + right.to(tl.float64))
         total = tl.max(value, 0)
-        if not MAX:
+        if MAX:
+            total = tl.where(broken(value, 0) > 0.0, float("nan"), total)
+        else:
             safe = tl.where(total == float("-inf"), 0.0, total)
             mass = tl.sum(tl.exp((value - safe).to(ACC)), 0)
             total = safe + tl.log(mass).to(tl.float64)

@@ -35,7 +35,7 @@ def _marginal(
     steps = tl.load(lengths + b).to(tl.int32) - 1
     total = tl.load(totals + b)
     scale = tl.load(scales + b).to(ACC)
-    reach = tl.where(total > float("-inf"), tl.minimum(count, steps - s), 0)
+    reach = tl.where(total != float("-inf"), tl.minimum(count, steps - s), 0)
     boundary = b * (rows + 1) + s
     reached = tl.where(s < steps, C, 0)
     behind = tl.load(beta + boundary * C + out, mask=out < reached, other=float("-inf"))

@@ -98,11 +98,22 @@ def states(state, q, count, low, anchor, C: tl.constexpr, RIGHT: tl.constexpr, A
 
 
 @triton.jit
+def broken(value, axis: tl.constexpr):
+    """How many are NaN or +inf, which a maximum would not tell."""
+    return tl.sum(tl.where(value < float("inf"), 0.0, 1.0), axis)
+
+
+@triton.jit
 def add(top, mass, weight, state, MAX: tl.constexpr):
-    """Add weight [OUT, Q] + state [Q] to the running maximum and scaled sum, both [OUT]."""
+    """Add weight [OUT, Q] + state [Q] to the running maximum and scaled sum, both [OUT].
+
+    With maxima, the sum counts values that are none.
+    """
     value = weight + state[None, :]
     peak = tl.maximum(top, tl.max(value, 1))
-    if not MAX:
+    if MAX:
+        mass += broken(value, 1).to(mass.dtype)
+    else:
         safe = tl.where(peak == float("-inf"), 0.0, peak)
         mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(value - safe[:, None]), 1)
     return peak, mass
@@ -110,10 +121,11 @@ def add(top, mass, weight, state, MAX: tl.constexpr):
 
 @triton.jit
 def close(top, mass, MAX: tl.constexpr):
-    """The sum that a running maximum and a scaled sum stand for."""
+    """The sum that a running maximum and a scaled sum stand for; NaN for NaN and +inf."""
     if MAX:
-        return top
-    return tl.where(top == float("-inf"), top, top + tl.log(mass))
+        return tl.where(mass > 0.0, float("nan"), top)
+    else:
+        return tl.where((top == float("-inf")) & (mass == mass), top, top + tl.log(mass))
 
 
 @triton.jit
@@ -269,7 +281,9 @@ def _near_side(
             before = tl.load(partial + place, mask=known, other=float("-inf")) - anchor
             before = before.to(ACC)
             peak = tl.maximum(top, tl.max(before, 0))
-            if not MAX:
+            if MAX:
+                mass += broken(before, 0).to(mass.dtype)
+            else:
                 safe = tl.where(peak == float("-inf"), 0.0, peak)
                 mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
             top = peak

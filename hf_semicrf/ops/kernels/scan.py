@@ -176,11 +176,16 @@ def _scan_as(
     initial_row = tl.where(real, initial_row * LOG2E, minus_inf)
     shortest = usable(shortest) * LOG2E
 
+    steps = zeros[None, :]
+    highest = zeros
+    fast = False
     if SOURCES == TYPES:
         steps = tl.load(table + 2 * WINDOW * TYPES + cell)
         highest = finite(tl.max(steps, 0))
-        safe = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0
-        if safe:
+        fast = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0
+    # where scores are large, code without logarithms is not worth its compilation
+    if SOURCES == TYPES and dtype == duration.dtype.element_ty:
+        if fast:
             alpha, offset, size = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
@@ -215,8 +220,8 @@ def _scan_as(
             # where
             first_row, first_boundary, reverse, length, longest, types,
             stride_source, stride_c,
-            # what is in registers: no transitions
-            initial_row, shortest, zeros[None, :], zeros, zeros, size,
+            # what is in registers: no transitions where they do not fit
+            initial_row, shortest, steps, highest, zeros, size,
             WINDOW, TYPES, SOURCES, LONG, KEEP, False,
         )  # fmt: skip
     last = tl.where(real, alpha + final_row * LOG2E, minus_inf)
