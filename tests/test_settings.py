@@ -118,4 +118,4 @@ def test_the_head_is_built_from_the_settings_whole():
 def test_the_card_names_the_settings_that_were_changed():
     config = SemiCRFConfig(labels=["O", "B-X", "I-X"], head_width=7, label_scheme="IOB2")
     card = render_card(config, adapter=True)
-    assert "    head_width=7,\n    label_scheme='IOB2'," in card and "head_dropout" not in card
+    assert '    head_width=7,\n    label_scheme="IOB2",' in card and "head_dropout" not in card

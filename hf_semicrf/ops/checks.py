@@ -110,7 +110,8 @@ def checked(p: Potentials) -> Potentials:
     scores = p.map(lambda x: x if x.dtype == dtype else x.to(dtype))
     scores = scores._replace(lengths=p.lengths.long())
     if values_are_checked(p.lengths.device):
-        if not all(float(x.detach().amax()) < torch.inf for x in _scores(scores).values()):
+        most = [x.detach().amax().double() for x in _scores(scores).values()]
+        if not all(value < torch.inf for value in torch.stack(most).tolist()):
             check_scores(_scores(only_read(scores)))
     return scores
 

@@ -128,11 +128,9 @@ def _views(p: Potentials) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def is_small(p: Potentials) -> bool:
     """Say whether all scores are finite and at most `LARGEST`, or -inf."""
-    for x in p[:-1]:
-        if x is None:
-            continue
-        x = x.detach()
-        low, high = (float(y) for y in x.aminmax())
+    present = [x.detach() for x in p[:-1] if x is not None]
+    ends = torch.stack([end.double() for x in present for end in x.aminmax()]).tolist()
+    for x, low, high in zip(present, ends[::2], ends[1::2], strict=True):
         if low == -math.inf:
             low = float(torch.where(x == -torch.inf, 0, x).amin())
         if not -LARGEST <= low <= high <= LARGEST:

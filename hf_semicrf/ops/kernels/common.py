@@ -51,20 +51,6 @@ def centred(x, real):
 
 
 @triton.jit
-def grown(size, x):
-    """The largest magnitude so far, with that of x; -inf counts nothing, NaN and +inf stay."""
-    magnitude = tl.where(x == -float("inf"), 0.0, tl.abs(x))
-    return tl.maximum(size, magnitude, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def largest_of(size, tile):
-    """The largest magnitudes [TYPES], and those of a tile [ROWS, TYPES] if they are not small."""
-    large = tl.sum(tl.where(tile <= SMALL, 0.0, 1.0), 0) > 0.0
-    return tl.where(large, 2.0 * SMALL, size)
-
-
-@triton.jit
 def in_float64(pointer, index, mask):
     """Scores in float64, or nothing where the tensor is absent; 0 where the mask is unset."""
     if pointer is None:

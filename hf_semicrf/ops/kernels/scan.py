@@ -38,21 +38,17 @@ from hf_semicrf.ops.forward_backward import State
 from hf_semicrf.ops.kernels.common import (
     LN2,
     LOG2E,
-    SMALL,
     contiguous,
     finite,
-    grown,
-    largest_of,
     log2,
     log_sum_exp2,
     usable,
 )
+from hf_semicrf.ops.kernels.magnitude import is_large, magnitudes
 from hf_semicrf.ops.kernels.survey import is_told, survey
 from hf_semicrf.ops.kernels.window import (
     Plan,
     advance_window,
-    largest_long_segment,
-    largest_shared,
     read_earlier_segments,
     read_first_steps,
     read_row,
@@ -69,7 +65,7 @@ def scan_kernel(
     # potentials
     emission, segment, start, end, duration, transition, initial, final, lengths,
     # results and scratch
-    log_z, pre_out, alpha_out, offset_out, total_out, table, wide,
+    log_z, pre_out, alpha_out, offset_out, total_out, table, wide, large,
     # sizes
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
@@ -89,25 +85,24 @@ def scan_kernel(
         tl.store(offset_out + at, tl.zeros([], tl.float64))
     precise = duration.dtype.element_ty == tl.float64
     if duration.dtype.element_ty != tl.float64:
-        total, size = _scan_as(
-            # potentials
-            emission, segment, start, end, duration, transition, initial, final,
-            # results and scratch
-            pre_out, alpha_out, offset_out, table + place,
-            # where
-            first_row, first_boundary, reverse, length, longest, types,
-            WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
-        )  # fmt: skip
-        precise = tl.sum(tl.where(size <= SMALL, 0, 1), 0) > 0
-        if reverse == 0:
-            if not precise:
+        precise = is_large(large, b)
+        if not precise:
+            total = _scan_as(
+                # potentials
+                emission, segment, start, end, duration, transition, initial, final,
+                # results and scratch
+                pre_out, alpha_out, offset_out, table + place,
+                # where
+                first_row, first_boundary, reverse, length, longest, types,
+                WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
+            )  # fmt: skip
+            if reverse == 0:
                 tl.store(log_z + b, total * LN2)
                 if KEEP:
                     tl.store(total_out + 2 * b, total)
                     tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
     if precise:
-        tl.debug_barrier()  # what is written again was written by other threads
-        total, _ = _scan_as(
+        total = _scan_as(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # results and scratch
@@ -139,16 +134,12 @@ def _scan_as(
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """The scan in a dtype: log Z in base 2 without the level, and the largest magnitudes.
-
-    Magnitudes are looked at in float32 only.
-    """
+    """The scan in a dtype: log Z in base 2, without the level."""
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
     real = c < types
     zeros = tl.zeros([TYPES], dtype)
-    size = zeros
 
     # transition[source, c]; its transpose when reading from right to left
     stride_source = tl.where(reverse == 1, 1, types)
@@ -166,13 +157,6 @@ def _scan_as(
     initial_row = read_row(initial, final, reverse, 0, c, types, zeros)
     final_row = read_row(final, initial, reverse, 0, c, types, zeros)
     shortest = tl.load(duration + c, mask=real, other=minus_inf).to(dtype)
-    if dtype != tl.float64:
-        size = grown(grown(zeros, initial_row), final_row)
-        size = largest_shared(size, duration, transition, length, longest, types, TYPES)
-        if LONG and segment is not None:
-            size = largest_long_segment(
-                size, segment, first_row, length, longest, types, WINDOW, TYPES
-            )
     initial_row = tl.where(real, initial_row * LOG2E, minus_inf)
     shortest = usable(shortest) * LOG2E
 
@@ -186,7 +170,7 @@ def _scan_as(
     # where scores are large, code without logarithms is not worth its compilation
     if SOURCES == TYPES and dtype == duration.dtype.element_ty:
         if fast:
-            alpha, offset, size = _scan_steps(
+            alpha, offset = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
                 # results and scratch
@@ -195,11 +179,11 @@ def _scan_as(
                 first_row, first_boundary, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers: `steps` as weights
-                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros, size,
+                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, True,
             )  # fmt: skip
         else:
-            alpha, offset, size = _scan_steps(
+            alpha, offset = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
                 # results and scratch
@@ -208,11 +192,11 @@ def _scan_as(
                 first_row, first_boundary, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers
-                initial_row, shortest, steps, highest, zeros, size,
+                initial_row, shortest, steps, highest, zeros,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, False,
             )  # fmt: skip
     else:
-        alpha, offset, size = _scan_steps(
+        alpha, offset = _scan_steps(
             # potentials
             emission, segment, start, end, duration, transition,
             # results and scratch
@@ -221,13 +205,13 @@ def _scan_as(
             first_row, first_boundary, reverse, length, longest, types,
             stride_source, stride_c,
             # what is in registers: no transitions where they do not fit
-            initial_row, shortest, steps, highest, zeros, size,
+            initial_row, shortest, steps, highest, zeros,
             WINDOW, TYPES, SOURCES, LONG, KEEP, False,
         )  # fmt: skip
     last = tl.where(real, alpha + final_row * LOG2E, minus_inf)
     top = finite(tl.max(last, 0))
     total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
-    return total.to(tl.float64) + offset, size
+    return total.to(tl.float64) + offset
 
 
 @triton.jit
@@ -236,14 +220,11 @@ def _scan_steps(
     pre_out, alpha_out, offset_out, table,
     first_row, first_boundary, reverse, length, longest, types,
     stride_source, stride_c,
-    initial_row, shortest, steps, highest, zeros, size,
+    initial_row, shortest, steps, highest, zeros,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """All steps; the last boundary's alpha and offset, and the largest magnitudes so far.
-
-    ``steps`` are weights where FAST.
-    """
+    """All steps; the last boundary's alpha and offset. ``steps`` are weights where FAST."""
     dtype: tl.constexpr = zeros.dtype
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
@@ -263,9 +244,6 @@ def _scan_steps(
         # what is in registers
         c, zeros, shortest, LOG2E,
     )  # fmt: skip
-    if dtype != tl.float64:
-        size = grown(grown(grown(grown(size, em * LN2), enter * LN2), leave * LN2), unit * LN2)
-        sizes = tl.zeros([WINDOW, TYPES], dtype)  # of whole segments
     rest_top, rest_sum = zeros + minus_inf, zeros
     if FAST:
         # the first segment of length 1 counts as one of the rest: `initial` is not a product
@@ -298,8 +276,6 @@ def _scan_steps(
                 rest_sum = zeros + 1.0
             shift = tl.sum(zeros)
         for t in range(t0, tl.minimum(t0 + block, length)):
-            if dtype != tl.float64:
-                size = grown(grown(grown(grown(size, em2), enter2), leave2), unit2)
             em1, enter1, leave1 = em2 * LOG2E, enter2 * LOG2E, leave2 * LOG2E
             unit1 = shortest + unit2 * LOG2E
             em2, enter2, leave2, unit2 = read_step(
@@ -359,8 +335,6 @@ def _scan_steps(
                 )
                 rest += open_segments
                 if segment is not None:
-                    if dtype != tl.float64:
-                        sizes = grown(sizes, scores)
                     rest += usable(scores.to(dtype)) * LOG2E
                     scores = scores2
                 top = tl.max(rest, 0)
@@ -375,9 +349,7 @@ def _scan_steps(
     if KEEP:
         at = first_boundary + tl.where(reverse == 1, 0, length)
         tl.store(pre_out + at * types + c, pre, mask=real)
-    if segment is not None and dtype != tl.float64:
-        size = largest_of(size, sizes)
-    return alpha, offset, size
+    return alpha, offset
 
 
 @triton.jit
@@ -457,6 +429,7 @@ def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
         *contiguous(p),
         # results and scratch
         log_z, pre, alpha, offset, total, *plan.tables(directions * batch, p.duration),
+        magnitudes(p),
         # sizes
         batch, positions, longest, types,
         KEEP=keep, **plan.options(),

@@ -26,19 +26,15 @@ import triton.language as tl
 from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import (
-    SMALL,
     contiguous,
     finite,
-    grown,
     index_dtype,
-    largest_of,
     usable,
 )
+from hf_semicrf.ops.kernels.magnitude import is_large, magnitudes
 from hf_semicrf.ops.kernels.survey import is_told, survey
 from hf_semicrf.ops.kernels.window import (
     Plan,
-    largest_long_segment,
-    largest_shared,
     read_earlier_segments,
     read_emission,
     read_segments,
@@ -68,7 +64,7 @@ def viterbi_kernel(
     # potentials
     emission, segment, start, end, duration, transition, initial, final, lengths,
     # scratch
-    pre_out, alpha_out, offset_out, table, wide,
+    pre_out, alpha_out, offset_out, table, wide, large,
     # results, after the pointers of the walk back
     length_out, source_out, labels, starts,
     # sizes
@@ -84,19 +80,19 @@ def viterbi_kernel(
     told = length > 0
     precise = duration.dtype.element_ty == tl.float64
     if duration.dtype.element_ty != tl.float64:
-        _, label, size = _best_as(
-            # potentials
-            emission, segment, start, end, duration, transition, initial, final,
-            # scratch and pointers
-            pre_out, alpha_out, offset_out, table + place, length_out, source_out,
-            # sizes
-            b, length, positions, longest, types,
-            WINDOW, TYPES, SOURCES, LONG, duration.dtype.element_ty,
-        )  # fmt: skip
-        precise = tl.sum(tl.where(size <= SMALL, 0, 1), 0) > 0
+        precise = is_large(large, b)
+        if not precise:
+            _, label = _best_as(
+                # potentials
+                emission, segment, start, end, duration, transition, initial, final,
+                # scratch and pointers
+                pre_out, alpha_out, offset_out, table + place, length_out, source_out,
+                # sizes
+                b, length, positions, longest, types,
+                WINDOW, TYPES, SOURCES, LONG, duration.dtype.element_ty,
+            )  # fmt: skip
     if precise:
-        tl.debug_barrier()  # what is written again was written by other threads
-        score, label, _ = _best_as(
+        score, label = _best_as(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # scratch and pointers
@@ -126,7 +122,7 @@ def _best_as(
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     dtype: tl.constexpr,
 ):  # fmt: skip
-    """The recurrence in a dtype: the best score without the level, its last type, magnitudes."""
+    """The recurrence in a dtype: the best score without the level, and its last type."""
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
@@ -146,15 +142,6 @@ def _best_as(
     final_row = usable(tl.load(final + c, mask=real, other=minus_inf).to(dtype))
     shortest = usable(tl.load(duration + c, mask=real, other=minus_inf).to(dtype))
     write_durations(table, duration, longest, types, WINDOW, TYPES, LONG, 1.0, dtype)
-    size = zeros
-    if dtype != tl.float64:
-        sizes = tl.zeros([WINDOW, TYPES], dtype)  # of whole segments
-        size = grown(grown(zeros, pre), final_row)
-        size = largest_shared(size, duration, transition, length, longest, types, TYPES)
-        if LONG and segment is not None:
-            size = largest_long_segment(
-                size, segment, first_row, length, longest, types, WINDOW, TYPES
-            )
     tl.debug_barrier()
     open_segments = tl.full([WINDOW, TYPES], minus_inf, dtype)
     earlier_length = tl.full([WINDOW, TYPES], 0, tl.int32)  # less one, like the next
@@ -179,8 +166,6 @@ def _best_as(
     leave2 = _read_row(end, (first_row + 1) * types, c, count, zeros)
     unit2 = _read_row(segment, (first_row + 1) * longest * types, c, count, zeros)
 
-    if dtype != tl.float64:
-        size = grown(grown(grown(grown(size, em), enter), leave), unit)
     if segment is not None:
         scores = read_segments(
             segment, first_row, 1, length, 0, longest, types, WINDOW, TYPES, LONG
@@ -203,8 +188,6 @@ def _best_as(
             rest_length = tl.max(tl.where(row == 0, earlier_length, 0), 0)
             shift = tl.sum(zeros)
         for t in range(t0, tl.minimum(t0 + block, length)):
-            if dtype != tl.float64:
-                size = grown(grown(grown(grown(size, em2), enter2), leave2), unit2)
             em1, enter1, leave1, unit1 = em2, enter2, leave2, shortest + unit2
             count = tl.where(t + 2 < length, types, 0)
             ahead = (first_row + t + 2) * types
@@ -262,8 +245,6 @@ def _best_as(
                 if not LONG:
                     length_minus_one = length_minus_one & (WINDOW - 1)
                 if segment is not None:
-                    if dtype != tl.float64:
-                        sizes = grown(sizes, scores)
                     value += usable(scores.to(dtype))
                     scores = scores2
                 value += open_segments
@@ -278,12 +259,10 @@ def _best_as(
             shift = new_shift
             em, enter, leave, unit = em1, enter1, leave1, unit1
 
-    if segment is not None and dtype != tl.float64:
-        size = largest_of(size, sizes)
     last = tl.where(real, alpha + final_row, minus_inf)
     top = tl.max(last, 0)
     label = tl.min(tl.where((last == top) & real, c, TYPES), 0)
-    return top.to(tl.float64) + offset, tl.minimum(label, types - 1), size
+    return top.to(tl.float64) + offset, tl.minimum(label, types - 1)
 
 
 @triton.jit
@@ -359,7 +338,7 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
         # potentials
         *contiguous(p),
         # scratch
-        pre, alpha, offset, *plan.tables(batch, p.duration),
+        pre, alpha, offset, *plan.tables(batch, p.duration), magnitudes(p),
         # results
         length_out, source_out, labels, starts,
         # sizes

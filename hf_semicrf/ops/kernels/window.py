@@ -29,8 +29,6 @@ from torch import Tensor
 
 from hf_semicrf.ops.kernels.common import (
     centred,
-    grown,
-    largest_of,
     power_of_two,
     usable,
 )
@@ -147,43 +145,6 @@ def read_segments(
     inside = (length_minus_one >= SHORTEST) & (length_minus_one <= oldest) & (c < types)
     segment += (first_row + begin) * longest * types
     return tl.load(segment + (length_minus_one * stride + c), mask=inside, other=other)
-
-
-@triton.jit
-def largest_shared(
-    size, duration, transition, length, longest, types,
-    TYPES: tl.constexpr, ROWS: tl.constexpr = 16,
-):  # fmt: skip
-    """The largest magnitudes [TYPES] so far, and those of the durations and the transitions."""
-    c = tl.arange(0, TYPES)[None, :]
-    r = tl.arange(0, ROWS)[:, None]
-    lengths = tl.minimum(longest, length)
-    sources = tl.where(length > 1, types, 0)
-    sizes = tl.zeros([ROWS, TYPES], size.dtype)
-    for r0 in range(0, tl.maximum(lengths, sources), ROWS):
-        at = (r0 + r) * types + c
-        x = tl.load(duration + at, mask=(r0 + r < lengths) & (c < types), other=0.0)
-        y = tl.load(transition + at, mask=(r0 + r < sources) & (c < types), other=0.0)
-        sizes = grown(grown(sizes, x), y)
-    return largest_of(size, sizes)
-
-
-@triton.jit
-def largest_long_segment(
-    size, segment, first_row, length, longest, types,
-    WINDOW: tl.constexpr, TYPES: tl.constexpr, ROWS: tl.constexpr = 16,
-):  # fmt: skip
-    """The largest magnitudes [TYPES] so far, and those of the segments that outgrow a window."""
-    c = tl.arange(0, TYPES)[None, :]
-    r = tl.arange(0, ROWS)[:, None]
-    sizes = tl.zeros([ROWS, TYPES], size.dtype)
-    for n0 in range(0, length, ROWS):
-        n = n0 + r
-        for d in range(1, tl.minimum(longest, length - n0)):
-            at = ((first_row + n) * longest + d) * types + c
-            x = tl.load(segment + at, mask=(n + d < length) & (c < types), other=0.0)
-            sizes = grown(sizes, x)
-    return largest_of(size, sizes)
 
 
 @triton.jit
