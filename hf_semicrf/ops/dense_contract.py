@@ -224,10 +224,11 @@ def to_edge(p: Potentials) -> Tensor:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         MemoryError: The tensor is larger than the memory that is free.
     """
-    p = checked(p)
+    p = checked(p, scores_too=False)
     batch, positions, longest, types = p.sizes
     device = p.lengths.device
     check_memory((batch, positions, longest + 1, types, types), p.duration)
+    p = checked(p)
     first = torch.full_like(p.transition, -torch.inf)
     first[:, 0] = p.initial
     source = p.transition.T.expand(positions - 1, types, types)

@@ -69,7 +69,7 @@ def scan_kernel(
     # sizes
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
-    KEEP: tl.constexpr,
+    ROWS: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """One sentence, one direction; see the head of this file."""
     b, reverse = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -114,7 +114,7 @@ def scan_kernel(
         if reverse == 0:
             level, least = survey(
                 emission, segment, start, end, duration, transition, initial, final,
-                first_row, length, longest, types, TYPES,
+                first_row, length, longest, types, TYPES, ROWS,
             )  # fmt: skip
             total = tl.where(is_told(total * LN2, least), total, float("nan"))
             tl.store(log_z + b, total * LN2 + level)

@@ -33,7 +33,7 @@ def _look(pointer, at, inside, center: tl.constexpr, far, gain, wrong):
 @triton.jit
 def survey(
     emission, segment, start, end, duration, transition, initial, final,
-    first_row, length, longest, types, TYPES: tl.constexpr, ROWS: tl.constexpr = 16,
+    first_row, length, longest, types, TYPES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The level, and what log Z without it has to exceed: +inf where a score cannot be used."""
     c = tl.arange(0, TYPES)[None, :]

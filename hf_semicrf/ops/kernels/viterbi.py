@@ -70,6 +70,7 @@ def viterbi_kernel(
     # sizes
     positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
@@ -103,7 +104,7 @@ def viterbi_kernel(
         )  # fmt: skip
         _, least = survey(
             emission, segment, start, end, duration, transition, initial, final,
-            first_row, length, longest, types, TYPES,
+            first_row, length, longest, types, TYPES, ROWS,
         )  # fmt: skip
         told = is_told(score, least)
     tl.debug_barrier()  # the pointers were written by other threads

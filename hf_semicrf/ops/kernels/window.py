@@ -258,5 +258,8 @@ class Plan(NamedTuple):
             "TYPES": self.types,
             "SOURCES": self.sources,
             "LONG": self.long,
+            # of a tile unlike the window's: tiles of one shape get one layout, and the window has
+            # its own reasons
+            "ROWS": next(n for n in (8, 16, 32) if n not in (self.window, self.sources)),
             "num_warps": self.warps,
         }
