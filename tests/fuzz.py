@@ -17,8 +17,14 @@ import torch
 from families import FAMILIES as OF_NUMBERS
 from family_files import corrupt_files
 from family_runs import interrupted_runs
+from test_options import fuzz_options
 
-FAMILIES = {**OF_NUMBERS, "files": corrupt_files, "runs": interrupted_runs}
+FAMILIES = {
+    **OF_NUMBERS,
+    "options": fuzz_options,
+    "files": corrupt_files,
+    "runs": interrupted_runs,
+}
 
 
 def run(name: str, case: str) -> tuple[int, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, given, leaves, to_device
+from cases import CASES, given, leaves, random_potentials, to_device
 from oracle import dense_log_partition
 from tolerances import FLOAT64
 from torch.testing import assert_close
@@ -66,3 +66,12 @@ def test_the_dense_form_is_differentiable():
         for n in p.lengths.tolist()
     ]
     assert float(p.final.grad.sum()) == sum(entries)
+
+
+def test_scores_that_cancel_in_an_edge_are_refused():
+    p = random_potentials([3], 2, 2, seed=98)
+    p.segment[0, 1, 0, 0], p.start[0, 1, 0] = 3.4e38, -3.4e38
+    with pytest.raises(ops.ScoreError, match=r"in (segment|start), of sentences \[0\]"):
+        ops.to_edge(p)
+    p.segment[0, 1, 0, 0] = 0  # one that only forbids is no trouble
+    assert ops.semi_crf_triton_forward(ops.to_edge(p), p.lengths + 1).isfinite().all()

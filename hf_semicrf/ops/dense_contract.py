@@ -18,6 +18,7 @@ from hf_semicrf.ops.checks import (
     check_tensors,
     checked,
     refuse_untold,
+    told,
     values_are_checked,
 )
 from hf_semicrf.ops.dense.operators import (
@@ -27,7 +28,8 @@ from hf_semicrf.ops.dense.operators import (
     dense_scan,
     dense_scan_gradient,
 )
-from hf_semicrf.ops.potentials import Potentials, segment_scores
+from hf_semicrf.ops.host.magnitude import unusable
+from hf_semicrf.ops.potentials import Potentials, only_read, segment_scores
 from hf_semicrf.ops.routing import dense_route
 
 _SEMIRINGS = ("log", "max")
@@ -222,6 +224,7 @@ def to_edge(p: Potentials) -> Tensor:
 
     Raises:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
+        ScoreError: A score is too large to be added to others; looked at on the CPU only.
         MemoryError: The tensor is larger than the memory that is free.
     """
     p = checked(p, scores_too=False)
@@ -229,6 +232,8 @@ def to_edge(p: Potentials) -> Tensor:
     device = p.lengths.device
     check_memory((batch, positions, longest + 1, types, types), p.duration)
     p = checked(p)
+    if values_are_checked(device):  # an edge is a sum: what cancels in it takes the rest along
+        told(p, torch.where(unusable(only_read(p)), torch.nan, 0.0))
     first = torch.full_like(p.transition, -torch.inf)
     first[:, 0] = p.initial
     source = p.transition.T.expand(positions - 1, types, types)
