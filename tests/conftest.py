@@ -23,6 +23,15 @@ def tiny_tagger(tmp_path_factory):
     return save_tiny_tagger(tmp_path_factory.mktemp("tagger"))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tensors are small, and threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return request.param

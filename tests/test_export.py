@@ -117,6 +117,9 @@ def test_word_index_is_where_the_words_stand():
 
 
 def test_more_words_than_positions_are_refused():
+    only = {"duration": np.zeros((2, 2))}
+    with pytest.raises(ValueError, match="expected at least one of emission"):
+        numpy_decoder.decode(only, np.array([1]), None)
     p = CASES["usual"].potentials
     lengths = p.lengths.numpy() + p.sizes[1]
     with pytest.raises(ValueError, match=r"at most the \d+ words that the potentials have, got"):

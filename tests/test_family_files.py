@@ -6,7 +6,6 @@ import shutil
 from random import Random
 
 import pytest
-import torch
 from family_files import corrupt_files, tagger
 from tiny import error_of, write_jsonl
 
@@ -16,13 +15,7 @@ from hf_semicrf.data import read_corpus, stream_rows
 GOOD = {"tokens": ["Ada", "met"], "ner_tags": ["B-PER", "O"]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are small, and threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("part", range(2))

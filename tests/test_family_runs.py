@@ -5,19 +5,12 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-import torch
 from family_runs import CHANGES, State, interrupted_runs, killed
 
 FREE = {"nothing", "name"}  # what the result does not depend on
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are small, and threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -163,16 +163,6 @@ def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> 
         ValueError: A sentence has more words than the potentials have positions.
     """
     lengths = np.asarray(lengths)
-    positions = next(
-        x.shape[1]
-        for name, x in potentials.items()
-        if name in ("emission", "segment", "start", "end") and x is not None
-    )
-    if lengths.max(initial=0) > positions:
-        raise ValueError(
-            f"expected sentences of at most the {positions} words that the potentials have, got "
-            f"{lengths.max()}: see `word_index`"
-        )
     scores = segment_scores(potentials, np.maximum(lengths, 1))
     transition, initial, final = (
         np.asarray(potentials[name], dtype=np.float64)
@@ -208,6 +198,11 @@ def segment_scores(potentials: Arrays, lengths: np.ndarray) -> np.ndarray:
     if not local:
         raise ValueError("expected at least one of emission, segment, start and end; got none")
     batch, positions = local[0].shape[:2]
+    if lengths.max(initial=0) > positions:
+        raise ValueError(
+            f"expected sentences of at most the {positions} words that the potentials have, got "
+            f"{lengths.max()}: see `word_index`"
+        )
     longest, types = present["duration"].shape
     scores = np.full((batch, positions, longest, types), -np.inf)
     content = np.zeros((batch, positions, types))

@@ -198,7 +198,7 @@ def refuse_untold(
     rows = sentences.nonzero().flatten().tolist()
     raise ScoreError(
         f"expected scores that float64 can tell apart, got some as large as "
-        f" {largest[name]:.3g} in {name}, of sentences {rows[:8]}",
+        f"{largest[name]:.3g} in {name}, of sentences {rows[:8]}",
         rows,
     )
 

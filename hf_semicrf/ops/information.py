@@ -10,8 +10,8 @@ from torch import Tensor
 from hf_semicrf.ops.checks import Backend, check_same_sizes, checked, resolve_backend, told
 from hf_semicrf.ops.host import covariance, entropy_scan, factored
 from hf_semicrf.ops.host import entropy as entropies
-from hf_semicrf.ops.host.magnitude import centred, only_usable
-from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.host.magnitude import centred, unusable
+from hf_semicrf.ops.potentials import Potentials, only_read
 
 
 def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
@@ -31,7 +31,8 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     if back_end == "triton":
-        return only_usable(p, entropy_scan.entropy(p)).to(p.duration.dtype)
+        wrong = unusable(only_read(p.map(Tensor.detach)))
+        return entropy_scan.entropy(p).masked_fill(wrong, torch.nan).to(p.duration.dtype)
     value = told(p, entropies.entropy(p, back_end))
     return torch.where(value == -torch.inf, torch.nan, value).to(p.duration.dtype)
 

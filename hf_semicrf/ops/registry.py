@@ -43,6 +43,16 @@ def split_potentials(inputs: Sequence[Any]) -> tuple[Potentials, Sequence[Any]]:
     return Potentials(*inputs[:count]), inputs[count:]
 
 
+def empty_gradient(p: Potentials) -> tuple[torch.Tensor, ...]:
+    """Room for a gradient of every potential but the lengths; without segment scores none there."""
+    batch, positions, _, types = p.sizes
+    new = p.duration.new_empty
+    emission, start, end = (new(batch, positions, types) for _ in range(3))
+    segment = new((0,) if p.segment is None else p.segment.shape)
+    shared = (new(x.shape) for x in (p.duration, p.transition, p.initial, p.final))
+    return emission, segment, start, end, *shared
+
+
 def implementation(backend: str, name: str) -> ModuleType:
     """Fetch the module of a back end that implements an operation.
 

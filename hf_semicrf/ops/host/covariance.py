@@ -32,7 +32,7 @@ from hf_semicrf.ops.host.boundaries import log_sums
 from hf_semicrf.ops.host.magnitude import Prepared, prepare_for
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
 from hf_semicrf.ops.potentials import Potentials, reverse, scores_by_end, segment_scores
-from hf_semicrf.ops.registry import implementation, operation, split_potentials
+from hf_semicrf.ops.registry import empty_gradient, implementation, operation, split_potentials
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -107,13 +107,7 @@ def covariances(*inputs):
 
 @covariances.register_fake
 def _(*args):
-    p, _ = split_potentials(args)
-    batch, positions, _, types = p.sizes
-    new = p.duration.new_empty
-    emission, start, end = (new(batch, positions, types) for _ in range(3))
-    segment = new((0,) if p.segment is None else p.segment.shape)
-    shared = (new(x.shape) for x in (p.duration, p.transition, p.initial, p.final))
-    return emission, segment, start, end, *shared
+    return empty_gradient(split_potentials(args)[0])
 
 
 def _refuse_backward(ctx, *_):

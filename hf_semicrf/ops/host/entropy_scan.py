@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.host.factored import wants_gradient
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import kernels, operation, split_potentials
+from hf_semicrf.ops.registry import empty_gradient, kernels, operation, split_potentials
 
 
 def entropy(p: Potentials) -> Tensor:
@@ -44,13 +44,7 @@ def _entropy_gradient(*inputs):
 
 @_entropy_gradient.register_fake
 def _(*args):
-    p, _ = split_potentials(args)
-    batch, positions, _, types = p.sizes
-    new = p.duration.new_empty
-    emission, start, end = (new(batch, positions, types) for _ in range(3))
-    segment = new((0,) if p.segment is None else p.segment.shape)
-    shared = (new(x.shape) for x in (p.duration, p.transition, p.initial, p.final))
-    return emission, segment, start, end, *shared
+    return empty_gradient(split_potentials(args)[0])
 
 
 def _save_for_backward(ctx, inputs, output) -> None:

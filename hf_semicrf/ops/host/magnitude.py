@@ -111,12 +111,6 @@ def unusable(p: Potentials) -> Tensor:
     return wrong
 
 
-def only_usable(p: Potentials, values: Tensor, other: float = torch.nan) -> Tensor:
-    """Values of sentences [B, ...], with ``other`` where `unusable` says so; waits for nothing."""
-    wrong = unusable(only_read(p.map(Tensor.detach)))
-    return torch.where(wrong.reshape(-1, *[1] * (values.ndim - 1)), other, values)
-
-
 def _views(p: Potentials) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, scores and a view of them, [B, N, ...] or [1, 1, ...] where sentences share them."""
     batch, positions, _, _ = p.sizes

@@ -24,7 +24,6 @@ from hf_semicrf.ops.host.magnitude import (
     centred,
     is_small,
     narrowed_from_below,
-    only_usable,
     unusable,
 )
 from hf_semicrf.ops.host.scan import BLOCK_ELEMENTS
@@ -118,7 +117,11 @@ def _max_marginals(*inputs):
     original, (with_segment, backend) = split_potentials(inputs)
     if backend == "triton":
         found = kernels("max_marginals").max_marginals(original, with_segment)
-        scores = tuple(only_usable(original, x) if x.numel() else x for x in found)
+        wrong = unusable(only_read(original))
+        scores = tuple(
+            x.masked_fill(wrong.reshape(-1, *[1] * (x.ndim - 1)), torch.nan) if x.numel() else x
+            for x in found
+        )
     else:
         scores = _max_marginals_on_the_host(original, with_segment)
     token, opening, closing, through = (
