@@ -118,24 +118,24 @@ def _tail_scanned(*inputs):
     p = p.map(Tensor.contiguous)
     log_z, state = (kernels("tail") if backend == "triton" else tail_scan).scan(p)
     if backend == "triton":
-        log_z, state = _told(p, log_z, state)
+        wrong = unusable(p)
+        log_z = log_z.masked_fill(wrong, torch.nan)
+        state = state._replace(total=state.total.masked_fill(wrong, torch.nan))
     return log_z, *state
 
 
 tail_scanned = _tail_scanned
 
 
-def _told(p: TailedPotentials, log_z: Tensor, state: TailState) -> tuple[Tensor, TailState]:
-    """NaN for a sentence with NaN, +inf, or a finite score beyond `LARGEST` in magnitude."""
-    positions = p.sizes[1]
-    inside = (torch.arange(positions, device=log_z.device) < p.lengths[:, None])[..., None]
-    wrong = torch.zeros_like(log_z, dtype=torch.bool)
+def unusable(p: TailedPotentials) -> Tensor:
+    """Which sentences have NaN, +inf, or a finite score beyond `LARGEST` in magnitude [B] bool."""
+    inside = (torch.arange(p.sizes[1], device=p.lengths.device) < p.lengths[:, None])[..., None]
+    wrong = torch.zeros_like(p.lengths, dtype=torch.bool)
     for name, x in p.scores().items():
         bad = ~(x <= LARGEST) | ((x < -LARGEST) & (x > -torch.inf))
         own = name in ("emission", "start", "end")
         wrong = wrong | ((bad & inside).flatten(1).any(1) if own else bad.any())
-    total = state.total.masked_fill(wrong, torch.nan)
-    return log_z.masked_fill(wrong, torch.nan), state._replace(total=total)
+    return wrong
 
 
 @_tail_scanned.register_fake
@@ -204,7 +204,9 @@ def _tail_best(*inputs):
     p, (backend,) = _split(inputs)
     p = p.map(Tensor.contiguous)
     if backend == "triton" and p.order == 1:
-        return kernels("tail").best(p)
+        labels, starts = kernels("tail").best(p)
+        told = ~unusable(p)[:, None]
+        return torch.where(told, labels, -1), starts & told
     return tail_viterbi.best(p)
 
 
