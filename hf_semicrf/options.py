@@ -112,6 +112,8 @@ SEED = _whole(0, 2**32 - 1)
 OPTIONS: dict[str, Option] = {
     # the head
     "max_segment_length": COUNT,
+    "min_segment_length": COUNT,
+    "length_prior": _one_of("free", "geometric", "negative_binomial", "poisson", "gamma"),
     "scorer": _one_of("sum", "boundary", "span"),
     "head_dropout": SHARE,
     "head_width": COUNT,
