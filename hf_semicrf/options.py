@@ -126,6 +126,9 @@ OPTIONS: dict[str, Option] = {
     # the configuration
     "label_scheme": _or_none(_one_of(*SCHEMES, "plain", *(f"{name}-suffix" for name in SCHEMES))),
     "unknown": _one_of("error", "marginalize"),
+    "frame_seconds": _or_none(POSITIVE),
+    "sampling_rate": COUNT,
+    "downsample": COUNT,
     "base_model": _or_none(TEXT),
     "has_word_starts": FLAG,
     # prediction and evaluation
@@ -136,6 +139,8 @@ OPTIONS: dict[str, Option] = {
     "max_length": _or_none(COUNT),
     "overlap": _or_none(_whole(0)),
     "n_best": _whole(0),
+    "window_seconds": _or_none(POSITIVE),
+    "overlap_seconds": AT_LEAST_0,
     "bins": COUNT,
     "size": COUNT,
     "rank": _whole(0),

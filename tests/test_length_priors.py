@@ -46,7 +46,7 @@ def test_the_distribution_is_that_of_the_law(law):
         torch.nn.init.normal_(parameter)
     p = model.potentials(torch.randn(2, 6, 4).double(), torch.tensor([6, 4]))
     rows = [[0.0, -math.inf]] + [[-math.inf, expected_score(model, law, d)] for d in range(2, 7)]
-    rows[0][0] = float(p.duration[0, 0])
+    rows[0][0] = float(p.duration[0, 0].detach())
     written = p.body._replace(duration=torch.tensor(rows, dtype=torch.float64))
     labels, starts = torch.tensor([[0, 1, 1, 1, 1, 0], [1, 1, 0, 0, 9, 9]]), torch.zeros(2, 6)
     starts[0, [0, 1, 5]] = starts[1, [0, 2, 3]] = 1

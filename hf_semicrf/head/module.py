@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_semicrf import ops
 from hf_semicrf.head.lengths import SHAPED, fitted, shaped
-from hf_semicrf.head.scorers import SCORERS
+from hf_semicrf.head.scorers import SCORERS, Scores
 from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
 from hf_semicrf.options import check, check_decoding
@@ -124,12 +124,30 @@ class SemiCRF(nn.Module):
             hidden: Hidden states [B, N, H], or [B, N, K H] of ``mix_layers`` K layers side by side.
             lengths: Positions of each sentence [B].
         """
+        return self.with_lengths(self.scores(hidden), lengths)
+
+    def scores(self, hidden: Tensor) -> Scores:
+        """What the scorer reads from hidden states [B, N, H].
+
+        With "sum" and "boundary" each position has its own, so that windows of a long sequence can
+        be scored one by one.
+        """
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.to(self.transition_bias.dtype)
             if self.mix_bias is not None:
                 layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
-        scores = self.scorer(hidden)
+        return self.scorer(hidden)
+
+    def with_lengths(
+        self, scores: Scores, lengths: Tensor
+    ) -> ops.Potentials | ops.TailedPotentials:
+        """Potentials of scores, with what all sentences share.
+
+        Args:
+            scores: Of positions and segments.
+            lengths: Positions of each sentence [B].
+        """
         duration: Tensor = self.duration_bias
         if self.length_prior in SHAPED:
             duration = shaped(self.length_prior, duration, self.longest)
@@ -152,7 +170,7 @@ class SemiCRF(nn.Module):
             p = p if self.rules is None else self.rules.apply(p)
         else:
             sizes = (self.longest, self.duration_bias.shape[1], self.shortest)
-            forbidden = _forbidden(self.rules, *sizes, hidden.device)
+            forbidden = _forbidden(self.rules, *sizes, lengths.device)
         p = ops.packed(p, forbidden=forbidden, backend=self.backend)
         return p if self.tail_bias is None else self._with_tail(p, duration[-1], self.tail_bias)
 
@@ -199,14 +217,47 @@ class SemiCRF(nn.Module):
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
         threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
-        p = self.potentials(hidden, lengths)
+        return self.of_potentials(
+            self.potentials(hidden, lengths),
+            labels,
+            starts,
+            decode,
+            segment_marginals,
+            threshold,
+            known,
+            allowed,
+        )
+
+    def of_potentials(
+        self,
+        p: ops.Potentials | ops.TailedPotentials,
+        labels: Tensor | None = None,
+        starts: Tensor | None = None,
+        decode: bool | Literal["viterbi"] | None = None,
+        segment_marginals: bool = False,
+        threshold: float | None = None,
+        known: Known | None = None,
+        allowed: Tensor | None = None,
+    ) -> SemiCRFOutput:
+        """As `forward`, of potentials.
+
+        Args:
+            p: From `potentials` or `with_lengths`.
+            labels: As `forward` takes them, like all that follow.
+            starts: Segment starts [B, N] bool.
+            decode: Whether to decode and compute marginals.
+            segment_marginals: Whether decoding also gives each decoded segment's probability.
+            threshold: Posterior that a segment has to exceed.
+            known: What is known of the segmentation to score.
+            allowed: Which segments may occur.
+        """
         if isinstance(p, ops.TailedPotentials):
             if allowed is not None or threshold is not None:
                 raise ValueError(
                     "expected neither allowed segments nor a threshold with a tail, whose segments "
                     "have no longest length: known takes what is known of positions"
                 )
-            return self._forward_with_tail(p, labels, starts, decode, segment_marginals, known)
+            return self._with_tail_scored(p, labels, starts, decode, segment_marginals, known)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment
             p = p._replace(segment=torch.where(allowed, segment, -torch.inf))
@@ -230,11 +281,11 @@ class SemiCRF(nn.Module):
             posteriors = None
             if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(
-                    marginals.segment, found, found_starts, lengths, self.backend
+                    marginals.segment, found, found_starts, p.lengths, self.backend
                 )
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals, p)
 
-    def _forward_with_tail(
+    def _with_tail_scored(
         self,
         p: ops.TailedPotentials,
         labels: Tensor | None,
@@ -243,7 +294,7 @@ class SemiCRF(nn.Module):
         segment_marginals: bool,
         known: Known | None,
     ) -> SemiCRFOutput:
-        """As `forward`, of potentials with a tail."""
+        """As `of_potentials`, with a tail."""
         nll = None
         if known is not None:
             agreeing = known.apply_with_tail(p)
