@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import huggingface_hub
 import numpy as np
 import pytest
@@ -130,6 +133,21 @@ def test_it_is_saved_reloaded_and_pushed_to_the_bit(trained, monkeypatch, tmp_pa
     fetched = SemiCRFForFrameClassification.from_pretrained(str(tmp_path))
     fetched.feature_extractor = again.feature_extractor
     assert fetched.predict(audio, RATE) == before
+
+
+def test_the_lines_in_the_docs_run(encoder, monkeypatch, tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "frames.md").read_text()
+    predict, train = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert len(predict.splitlines()) <= 4 and len(train.splitlines()) <= 16
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    audio = np.random.default_rng(0).standard_normal(2 * RATE)
+    audio[400:1500] += np.sin(np.arange(1100))
+    space: dict = {"samples": audio}
+    exec(train.replace("facebook/wav2vec2-base", encoder), space)
+    exec(predict.replace("16_000", str(RATE)), space)
+    (segments,) = space["segments"]
+    assert all(set(x) == {"label", "score", "start", "end"} for x in segments)
 
 
 def test_windows_of_the_encoder_share_one_lattice(trained):
