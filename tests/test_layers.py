@@ -23,7 +23,7 @@ FOLDERS = [
     ["options", "results", "saving"],
     ["ops", "text"],
     ["labels"],
-    ["head", "export"],
+    ["head", "export", "torchcrf"],
     ["data"],
     ["inference", "evaluation"],
     ["reporting"],
@@ -36,6 +36,7 @@ FOLDERS = [
     ["__main__"],
 ]
 WITHOUT_TRANSFORMERS = {"options", "results", "saving", "ops", "labels", "head", "registration"}
+WITHOUT_TRANSFORMERS |= {"torchcrf"}
 
 
 def folder_of(path: Path) -> str:
