@@ -197,9 +197,7 @@ def _counts_as(
             before = tl.where(
                 (back > 0)[:, None], _emissions(emission, s, length, c, types, zeros), 0.0
             )
-            left = _state(pre, s, length, c, types) + _rows(
-                start, s, length, c, types, zeros
-            )
+            left = _state(pre, s, length, c, types) + _rows(start, s, length, c, types, zeros)
             left += passed[None, :] + tl.cumsum(before, 0)
             passed += tl.sum(before, 0)
             shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
@@ -249,9 +247,7 @@ def _counts_as(
                          mask=(m < length)[:, None] & real[None, :])  # fmt: skip
 
         # segments [n - d, n + 1)
-        right = _state(post, n + 1, length + 1, c, types) + _rows(
-            end, n, length, c, types, zeros
-        )
+        right = _state(post, n + 1, length + 1, c, types) + _rows(end, n, length, c, types, zeros)
         shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
         if gold_lengths is not None:
             ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)

@@ -82,6 +82,8 @@ def scan_kernel(
     alpha_out += first_boundary * types
     offset_out += first_boundary
     program = reverse * tl.num_programs(0) + tl.program_id(0)
+    table += program * ((2 * WINDOW + SOURCES) * TYPES)
+    wide += program * ((2 * PRECISE_WINDOW + PRECISE_SOURCES) * TYPES)
     precise = duration.dtype.element_ty == tl.float64
     if duration.dtype.element_ty != tl.float64:
         precise = is_large(large, b)
@@ -90,7 +92,7 @@ def scan_kernel(
                 # potentials
                 emission, segment, start, end, duration, transition, initial, final,
                 # results and scratch
-                pre_out, alpha_out, offset_out, table + program * ((2 * WINDOW + SOURCES) * TYPES),
+                pre_out, alpha_out, offset_out, table,
                 # where
                 first_row, reverse, length, longest, types,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
@@ -100,7 +102,6 @@ def scan_kernel(
                 tl.store(total_out + 2 * b, total)
                 tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
     if precise:
-        wide += program * ((2 * PRECISE_WINDOW + PRECISE_SOURCES) * TYPES)
         total = _scan_as(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,

@@ -78,6 +78,8 @@ def viterbi_kernel(
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
     first_row = b * positions  # of this sentence in an input and in a pointer
+    table += b * (2 * WINDOW * TYPES)
+    wide += b * (2 * PRECISE_WINDOW * TYPES)
     label = length * 0
     told = length > 0
     precise = duration.dtype.element_ty == tl.float64
@@ -88,7 +90,7 @@ def viterbi_kernel(
                 # potentials
                 emission, segment, start, end, duration, transition, initial, final,
                 # scratch and pointers
-                pre_out, alpha_out, offset_out, table + b * (2 * WINDOW * TYPES), length_out, source_out,
+                pre_out, alpha_out, offset_out, table, length_out, source_out,
                 # sizes
                 b, length, positions, longest, types,
                 WINDOW, TYPES, SOURCES, LONG, duration.dtype.element_ty,
@@ -98,7 +100,7 @@ def viterbi_kernel(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # scratch and pointers
-            pre_out, alpha_out, offset_out, wide + b * (2 * PRECISE_WINDOW * TYPES), length_out, source_out,
+            pre_out, alpha_out, offset_out, wide, length_out, source_out,
             # sizes
             b, length, positions, longest, types,
             PRECISE_WINDOW, TYPES, PRECISE_SOURCES, PRECISE_LONG, tl.float64,
