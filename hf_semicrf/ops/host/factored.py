@@ -191,14 +191,15 @@ def _loss(*inputs):
     if backend == "triton":
         nll, ends = kernels("score").segmentation_loss(p, labels, starts, log_z)
         return nll, log_z, *state, ends
-    gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
+    segmentation = labels.contiguous(), starts.contiguous()
+    gold, ends = implementation(backend, "score").segmentation_score(p, *segmentation)
     return loss_of(log_z, gold), log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake
 def _(*args):
     log_z, *state = _fake_scan(*args)
-    ends = torch.empty_like(args[9], dtype=torch.int32)
+    ends = args[9].new_empty(args[9].shape, dtype=torch.int32)
     dtype = torch.float64 if args[-1] == "torch" else args[4].dtype
     return torch.empty_like(log_z, dtype=dtype), log_z, *state, ends
 
