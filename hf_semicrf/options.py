@@ -141,6 +141,7 @@ OPTIONS: dict[str, Option] = {
     # operations
     "k": COUNT,
     "n": COUNT,
+    "tail_order": COUNT,
     "longest": COUNT,
     "backend": _one_of("auto", "torch", "triton"),
     # calibration

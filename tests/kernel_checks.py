@@ -17,6 +17,7 @@ import torch
 from cases import given, leaves, random_potentials, to_device
 from families import LOWEST, Checked, compiled
 from kernel_crowd import IN_THE_INTERPRETER, ON_A_GPU
+from tail_kernel_checks import CHECKS as OF_TAILS
 from tolerances import CAST, FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
@@ -509,7 +510,7 @@ CHECKS |= {
         traces_as_operations,
     )
 } | {name: (check,) for name, check in OF_WORDS.items()}
-CHECKS |= IN_THE_INTERPRETER
+CHECKS |= IN_THE_INTERPRETER | OF_TAILS
 
 
 def run(name: str, device: str) -> None:
