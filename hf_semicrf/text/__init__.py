@@ -8,6 +8,7 @@ from hf_semicrf.text.detokenization import attached, detokenize
 from hf_semicrf.text.lattice import Lattice, word_pieces, word_start_table, word_starts
 from hf_semicrf.text.signs import direction, one_line, visible
 from hf_semicrf.text.subwords import (
+    KnownWords,
     check_room,
     first_subwords,
     is_prepared,
@@ -21,6 +22,7 @@ __all__ = [
     "AS_WRITTEN",
     "BEFORE_SPLITTERS",
     "FUNCTION",
+    "KnownWords",
     "Splitter",
     "attached",
     "check_room",
