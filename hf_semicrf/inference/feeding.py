@@ -18,7 +18,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from hf_semicrf.text import Window, first_subwords
+from hf_semicrf.text import Window
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -85,18 +85,21 @@ class Feed(NamedTuple):
             "attention_mask": 0,
         }
         names = tuple(windows[0].inputs)
-        columns = numpy.empty((len(names) + 1, len(windows), length), dtype=numpy.int64)
+        sizes = [len(window.words) for window in windows]
+        places = numpy.arange(length)
+        if tokenizer.padding_side == "left":
+            places = places[::-1]
+        inside = places < numpy.array(sizes)[:, None]
+        columns = numpy.zeros((len(names) + 1, len(windows), length), dtype=numpy.int64)
         for column, name in zip(columns, names, strict=False):
             column[:] = padding[name]
-        columns[-1] = 0
-        from_left = tokenizer.padding_side == "left"
-        for row, window in enumerate(windows):
-            size = len(window.words)
-            begin = length - size if from_left else 0
-            for column, name in zip(columns, names, strict=False):
-                column[row, begin : begin + size] = window.inputs[name]
-            firsts = [n for n, word in enumerate(first_subwords(window.words)) if word is not None]
-            columns[-1, row, begin:][firsts] = 1
+            column[inside] = [value for window in windows for value in window.inputs[name]]
+        # the first sub-word of each word is of another word than the one before
+        columns[-1][inside] = [
+            word is not None and word != before
+            for window in windows
+            for word, before in zip(window.words, [None, *window.words], strict=False)
+        ]
         return cls(names, torch.from_numpy(columns))
 
     def inputs(self, columns: Tensor) -> dict[str, Tensor]:

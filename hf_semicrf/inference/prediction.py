@@ -533,10 +533,12 @@ def _take_segments(
                 f"[{first}, {end}) meets, got {result.constraints} and the model's own "
                 f"{config.constraints}"
             )
-        result.segments = [
-            segment._replace(first=first + segment.first, end=first + segment.end)
-            for segment in segments
-        ]
+        result.segments = segments
+        if first:
+            result.segments = [
+                segment._replace(first=first + segment.first, end=first + segment.end)
+                for segment in segments
+            ]
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

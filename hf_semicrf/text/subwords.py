@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -137,13 +137,10 @@ def tokenize_words(
     check_room(tokenizer, max_length)
     known = known or KnownWords(tokenizer)
     for number, (inputs, word_ids) in enumerate(known.rows(sentences)):
-        words = sentences[number]
-        missing = set(range(len(words))).difference(word_ids)
-        if missing:
-            words = [_stand_in(tokenizer, w) if i in missing else w for i, w in enumerate(words)]
-            [(inputs, word_ids)] = known.rows([words])
         if attached is not None and known.marks_spaces and any(attached[number]):
-            inputs, word_ids = known.attached.replace(inputs, word_ids, words, attached[number])
+            inputs, word_ids = known.attached.replace(
+                inputs, word_ids, sentences[number], attached[number]
+            )
         if max_length is not None and len(word_ids) > max_length:
             kept = _fitting_positions(word_ids, max_length)
             inputs = {name: [values[n] for n in kept] for name, values in inputs.items()}
@@ -190,11 +187,11 @@ class KnownWords:
         self.attached = _AttachedPieces(tokenizer)
         self._ids: dict[str, list[int]] = {}
         self._is_fast = getattr(tokenizer, "is_fast", False)
+        self._is_random = False
         if self._is_fast:
             self._before, self._inside, self._after = self._frame()
-            model = tokenizer.backend_tokenizer.model
-            # a word is cut in another way each time
-            self._is_random = bool(getattr(model, "dropout", None))
+            # with dropout a word is cut in other ways: anew for each sentence
+            self._is_random = bool(getattr(tokenizer.backend_tokenizer.model, "dropout", None))
 
     @property
     def marks_spaces(self) -> bool:
@@ -205,28 +202,30 @@ class KnownWords:
         """The inputs and the words of each sentence.
 
         Args:
-            sentences: Words of each; a word that the tokenizer drops has no sub-word here.
+            sentences: Words of each.
         """
-        if self._is_fast and self._is_random:
-            yield from self._tokenized(sentences)
-            return
-        self._learn(sentences)
+        if not self._is_random:
+            self._learn(word for words in sentences for word in words)
         known = self._ids
         for words in sentences:
+            if self._is_random:
+                known.clear()
+                self._learn(words)
             pieces = [known[word] for word in words]
+            if not all(pieces):
+                pieces = [
+                    piece or self._stand_in(w) for piece, w in zip(pieces, words, strict=True)
+                ]
             ids = [index for piece in pieces for index in piece]
             owners: WordIds = [n for n, piece in enumerate(pieces) for _ in piece]
             yield self._framed(ids, owners) if self._is_fast else self._slow_row(ids, owners)
 
-    def _learn(self, sentences: Sequence[Sequence[str]]) -> None:
+    def _learn(self, words: Iterable[str]) -> None:
         """Tokenise the words that are new."""
+        distinct = dict.fromkeys(words)
         if len(self._ids) > MOST_KNOWN:
             self._ids.clear()
-        new = [
-            word
-            for word in {w: None for words in sentences for w in words}
-            if word not in self._ids
-        ]
+        new = [word for word in distinct if word not in self._ids]
         if not self._is_fast:
             for word in new:
                 self._ids[word] = list(self.tokenizer.encode(word, add_special_tokens=False))
@@ -238,6 +237,17 @@ class KnownWords:
                 if owner is not None:
                     found[owner].append(index)
             self._ids.update(zip(group, found, strict=True))
+
+    def _stand_in(self, word: str) -> list[int]:
+        """The sub-words of the token for a word that the tokenizer drops."""
+        for token in ("unk_token", "mask_token", "eos_token"):
+            if (name := getattr(self.tokenizer, token)) is not None:
+                self._learn([name])
+                return self._ids[name]
+        raise ValueError(
+            "expected a tokenizer with an unknown, mask or end token, to stand for the word "
+            f"{word!r}, which has no sub-word"
+        )
 
     def _tokenized(
         self, sentences: Sequence[Sequence[str]], special: bool = True
@@ -369,17 +379,6 @@ def _without_space_in(state: dict[str, Any]) -> tuple[dict[str, Any] | None, boo
             found = found or any(was for _, was in parts)
             state = {**state, name: [part for part, _ in parts if part is not None]}
     return state, found
-
-
-def _stand_in(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
-    """The token for a word that the tokenizer drops."""
-    for token in (tokenizer.unk_token, tokenizer.mask_token, tokenizer.eos_token):
-        if token is not None:
-            return token
-    raise ValueError(
-        "expected a tokenizer with an unknown, mask or end token, to stand for the word "
-        f"{word!r}, which has no sub-word"
-    )
 
 
 def _fitting_positions(word_ids: WordIds, max_length: int) -> list[int]:
