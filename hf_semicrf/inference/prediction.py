@@ -6,6 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from hf_semicrf.inference.distribution import (
     segment_columns,
 )
 from hf_semicrf.inference.feeding import Arriving, Feed, ahead, padded_length, sent
+from hf_semicrf.inference.graphs import Graphs
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
 from hf_semicrf.ops import ScoreError
 from hf_semicrf.options import check, check_decoding
@@ -40,6 +42,7 @@ Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
 Text = str | Sequence[str] | Mapping[str, Any]
 Split = str | Callable[[str], Any] | Splitter
+Item = tuple[Text, Constraints | None]
 
 # prepared together, so that a batch has texts of like lengths
 TEXTS_AT_ONCE, BATCHES_AT_ONCE = 1024, 8
@@ -183,13 +186,53 @@ def predict(
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
     splitter: Split | None = None,
+    cuda_graphs: bool = False,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
-    own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
+    options = {"threshold": threshold, "decode": decode, "max_length": max_length}
+    options |= {"overlap": overlap, "splitter": splitter, "cuda_graphs": cuda_graphs}
+    return list(_stream(_items, model, texts, tokenizer, batch_size, constraints, **options))
+
+
+def predict_stream(
+    model: Any,
+    texts: Iterable[Text],
+    tokenizer: Any,
+    batch_size: int = 32,
+    *,
+    constraints: Iterable[Constraints | None] | None = None,
+    **options: Any,
+) -> Iterator[list[Entity]]:
+    """What ``SemiCRFForTokenClassification.predict_stream`` promises."""
+    return _stream(_streamed, model, texts, tokenizer, batch_size, constraints, **options)
+
+
+def _stream(
+    items_of: Callable[[Any, Any], Iterable[Item]],
+    model: Any,
+    texts: Any,
+    tokenizer: Any,
+    batch_size: int,
+    constraints: Any,
+    *,
+    threshold: float | None = None,
+    decode: Decode | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    splitter: Split | None = None,
+    cuda_graphs: bool = False,
+) -> Iterator[list[Entity]]:
+    """The entities of texts; the options are checked at once."""
+    own = check(
+        batch_size=batch_size, max_length=max_length, overlap=overlap, cuda_graphs=cuda_graphs
+    )
     threshold = check_decoding(threshold, decode)
-    items = _items(texts, constraints)
-    read = _read_ahead(model, items, _prepared(tokenizer), own, splitter, threshold, decode)
-    return [document.entities() for document in read]
+    graphs = Graphs.of(model) if own["cuda_graphs"] else None
+    tokenizer = _prepared(tokenizer)
+    items = items_of(texts, constraints)
+    cutter = _Cutter(model, tokenizer, own, splitter)
+    read = _read_ahead(model, items, cutter, own["batch_size"], threshold, decode, graphs)
+    return (document.entities() for document in read)
 
 
 def analyze(
@@ -222,8 +265,8 @@ def analyze(
     return [document.prediction(types) for document in documents]
 
 
-def _items(texts: Any, constraints: Any) -> list[tuple[Text, Constraints | None]]:
-    """Each text and what is known of its spans."""
+def _items(texts: Any, constraints: Any) -> list[Item]:
+    """Each text of a list and what is known of its spans."""
     texts = _listed(texts, "texts")
     for number, text in enumerate(texts):
         _check_text(text, number)
@@ -236,6 +279,15 @@ def _items(texts: Any, constraints: Any) -> list[tuple[Text, Constraints | None]
             f"{len(constraints)}"
         )
     return list(zip(texts, constraints, strict=True))
+
+
+def _streamed(texts: Any, constraints: Any) -> Iterator[Item]:
+    """Each text of a stream and what is known of its spans."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise ValueError(f"expected a stream of texts, got {type(texts).__name__} {texts!r:.60}")
+    known = repeat(None) if constraints is None else constraints
+    pairs = zip(enumerate(texts), known, strict=constraints is not None)
+    return ((_check_text(text, number), spans) for (number, text), spans in pairs)
 
 
 def _documents(
@@ -273,9 +325,7 @@ class _Cutter:
         self.limit = min((n for n in limits if n is not None), default=None)
         self.overlap = options["overlap"]
 
-    def documents(
-        self, items: Sequence[tuple[int, tuple[Text, Constraints | None]]]
-    ) -> list[Document]:
+    def documents(self, items: Sequence[tuple[int, Item]]) -> list[Document]:
         """The documents of texts.
 
         Args:
@@ -319,13 +369,14 @@ def _listed(values: Any, what: str) -> list[Any]:
     return list(values)
 
 
-def _check_text(text: Any, number: int) -> None:
-    """Refuse what is no text."""
+def _check_text(text: Any, number: int) -> Text:
+    """The text; refuses what is none."""
     if not _is_text(text):
         raise ValueError(
             'expected a string, a list of words or a mapping with "text" and "offsets" as a '
             f"text, got {text!r:.80} (text {number})"
         )
+    return text
 
 
 def _is_text(value: Any) -> bool:
@@ -395,36 +446,34 @@ def _batches(
 
 def _read_ahead(
     model: Any,
-    items: Iterable[tuple[Text, Constraints | None]],
-    tokenizer: Any,
-    options: Mapping[str, Any],
-    splitter: Split | None,
+    items: Iterable[Item],
+    cutter: _Cutter,
+    batch_size: int,
     threshold: float | None,
     decode: Decode | None,
+    graphs: Graphs | None,
 ) -> Iterator[Document]:
     """Documents that have been read, while a thread prepares those behind them.
 
     Args:
         model: The model; its mode is restored, and other threads may run it too.
         items: Each text, and what is known of its spans.
-        tokenizer: The encoder's tokenizer.
-        options: ``batch_size``, ``max_length`` and ``overlap``.
-        splitter: As `predict` takes it.
+        cutter: Cuts the texts.
+        batch_size: Windows in a batch.
         threshold: As `predict` takes it.
         decode: As `predict` takes it.
+        graphs: Those of the model, or None.
     """
-    cutter = _Cutter(model, tokenizer, options, splitter)
-    batch_size = options["batch_size"]
 
     def prepared(
-        chunk: list[tuple[int, tuple[Text, Constraints | None]]],
+        chunk: list[tuple[int, Item]],
     ) -> tuple[list[Document], list[_Batch]]:
         documents = cutter.documents(chunk)
-        return documents, _batches(model, documents, tokenizer, batch_size)
+        return documents, _batches(model, documents, cutter.tokenizer, batch_size)
 
     size = max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * batch_size)
     for documents, batches in ahead(enumerate(items), size, prepared):
-        _run(model, batches, threshold, decode)
+        _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size)
         yield from documents
 
 
@@ -458,28 +507,60 @@ def _run(
     threshold: float | None,
     decode: Decode | None,
     n_best: int | None = None,
+    graphs: Graphs | None = None,
+    batch_size: int = 1,
 ) -> None:
     """Run the model over batches; on a GPU, a batch is launched before the last one is fetched."""
     running: deque[tuple[_Batch, Any, Arriving]] = deque()
     depth = 1 if model.device.type == "cuda" else 0
     with evaluating(model):
         for batch in batches:
+            allowed = _allowed(model.config, batch)
+            head = None
             try:
-                head = _head_output(model, batch, threshold, decode)
+                if graphs is None:
+                    columns = sent(batch.feed.columns, model.device)
+                    allowed = None if allowed is None else sent(allowed, model.device)
+                    head = _head_output(model, batch.feed, columns, allowed, threshold, decode)
+                    arriving = Arriving(segment_columns(head))
+                else:
+                    arriving = _replayed(
+                        model, batch, allowed, threshold, decode, graphs, batch_size
+                    )
             except ScoreError as error:
                 raise ValueError(_where(batch.results, error)) from error
-            running.append((batch, head, Arriving(segment_columns(head))))
+            running.append((batch, head, arriving))
             if len(running) > depth:
                 _fetch(model.config, *running.popleft(), n_best)
         while running:
             _fetch(model.config, *running.popleft(), n_best)
 
 
+def _replayed(
+    model: Any,
+    batch: _Batch,
+    allowed: torch.Tensor | None,
+    threshold: float | None,
+    decode: Decode | None,
+    graphs: Graphs,
+    batch_size: int,
+) -> Arriving:
+    """What a batch gives, by the graph of its size."""
+
+    def run(columns: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+        return segment_columns(_head_output(model, batch.feed, columns, allowed, threshold, decode))
+
+    # powers of two, so that there are few graphs
+    rows = min(1 << (len(batch.results) - 1).bit_length(), batch_size)
+    with torch.cuda.device(model.device):
+        return graphs.run(run, batch.feed, allowed, rows, (threshold, decode))
+
+
 def _fetch(config: Any, batch: _Batch, head: Any, columns: Arriving, n_best: int | None) -> None:
     """Give the windows of a batch what the model has found in them."""
     types = config.scheme.types
     try:
-        segments = read_segments(columns.arrived(), types)
+        segments = read_segments(columns.arrived()[:, : len(batch.results)], types)
     except ScoreError as error:
         raise ValueError(_where(batch.results, error)) from error
     _take_segments(config, batch.results, segments)
@@ -498,14 +579,20 @@ def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
     return f"text {results[row].text}, words [{window.first}, {window.end}): {error}"
 
 
-def _head_output(model: Any, batch: _Batch, threshold: float | None, decode: Decode | None) -> Any:
+def _head_output(
+    model: Any,
+    feed: Feed,
+    columns: torch.Tensor,
+    allowed: torch.Tensor | None,
+    threshold: float | None,
+    decode: Decode | None,
+) -> Any:
     """Run the model on a batch of windows, as far as the decoded segmentations."""
-    allowed = _allowed(model.config, batch)
     output = model(
-        **batch.feed.inputs(sent(batch.feed.columns, model.device)),
+        **feed.inputs(columns),
         threshold=threshold,
         decode=decode,
-        allowed_segments=None if allowed is None else sent(allowed, model.device),
+        allowed_segments=allowed,
         output_head=True,
         output_logits=False,
         return_dict=True,
