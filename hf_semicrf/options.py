@@ -135,6 +135,7 @@ OPTIONS: dict[str, Option] = {
     "overlap": _or_none(_whole(0)),
     "n_best": _whole(0),
     "cuda_graphs": FLAG,
+    "texts_at_once": _or_none(COUNT),
     "bins": COUNT,
     "size": COUNT,
     "rank": _whole(0),

@@ -30,7 +30,7 @@ def ahead(
     """Prepare chunks of a stream in a thread, two ahead of the one that is worked on.
 
     The stream is read in the caller's thread. The thread ends with the iterator, also where that is
-    closed early; an error comes with the chunk that it belongs to.
+    closed early. An error, of the stream or in the thread, comes after all that was before it.
 
     Args:
         items: Any number of items.
@@ -38,24 +38,34 @@ def ahead(
         prepare: What the thread does with each chunk.
     """
     iterator = iter(items)
-    chunks = iter(lambda: list(islice(iterator, size)), [])
-    first = next(chunks, None)
-    if first is None:
-        return
-    if len(first) < size:  # there is nothing to be ahead of
-        yield prepare(first)
-        return
-    with ThreadPoolExecutor(1, "hf_semicrf") as thread:
-        waiting: deque[Future[Prepared]] = deque([thread.submit(prepare, first)])
+    stopped: list[Exception] = []
+
+    def chunk() -> list[Item]:
+        found: list[Item] = []
         try:
-            for chunk in chunks:
-                waiting.append(thread.submit(prepare, chunk))
-                if len(waiting) > 2:
+            found.extend(islice(iterator, size))
+        except Exception as error:
+            stopped.append(error)
+        return found
+
+    first = chunk()
+    if stopped or len(first) < size:  # there is nothing to be ahead of
+        if first:
+            yield prepare(first)
+    else:
+        with ThreadPoolExecutor(1, "hf_semicrf") as thread:
+            waiting: deque[Future[Prepared]] = deque([thread.submit(prepare, first)])
+            try:
+                while not stopped and (found := chunk()):
+                    waiting.append(thread.submit(prepare, found))
+                    if len(waiting) > 2:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            thread.shutdown(wait=True, cancel_futures=True)
+            finally:
+                thread.shutdown(wait=True, cancel_futures=True)
+    if stopped:
+        raise stopped[0]
 
 
 class Feed(NamedTuple):

@@ -221,17 +221,23 @@ def _stream(
     overlap: int | None = None,
     splitter: Split | None = None,
     cuda_graphs: bool = False,
+    texts_at_once: int | None = None,
 ) -> Iterator[list[Entity]]:
     """The entities of texts; the options are checked at once."""
     own = check(
-        batch_size=batch_size, max_length=max_length, overlap=overlap, cuda_graphs=cuda_graphs
+        batch_size=batch_size,
+        max_length=max_length,
+        overlap=overlap,
+        cuda_graphs=cuda_graphs,
+        texts_at_once=texts_at_once,
     )
     threshold = check_decoding(threshold, decode)
     graphs = Graphs.of(model) if own["cuda_graphs"] else None
     tokenizer = _prepared(tokenizer)
     items = items_of(texts, constraints)
     cutter = _Cutter(model, tokenizer, own, splitter)
-    read = _read_ahead(model, items, cutter, own["batch_size"], threshold, decode, graphs)
+    size = own["texts_at_once"] or max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * own["batch_size"])
+    read = _read_ahead(model, items, size, cutter, own["batch_size"], threshold, decode, graphs)
     return (document.entities() for document in read)
 
 
@@ -447,6 +453,7 @@ def _batches(
 def _read_ahead(
     model: Any,
     items: Iterable[Item],
+    size: int,
     cutter: _Cutter,
     batch_size: int,
     threshold: float | None,
@@ -458,6 +465,7 @@ def _read_ahead(
     Args:
         model: The model; its mode is restored, and other threads may run it too.
         items: Each text, and what is known of its spans.
+        size: Texts that are prepared together.
         cutter: Cuts the texts.
         batch_size: Windows in a batch.
         threshold: As `predict` takes it.
@@ -471,7 +479,6 @@ def _read_ahead(
         documents = cutter.documents(chunk)
         return documents, _batches(model, documents, cutter.tokenizer, batch_size)
 
-    size = max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * batch_size)
     for documents, batches in ahead(enumerate(items), size, prepared):
         _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size)
         yield from documents

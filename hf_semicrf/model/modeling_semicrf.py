@@ -505,18 +505,21 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         batch_size: int = 32,
         *,
         constraints: Iterable[Sequence[Mapping[str, Any]] | None] | None = None,
+        texts_at_once: int | None = None,
         **options: Any,
     ) -> Iterator[list[Entity]]:
-        """Find the entities of texts of a stream, of any number, in the memory of a few thousand.
+        """Find the entities of a stream of texts, in constant memory.
 
-        The texts are read in the caller's thread, some thousands ahead of their entities, and cut
-        into words and sub-words in another one, which ends with the iterator.
+        The texts are read in the caller's thread, and cut into words and sub-words in another one,
+        which ends with the iterator.
 
         Args:
             texts: As `predict` takes them, in any iterable.
             tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             constraints: For each text what is known of its spans, or None; any iterable.
+            texts_at_once: Texts of which batches of like lengths are made; up to three times as
+                many are read ahead of their entities. By default eight batches, and at least 1024.
             **options: All others of `predict`.
 
         Yields:
@@ -526,7 +529,13 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             ValueError: As `predict`; of a text, when it is its turn.
         """
         return predict_stream(
-            self, texts, tokenizer, batch_size, constraints=constraints, **options
+            self,
+            texts,
+            tokenizer,
+            batch_size,
+            constraints=constraints,
+            texts_at_once=texts_at_once,
+            **options,
         )
 
     def analyze(

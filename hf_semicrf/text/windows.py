@@ -162,6 +162,8 @@ def sections(
         windows: The text's windows in order.
         segments: What was found in each, in words of the text.
     """
+    if len(windows) == 1:
+        return [(0, windows[0].end)]
     cuts = [0]
     for n, (left, right) in enumerate(zip(windows, windows[1:], strict=False)):
         both = [*segments[n], *segments[n + 1]]
