@@ -212,6 +212,12 @@ def entries(folder: Any) -> dict[str, Entry]:
         "ops.kl_divergence": of(ops.kl_divergence, made, made),
         "ops.log_partition_difference": of(ops.log_partition_difference, made, made),
         "ops.segment_marginals": of(ops.segment_marginals, made, torch.zeros(1, 1, 2).long()),
+        "ops.decoded_posteriors": of(
+            ops.decoded_posteriors,
+            ops.TailedPotentials(p._replace(segment=None), torch.zeros(3), torch.zeros(3)),
+            torch.zeros(1, 3).long(),
+            torch.ones(1, 3).bool(),
+        ),
         "ops.negative_log_likelihood": of(
             ops.negative_log_likelihood, made, torch.zeros(1, 3).long(), torch.ones(1, 3).bool()
         ),
