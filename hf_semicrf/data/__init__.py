@@ -32,7 +32,7 @@ from hf_semicrf.data.readers import (
 )
 from hf_semicrf.data.records import ReadReport
 from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
-from hf_semicrf.data.writers import WRITERS, write_rows
+from hf_semicrf.data.writers import WRITERS, label_studio_prediction, write_rows
 
 __all__ = [
     "SplitterChoice",
@@ -48,6 +48,7 @@ __all__ = [
     "count_entities",
     "entity_spans",
     "label_names",
+    "label_studio_prediction",
     "longest_entity",
     "named_tags",
     "read_corpus",
