@@ -141,6 +141,31 @@ def test_errors(device):
         CRF(0)
 
 
+@pytest.mark.gpu
+def test_long_sentences_on_the_gpu_without_waiting():
+    torch.manual_seed(0)
+    crf = CRF(9, batch_first=True)
+    emissions, tags = torch.randn(32, 512, 9), torch.randint(9, (32, 512))
+    mask = torch.arange(512) < torch.randint(1, 513, (32, 1))
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        crf = crf.to(device, dtype)
+        scores = emissions.to(device, dtype).requires_grad_()
+        gold, on = tags.to(device), mask.to(device)
+        llh = crf(scores, gold, on, "none")
+        found = llh, *gradients(crf, scores, llh.sum())
+        results.append(([x.double().cpu() for x in found], crf.decode(scores, on)))
+    (exact, path), (found, path_found) = results
+    assert path == path_found
+    for x, y in zip(found, exact, strict=True):
+        assert_close(x, y, rtol=1e-5, atol=1e-5 * y.abs().max().item())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gradients(crf, scores, crf(scores, gold, reduction="token_mean"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 class TestBesidePytorchCRF:
     """The package itself: values, gradients, paths, ties, dtypes, weights."""
 

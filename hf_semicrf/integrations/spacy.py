@@ -75,11 +75,11 @@ class SemiCRFComponent(Pipe):
         self.device = device
         self.options = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
         self.options |= {"threshold": check_decoding(threshold, decode), "decode": decode}
-        self._tagger: tuple[Any, Any] | None = None
+        self._tagger: Any = None
 
     @property
-    def tagger(self) -> tuple[Any, Any]:
-        """The model and its tokenizer."""
+    def tagger(self) -> Any:
+        """A pipeline of transformers with the model and its tokenizer."""
         if self._tagger is None:
             self._tagger = load_tagger(self.model, self.device)
         return self._tagger
@@ -109,11 +109,10 @@ class SemiCRFComponent(Pipe):
         for doc in docs:
             offsets = [(token.idx, token.idx + len(token)) for token in doc if not token.is_space]
             texts.append({"text": doc.text, "offsets": offsets})
-        known = [[_outside(span) for span in doc.ents] for doc in docs]
-        model, tokenizer = self.tagger
-        found = model.predict(
-            texts, tokenizer, constraints=known if any(known) else None, **self.options
-        )
+        known = [[_outside(e) for e in doc.ents if not e.text.isspace()] for doc in docs]
+        constraints = known if any(known) else None
+        tagger, options = self.tagger, self.options
+        found = tagger.model.predict(texts, tagger.tokenizer, constraints=constraints, **options)
         for doc, entities in zip(docs, found, strict=True):
             spans = [doc.char_span(e["start"], e["end"], e["label"]) for e in entities]
             scores = np.array([entity["score"] for entity in entities])
@@ -128,8 +127,7 @@ class SemiCRFComponent(Pipe):
         Args:
             path: The folder.
         """
-        for part in self.tagger:
-            part.save_pretrained(path)
+        self.tagger.save_pretrained(path)
 
     def from_disk(self, path: Any, **_: Any) -> SemiCRFComponent:
         """Read the tagger from a folder, instead of the one that the configuration names.
@@ -160,4 +158,5 @@ class SemiCRFComponent(Pipe):
 
 def _outside(span: Span) -> dict[str, Any]:
     """Say to `predict` that no word of an entity is in another one."""
-    return {"start": span.start_char, "end": span.end_char, "label": "O"}
+    words = [token for token in span if not token.is_space]
+    return {"start": words[0].idx, "end": words[-1].idx + len(words[-1]), "label": "O"}

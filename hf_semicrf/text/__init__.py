@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_semicrf.text.detokenization import attached, detokenize
 from hf_semicrf.text.signs import direction, one_line, visible
 from hf_semicrf.text.subwords import (
+    KnownWords,
     check_room,
     first_subwords,
     is_prepared,
@@ -28,6 +29,7 @@ __all__ = [
     "AS_WRITTEN",
     "BEFORE_SPLITTERS",
     "FUNCTION",
+    "KnownWords",
     "Splitter",
     "attached",
     "check_room",

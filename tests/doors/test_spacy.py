@@ -49,8 +49,8 @@ def of_predict(nlp, texts):
         }
         for text in texts
     ]
-    model, tokenizer = nlp.get_pipe("semicrf").tagger
-    return model.predict(inputs, tokenizer)
+    tagger = nlp.get_pipe("semicrf").tagger
+    return tagger.model.predict(inputs, tagger.tokenizer)
 
 
 def test_the_entities_are_those_of_predict(nlp):
@@ -65,7 +65,7 @@ def test_the_entities_are_those_of_predict(nlp):
 
 
 def test_pipe_reads_documents_together(nlp, monkeypatch):
-    model, _ = nlp.get_pipe("semicrf").tagger
+    model = nlp.get_pipe("semicrf").tagger.model
     sizes, predict = [], model.predict
     monkeypatch.setattr(
         model, "predict", lambda texts, *a, **k: sizes.append(len(texts)) or predict(texts, *a, **k)
@@ -83,7 +83,7 @@ def test_an_error_goes_to_the_handler(nlp, monkeypatch):
     def fail(*_, **__):
         raise ValueError("broken")
 
-    model, _ = nlp.get_pipe("semicrf").tagger
+    model = nlp.get_pipe("semicrf").tagger.model
     monkeypatch.setattr(model, "predict", fail)
     seen = []
     nlp.set_error_handler(lambda name, _, docs, error: seen.append((name, len(docs), str(error))))
@@ -105,6 +105,14 @@ def test_what_was_found_before_is_kept(tiny_tagger):
     assert labels["Yesterday"] == "DAY" and labels["Ada"] == "X" and labels["Oslo"] == "LOC"
     assert not {"Yesterday", "Ada", "Ada Lovelace"} & {span.text for span in doc.spans["semicrf"]}
     assert not doc.spans["second"]
+
+
+def test_entities_with_white_space_are_kept_too(nlp):
+    for end, label, expected in ((2, "WIDE", ["WIDE"]), (1, "SPACE", ["SPACE", "PER"])):
+        doc = nlp.make_doc(" \n Ada Lovelace")
+        assert doc[0].is_space
+        doc.ents = [spacy.tokens.Span(doc, 0, end, label)]
+        assert [span.label_ for span in nlp(doc).ents][: len(expected)] == expected
 
 
 def test_to_disk_and_back_without_the_first_folder(tiny_tagger, nlp, tmp_path):
