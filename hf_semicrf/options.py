@@ -211,6 +211,7 @@ OPTIONS: dict[str, Option] = {
     "epochs": COUNT,
     "number": COUNT,
     "shard_size": COUNT,
+    "port": _whole(0, 65535),
     "by": _one_of("total", "word"),
 }
 

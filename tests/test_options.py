@@ -38,7 +38,7 @@ from hf_semicrf import (
     ops,
     text,
 )
-from hf_semicrf.cli import demo, evaluate, predict, suggest, train
+from hf_semicrf.cli import backend, demo, evaluate, predict, suggest, train
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
@@ -357,6 +357,7 @@ def test_a_temperature_is_refused_and_the_model_stays_as_it_was():
 
 
 COMMANDS = {
+    backend: ["m"],
     demo: [],
     evaluate: ["m", "--dataset_name", "d"],
     predict: ["m", "text"],

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "tag texts",
     "evaluate": "measure a model on tagged data",
     "suggest": "rank untagged texts by how unsure a model is, for annotation",
+    "backend": "answer Label Studio's requests for predictions",
     "export": "write a model as ONNX",
     "push": "push a saved model to the Hub",
     "demo": "make a corpus, train on it, evaluate, reload and tag",
