@@ -147,6 +147,12 @@ OPTIONS: dict[str, Option] = {
     "loss": _one_of("sentence", "segment"),
     "rule": _one_of("half_f1", "best_f1"),
     "temperature": POSITIVE,
+    # recall
+    "recall": _number(0, BELOW_1, above=True),
+    "confidence": _or_none(_number(0, BELOW_1, above=True)),
+    "covering": _one_of("words", "exact"),
+    "largest": _or_none(COUNT),
+    "replace": _one_of("label", "mask", "mapping"),
     # data
     "tokens_column": TEXT,
     "tags_column": TEXT,

@@ -4,16 +4,19 @@ Lives here: prediction over texts of any length, posteriors and n-best lists, wo
 in shards. A model comes as an argument: nothing here imports one.
 """
 
+from hf_semicrf.inference.candidates import Candidates
 from hf_semicrf.inference.distribution import Distribution
-from hf_semicrf.inference.prediction import analyze, longest_input, predict
+from hf_semicrf.inference.prediction import analyze, longest_input, predict, read_candidates
 from hf_semicrf.inference.shards import fingerprint, merge_shards, write_shards
 
 __all__ = [
+    "Candidates",
     "Distribution",
     "analyze",
     "fingerprint",
     "longest_input",
     "merge_shards",
     "predict",
+    "read_candidates",
     "write_shards",
 ]

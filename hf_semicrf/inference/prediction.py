@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from hf_semicrf.head import evaluating
+from hf_semicrf.inference.candidates import Candidates, candidates_of, joined_candidates
 from hf_semicrf.inference.distribution import (
     Distribution,
     decoded_segments,
@@ -49,6 +50,7 @@ class WindowResult:
         constraints: What is known of spans of its words, counted from its first.
         segments: The decoded segments, in words of the text.
         distribution: Posteriors, entropy and n-best list, where asked for.
+        candidates: All probable segments, counted from its first word, where asked for.
     """
 
     window: Window
@@ -56,6 +58,7 @@ class WindowResult:
     constraints: list[dict[str, Any]] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     distribution: Distribution | None = None
+    candidates: Candidates | None = None
 
 
 @dataclass
@@ -121,6 +124,11 @@ class Document:
             Entity(label=label, score=posterior, **self._place(first, end))  # type: ignore[typeddict-item]
             for first, end, label, posterior in segments
         ]
+
+    def candidates(self) -> Candidates:
+        """All probable segments, in words of the text."""
+        parts = [result.candidates for result in self.results if result.candidates is not None]
+        return joined_candidates([result.window for result in self.results], parts)
 
     def prediction(self, types: tuple[str, ...]) -> Prediction:
         """What its windows found, and what else they know.
@@ -215,6 +223,39 @@ def analyze(
     _read(model, documents, tokenizer, own["batch_size"], threshold, decode, own["n_best"])
     types = model.config.scheme.types
     return [document.prediction(types) for document in documents]
+
+
+def read_candidates(
+    model: Any,
+    texts: Sequence[Text],
+    tokenizer: Any,
+    least: float,
+    batch_size: int = 32,
+    *,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    splitter: Split | None = None,
+) -> list[Document]:
+    """Texts with all their segments whose posterior is high enough.
+
+    Args:
+        model: The model.
+        texts: As `predict` takes them.
+        tokenizer: The encoder's tokenizer.
+        least: The least posterior of a candidate.
+        batch_size: As `predict` takes it, like all that follow.
+        max_length: Sub-words in a window.
+        overlap: Words that neighbouring windows share.
+        splitter: Cuts strings into words.
+
+    Returns:
+        The documents, whose `candidates` are read.
+    """
+    own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
+    tokenizer = _prepared(tokenizer)
+    documents = _documents(model, texts, tokenizer, own, None, splitter)
+    _read(model, documents, tokenizer, own["batch_size"], None, None, least=least)
+    return documents
 
 
 def _documents(
@@ -326,6 +367,7 @@ def _read(
     threshold: float | None,
     decode: Decode | None,
     n_best: int | None = None,
+    least: float | None = None,
 ) -> None:
     """Run the model over all windows, in batches of like lengths.
 
@@ -337,6 +379,7 @@ def _read(
         threshold: As `predict` takes it.
         decode: As `predict` takes it.
         n_best: How many segmentations the distributions list; None for no distributions.
+        least: The least posterior of a candidate; None for no candidates.
     """
     results = [result for document in documents for result in document.results]
     results.sort(key=lambda result: len(result.window.words), reverse=True)
@@ -349,6 +392,9 @@ def _read(
             except ScoreError as error:
                 raise ValueError(_where(batch, error)) from error
             _take_segments(model.config, batch, segments)
+            if least is not None:
+                for result, part in zip(batch, candidates_of(head, least), strict=True):
+                    result.candidates = part
             if n_best is not None:
                 config = model.config
                 found = distributions(head, config.head_temperature, config.scheme.types, n_best)

@@ -1,0 +1,29 @@
+"""At which threshold each entity is found, and what the candidates there cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def found_at(
+    gold: Sequence[tuple[int, int, int]], candidates: Any, words: int, covering: str
+) -> np.ndarray:
+    """For each entity of a text the highest threshold at which candidates find it; 0 for none.
+
+    Args:
+        gold: Entities: first word, word after the last, number of the type (-1 for one that no
+            candidate has) [E].
+        candidates: `hf_semicrf.inference.Candidates` of the text.
+        words: Its words.
+        covering: "words" where each word of the entity has to lie in some candidate, "exact" where
+            the entity has to be one, of its type.
+    """
+    if covering == "words":
+        covered = candidates.coverage(words)
+        return np.array([covered[first:end].min() for first, end, _ in gold])
+    exact = dict(zip(zip(*map(np.ndarray.tolist, candidates[:3]), strict=True),
+                     candidates.posterior.tolist(), strict=True))  # fmt: skip
+    return np.array([exact.get(tuple(entity), 0.0) for entity in gold], dtype=float)
