@@ -161,6 +161,7 @@ def train_softmax(args: argparse.Namespace, files: dict[str, str], folder: str) 
         choose_max_segment_length,
         prepare_tokenizer,
     )
+    from hf_semicrf.data import choose_splitter
 
     set_seed(args.seed)
     rows = read_rows(args.corpus, "train", args.limit)
@@ -169,7 +170,10 @@ def train_softmax(args: argparse.Namespace, files: dict[str, str], folder: str) 
     scheme = LabelScheme.from_labels(labels, "IOB2")
     longest = choose_max_segment_length([tags for _, tags in rows], scheme)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.encoder))
-    align = TokenizeAndAlign(tokenizer, {tag: n for n, tag in enumerate(labels)})
+    splitter = choose_splitter([words for words, _ in rows], None).name  # as train.py does
+    align = TokenizeAndAlign(
+        tokenizer, {tag: n for n, tag in enumerate(labels)}, splitter=splitter
+    )
 
     def aligned(documents: Sequence[tuple[list[str], list[str]]]) -> list[dict[str, Any]]:
         tags = [[tag if tag in labels else "O" for tag in tags] for _, tags in documents]
