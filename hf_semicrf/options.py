@@ -148,7 +148,7 @@ OPTIONS: dict[str, Option] = {
     "rule": _one_of("half_f1", "best_f1"),
     "temperature": POSITIVE,
     # recall
-    "recall": _number(0, BELOW_1, above=True),
+    "recall": _or_none(_number(0, BELOW_1, above=True)),
     "confidence": _or_none(_number(0, BELOW_1, above=True)),
     "covering": _one_of("words", "exact"),
     "largest": _or_none(COUNT),
@@ -227,13 +227,15 @@ def check(*, optional: bool = True, **values: Any) -> dict[str, Any]:
     }
 
 
-def check_decoding(threshold: Any, decode: Any) -> float | None:
-    """The threshold, where it may stand beside the way to decode.
+def check_decoding(threshold: Any, decode: Any, recall: Any = None) -> float | None:
+    """The threshold, where it may stand beside the way to decode and a recall.
 
     Raises:
-        ValueError: One of them is not among its values, or both are given.
+        ValueError: One of them is not among its values, or several are given.
     """
-    found = check(threshold=threshold, decode=decode)["threshold"]
+    found = check(threshold=threshold, decode=decode, recall=recall)["threshold"]
     if decode is not None and found is not None:
         raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
+    if recall is not None and (decode is not None or found is not None):
+        raise ValueError(f"expected a recall, a threshold or decode, got recall={recall} and more")
     return found

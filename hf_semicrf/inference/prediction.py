@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from hf_semicrf.head import evaluating
@@ -16,6 +17,13 @@ from hf_semicrf.inference.distribution import (
     decoded_segments,
     distributions,
     joined,
+)
+from hf_semicrf.inference.promises import (
+    AGAIN,
+    check_kept,
+    dependencies,
+    promise_of,
+    thresholds_of,
 )
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
 from hf_semicrf.ops import ScoreError
@@ -120,10 +128,11 @@ class Document:
             for segment in result.segments
             if first <= segment.first and segment.end <= end
         )
-        return [
-            Entity(label=label, score=posterior, **self._place(first, end))  # type: ignore[typeddict-item]
-            for first, end, label, posterior in segments
-        ]
+        return [self.entity(*segment) for segment in segments]
+
+    def entity(self, first: int, end: int, label: str, score: float) -> Entity:
+        """Words [first, end) as an entity, placed in the text."""
+        return Entity(label=label, score=score, **self._place(first, end))  # type: ignore[typeddict-item]
 
     def candidates(self) -> Candidates:
         """All probable segments, in words of the text."""
@@ -181,6 +190,7 @@ def predict(
     *,
     threshold: float | None = None,
     decode: Decode | None = None,
+    recall: float | None = None,
     max_length: int | None = None,
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
@@ -188,8 +198,11 @@ def predict(
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
     own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
-    threshold = check_decoding(threshold, decode)
+    threshold = check_decoding(threshold, decode, recall)
     tokenizer = _prepared(tokenizer)
+    if recall is not None:
+        return _promised(model, texts, tokenizer, own, check(recall=recall)["recall"],
+                         constraints, splitter)  # fmt: skip
     documents = _documents(model, texts, tokenizer, own, constraints, splitter)
     _read(model, documents, tokenizer, own["batch_size"], threshold, decode)
     return [document.entities() for document in documents]
@@ -223,6 +236,76 @@ def analyze(
     _read(model, documents, tokenizer, own["batch_size"], threshold, decode, own["n_best"])
     types = model.config.scheme.types
     return [document.prediction(types) for document in documents]
+
+
+def _promised(
+    model: Any,
+    texts: Sequence[Text],
+    tokenizer: Any,
+    options: Mapping[str, Any],
+    recall: float,
+    constraints: Sequence[Constraints | None] | None,
+    splitter: Split | None,
+) -> list[list[Entity]]:
+    """The candidates of texts at the thresholds of a promise that holds for them."""
+    promise = promise_of(model.config.promises, recall)
+    if constraints is not None:
+        raise ValueError("expected constraints or a recall, which was promised without, got both")
+    texts = _listed(texts, "texts")
+    for number, text in enumerate(texts):
+        kind = kind_of(text)
+        if kind != promise["depends_on"].get("texts"):
+            raise ValueError(
+                f"expected {promise['depends_on'].get('texts')}, on which recall {recall} was "
+                f"promised, got {kind} (text {number}): give the same, or {AGAIN}"
+            )
+    own = {name: options[name] for name in ("max_length", "overlap")}
+    if texts:
+        check_kept(promise, conditions(model, tokenizer, kind_of(texts[0]), splitter, **own))
+    thresholds = np.array(thresholds_of(promise, model.config.scheme.types))
+    documents = read_candidates(
+        model, texts, tokenizer, thresholds.min(), options["batch_size"], splitter=splitter, **own
+    )
+    types, found = model.config.scheme.types, []
+    for document in documents:
+        candidates = document.candidates()
+        kept = candidates.where(candidates.posterior >= thresholds[candidates.type - 1])
+        columns = (column.tolist() for column in kept)
+        found.append(
+            [document.entity(a, b, types[kind], p) for a, b, kind, p in zip(*columns, strict=True)]
+        )
+    return found
+
+
+def kind_of(text: Text) -> str:
+    """What a promise calls texts like this one."""
+    if isinstance(text, Mapping):
+        return "strings with offsets"
+    return "strings" if isinstance(text, str) else "lists of words"
+
+
+def conditions(
+    model: Any,
+    tokenizer: Any,
+    texts: str,
+    splitter: Split | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+) -> dict[str, Any]:
+    """What a promise of recall depends on, under options of `predict`.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        texts: What `kind_of` calls them.
+        splitter: Cuts strings into words; the model's own where None.
+        max_length: Sub-words in a window.
+        overlap: Words that neighbouring windows share.
+    """
+    tokenizer = _prepared(tokenizer)
+    name = model.config.splitter if splitter is None else Splitter.of(splitter).name
+    limit = _room(model, tokenizer, max_length)
+    return dependencies(model, tokenizer, texts, name, limit, overlap)
 
 
 def read_candidates(
@@ -289,12 +372,10 @@ def _documents(
     if model.config.splitter in AS_WRITTEN:
         joins = [document.attached() for document in documents]
     check_room(tokenizer, options["max_length"])
-    longest = (options["max_length"], longest_input(model, tokenizer))
-    limits = [n for n in longest if n is not None]
     cut = windows_of(
         [document.words for document in documents],
         tokenizer,
-        min(limits, default=None),
+        _room(model, tokenizer, options["max_length"]),
         options["overlap"],
         model.config.max_segment_length,
         joins,
@@ -462,6 +543,12 @@ def _take_segments(
             segment._replace(first=first + segment.first, end=first + segment.end)
             for segment in segments
         ]
+
+
+def _room(model: Any, tokenizer: Any, max_length: int | None) -> int | None:
+    """Sub-words in a window; None for no limit."""
+    limits = [n for n in (max_length, longest_input(model, tokenizer)) if n is not None]
+    return min(limits, default=None)
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:
