@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_semicrf.evaluation.coverage import found_at
-from hf_semicrf.evaluation.risk import LOWEST, Control, NotCarriedError, control_recall
+from hf_semicrf.evaluation.risk import LOWEST
 
 HEADS = ("semicrf", "softmax")
 RECALLS = (0.9, 0.95, 0.98, 0.99)
@@ -171,9 +171,7 @@ def train_softmax(args: argparse.Namespace, files: dict[str, str], folder: str) 
     longest = choose_max_segment_length([tags for _, tags in rows], scheme)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.encoder))
     splitter = choose_splitter([words for words, _ in rows], None).name  # as train.py does
-    align = TokenizeAndAlign(
-        tokenizer, {tag: n for n, tag in enumerate(labels)}, splitter=splitter
-    )
+    align = TokenizeAndAlign(tokenizer, {tag: n for n, tag in enumerate(labels)}, splitter=splitter)
 
     def aligned(documents: Sequence[tuple[list[str], list[str]]]) -> list[dict[str, Any]]:
         tags = [[tag if tag in labels else "O" for tag in tags] for _, tags in documents]
@@ -272,9 +270,7 @@ def dump_one(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     for corpus, split in reads:
         rows = read_rows(corpus, split, args.limit)
-        found = (
-            (*answer, gold) for answer, gold in zip(read(rows), gold_of(rows), strict=True)
-        )
+        found = ((*answer, gold) for answer, gold in zip(read(rows), gold_of(rows), strict=True))
         dump = Dump.of(list(found), types)
         name = f"{args.head}+{own}+{Path(corpus).name}+{split}.npz"
         np.savez_compressed(args.out / name, **dump._asdict())

@@ -159,6 +159,7 @@ OPTIONS: dict[str, Option] = {
     "types_column": TEXT,
     "text_column": TEXT,
     "spans_column": _or_none(TEXT),
+    "document_column": _or_none(TEXT),
     "separator": _or_none(TEXT),
     "encoding": TEXT,
     "misaligned": _one_of("error", "drop", "expand"),

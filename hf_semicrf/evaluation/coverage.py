@@ -23,7 +23,8 @@ def found_at(
     """
     if covering == "words":
         covered = candidates.coverage(words)
-        return np.array([covered[first:end].min() for first, end, _ in gold])
+        return np.array([covered[first:end].min(initial=1) if first < end else 0.0
+                         for first, end, _ in gold], dtype=float)  # fmt: skip
     exact = dict(zip(zip(*map(np.ndarray.tolist, candidates[:3]), strict=True),
                      candidates.posterior.tolist(), strict=True))  # fmt: skip
     return np.array([exact.get(tuple(entity), 0.0) for entity in gold], dtype=float)

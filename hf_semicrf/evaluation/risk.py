@@ -127,10 +127,14 @@ def control_recall(
     """
     own = check(recall=recall, confidence=confidence)
     if len(scores) != len(documents):
-        raise ValueError(f"expected a document for each of {len(scores)} scores, got {len(documents)}")
+        raise ValueError(
+            f"expected a document for each of {len(scores)} scores, got {len(documents)}"
+        )
     values = np.asarray(scores, dtype=np.float64)
     if not ((values >= 0) & (values <= 1 + 1e-4)).all():
-        raise ValueError(f"expected scores in 0..1, got {values[~((values >= 0) & (values <= 1))][0]}")
+        raise ValueError(
+            f"expected scores in 0..1, got {values[~((values >= 0) & (values <= 1))][0]}"
+        )
     if largest is not None and len(values):
         most = int(np.unique(documents, return_counts=True)[1].max())
         if most > check(largest=largest)["largest"]:

@@ -10,7 +10,7 @@ from hf_semicrf.hub.allowed import (
     is_local,
     leaving,
 )
-from hf_semicrf.hub.model_card import find_card, render_card
+from hf_semicrf.hub.model_card import card_with_promises, find_card, render_card
 from hf_semicrf.hub.push import (
     ListedUploads,
     card_files,
@@ -30,6 +30,7 @@ __all__ = [
     "ListedUploads",
     "card_files",
     "card_for_push",
+    "card_with_promises",
     "find_card",
     "is_local",
     "leaving",

@@ -1,7 +1,8 @@
 """From texts to entities, and to all else that the distribution says of them.
 
-Lives here: prediction over texts of any length, posteriors and n-best lists, candidates above
-the threshold of a promised recall, redaction, work on long streams in shards. A model comes as an argument: nothing here imports one.
+Lives here: prediction over texts of any length, posteriors and n-best lists, candidates above the
+threshold of a promised recall, redaction, work on long streams in shards. A model comes as an
+argument: nothing here imports one.
 """
 
 from hf_semicrf.inference.candidates import Candidates
