@@ -44,7 +44,8 @@ class Option:
             return "True or False" if self.kind is bool else "a string that is not empty"
         what = "an int" if self.kind is int else "a number"
         if self.high < MOST:
-            return f"{what} in {self.low}..{self.high}"
+            ends = f"above {self.low}, up to" if self.above else f"in {self.low}.."
+            return f"{what} {ends}{' ' * self.above}{self.high}"
         what = what.replace("number", "finite number")
         return f"{what} above {self.low}" if self.above else f"{what} of at least {self.low}"
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_semicrf.options import check
+
 
 def found_at(
     gold: Sequence[tuple[int, int, int]], candidates: Any, words: int, covering: str
@@ -21,7 +23,7 @@ def found_at(
         covering: "words" where each word of the entity has to lie in some candidate, "exact" where
             the entity has to be one, of its type.
     """
-    if covering == "words":
+    if check(covering=covering)["covering"] == "words":
         covered = candidates.coverage(words)
         return np.array([covered[first:end].min(initial=1) if first < end else 0.0
                          for first, end, _ in gold], dtype=float)  # fmt: skip

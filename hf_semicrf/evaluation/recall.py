@@ -31,7 +31,7 @@ class Row(NamedTuple):
     Args:
         unit: Number of its document.
         words: Its words, as the model has them.
-        gold: Its entities in these words; None in place of those that end inside a word.
+        gold: Its entities in these words, each with whether it begins and ends where words do.
         inside: Whether each word lies in an entity, wholly or in part.
         candidates: Of `LOWEST` posterior and more.
     """
@@ -93,11 +93,12 @@ def calibrate_recall(
             places = report.places if report is not None else ()
             place = places[number] if number < len(places) else f"row {number}"
             raise ValueError(f"{place}: expected a tag for each word, got an unknown one in {tags}")
-    windows = {"max_length": max_length, "overlap": overlap}
+    windows: dict[str, Any] = {"max_length": max_length, "overlap": overlap}
     columns = tokens_column, tags_column, own["document_column"]
     rows = list(_rows(base, tokenizer, data, columns, own["batch_size"], windows, report))
     parts, refused = [], []
-    for kind in types or [None]:
+    kinds: Sequence[str | None] = types or [None]
+    for kind in kinds:
         try:
             parts.append(_part(rows, base.config.scheme.types, kind, own))
         except NotCarriedError as error:
@@ -115,7 +116,7 @@ def calibrate_recall(
             "unit": own["document_column"] or "row",
             "rows": len(data),
             "data": name,
-            "depends_on": conditions(base, tokenizer, texts, **windows),  # type: ignore[arg-type]
+            "depends_on": conditions(base, tokenizer, texts, **windows),
         }
     )
     others = [other for other in base.config.promises if other["recall"] != own["recall"]]
@@ -136,7 +137,7 @@ def _rows(
     data: Dataset,
     columns: tuple[str, str, str | None],
     batch_size: int,
-    windows: dict[str, int | None],
+    windows: dict[str, Any],
     report: ReadReport | None,
 ) -> Iterator[Row]:
     """The rows as the model reads them, with their candidates."""

@@ -22,7 +22,7 @@ import numpy as np
 from hf_semicrf.options import check
 
 LOWEST = 1e-6  # a candidate's posterior: below, float32 says little
-BET = 0.95  # of all that a document can lose
+BET = 0.95  # the stake on one document, of all the wealth that it can take
 DIGITS = 4  # of the best recall that is told
 ROUNDING = 1e-9  # of sums of decimal fractions
 
@@ -125,7 +125,8 @@ def control_recall(
     Waudby-Smith and Ramdas (2024), "Estimating Means of Bounded Random Variables by Betting",
     section 4, for the bound.
     """
-    own = check(recall=recall, confidence=confidence)
+    own = check(optional=False, recall=recall)
+    own |= check(confidence=confidence, largest=largest)
     if len(scores) != len(documents):
         raise ValueError(
             f"expected a document for each of {len(scores)} scores, got {len(documents)}"
@@ -137,7 +138,7 @@ def control_recall(
         )
     if largest is not None and len(values):
         most = int(np.unique(documents, return_counts=True)[1].max())
-        if most > check(largest=largest)["largest"]:
+        if most > own["largest"]:
             raise ValueError(f"expected documents of at most {largest} entities, got one of {most}")
     sample = Sample.of(values, documents, largest)
     recall, confidence = own["recall"], own["confidence"]
@@ -163,38 +164,39 @@ def allowed_misses(sample: Sample, recall: float, confidence: float | None) -> i
         return max(math.floor(budget + ROUNDING), -1)
     if sample.largest == 1:
         return binomial_misses(entities, 1 - recall, 1 - confidence)
-    # from the lowest threshold up, as long as the bound is kept
-    missed = np.zeros(len(sample.counts))
-    shuffled = np.random.default_rng(0).permutation(len(sample.counts))
-    allowed, at = -1, 0
-    while at < entities:
-        if not bound_is_kept(
-            (missed - (1 - recall) * sample.counts)[shuffled], recall * sample.largest, confidence
-        ):
-            break
-        allowed = at
-        # all entities of one score are missed together
-        after = int(np.searchsorted(sample.scores, sample.scores[at], side="right"))
-        np.add.at(missed, sample.documents[at:after], 1)
-        at = after
-    return allowed
+    # the bound is kept at all thresholds below one at which it is kept
+    low, high = -1, entities
+    while high - low > 1:
+        middle = (low + high) // 2
+        below = int(np.searchsorted(sample.scores, sample.scores[middle]))
+        missed = np.bincount(sample.documents[:below], minlength=len(sample.counts))
+        kept = bound_is_kept(missed, sample.counts, sample.largest, recall, confidence)
+        low, high = (middle, high) if kept else (low, middle)
+    return low
 
 
-def bound_is_kept(losses: np.ndarray, worst: float, confidence: float) -> bool:
-    """Whether losses say, at a confidence, that their expectation is at most 0.
+def bound_is_kept(
+    missed: np.ndarray, counts: np.ndarray, largest: int, recall: float, confidence: float
+) -> bool:
+    """Whether documents say, at a confidence, that the expected loss is at most 0.
 
     Were it above 0, the wealth of who bets on low losses would fall in expectation, and at any time
-    exceed 1 / (1 - confidence) with a probability of at most 1 - confidence.
+    exceed 1 / (1 - confidence) with a probability of at most 1 - confidence. The stakes depend on
+    the sizes of earlier documents alone, so that no more misses make no less wealth.
 
     Args:
-        losses: Independent draws [D], in an order that does not depend on them.
-        worst: The highest loss that there is.
+        missed: Entities of each document that are missed [D].
+        counts: Entities of each document [D].
+        largest: Entities that a document has at most.
+        recall: In 0..1.
         confidence: In 0..1.
     """
     target = -math.log1p(-confidence)
-    drawn = np.arange(1, len(losses) + 1)
-    squares = (worst * BET / 8 + np.cumsum(losses**2) - losses**2) / drawn  # of those before
-    stakes = np.minimum(BET / worst, np.sqrt(2 * target / (len(losses) * squares)))
+    order = np.random.default_rng(0).permutation(len(counts))  # the data's own may mean something
+    counts, losses = counts[order], (missed - (1 - recall) * counts)[order]
+    # the variance of a loss at the bound, where misses come in pairs
+    variances = 2 * (1 - recall) * (1 + np.cumsum(counts) - counts) / np.arange(1, len(counts) + 1)
+    stakes = np.minimum(BET / (recall * largest), np.sqrt(2 * target / (len(counts) * variances)))
     return bool(np.log1p(-stakes * losses).cumsum().max(initial=0) >= target)
 
 
@@ -221,13 +223,13 @@ def best_recall(sample: Sample, confidence: float | None) -> float:
 
 
 def entities_needed(recall: float, confidence: float | None, largest: int) -> int:
-    """Entities that carry a recall if all are found: spread evenly, and the largest set aside."""
+    """Entities that carry a recall if all are found, in documents of the largest size."""
     if confidence is None:
         return math.ceil(recall * largest / (1 - recall) - ROUNDING)
     target = -math.log1p(-confidence)
     if largest == 1:
         return math.ceil(target / -math.log(recall) - ROUNDING)
-    return math.ceil(target / math.log1p(BET * (1 - recall) / (recall * largest)))
+    return largest * math.ceil(target / math.log1p(BET * (1 - recall) / recall) - ROUNDING)
 
 
 def _refusal(sample: Sample, recall: float, confidence: float | None) -> NotCarriedError:

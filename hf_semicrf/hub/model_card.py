@@ -36,8 +36,9 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
 _RECALL = "## Promised recall"
 _NO_DATASET = "The data set was not named to this card."
-_NOT_OF_THE_HEAD = ("self", "encoder_config", "labels", "base_model", "has_word_starts", "kwargs")
-_NOT_OF_THE_HEAD += ("promises",)
+_NOT_OF_THE_HEAD = (
+    *("self", "encoder_config", "labels", "base_model", "has_word_starts", "promises", "kwargs"),
+)
 
 
 def render_card(

@@ -249,7 +249,7 @@ def _promised(
 ) -> list[list[Entity]]:
     """The candidates of texts at the thresholds of a promise that holds for them."""
     promise = promise_of(model.config.promises, recall)
-    if constraints is not None:
+    if constraints is not None and any(constraints):
         raise ValueError("expected constraints or a recall, which was promised without, got both")
     texts = _listed(texts, "texts")
     for number, text in enumerate(texts):
@@ -302,10 +302,11 @@ def conditions(
         max_length: Sub-words in a window.
         overlap: Words that neighbouring windows share.
     """
+    own = check(max_length=max_length, overlap=overlap)
     tokenizer = _prepared(tokenizer)
     name = model.config.splitter if splitter is None else Splitter.of(splitter).name
-    limit = _room(model, tokenizer, max_length)
-    return dependencies(model, tokenizer, texts, name, limit, overlap)
+    limit = _room(model, tokenizer, own["max_length"])
+    return dependencies(model, tokenizer, texts, name, limit, own["overlap"])
 
 
 def read_candidates(

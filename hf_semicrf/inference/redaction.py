@@ -59,28 +59,31 @@ def restore(text: str | Sequence[str], mapping: Mapping[str, str]) -> str | list
 def _redacted(text: str | Sequence[str], entities: Sequence[Entity], replace: str) -> Redaction:
     """Cover the union of entities in a text, or in its words."""
     runs = union(entities)
-    whole = text if isinstance(text, str) else " ".join(text)
+    covered = [_joined(text[run["start"] : run["end"]]) for run in runs]
     mapping: dict[str, str] = {}
-    signs: dict[tuple[str, str], str] = {}
-    parts: list[Any] = []
+    if replace == "mask":
+        signs = [re.sub(r"\S", INK, part) for part in covered]
+    elif replace == "label":
+        signs = [f"[{_plain(run['label'])}]" for run in runs]
+    else:
+        known: dict[tuple[str, str], str] = {}
+        for key in zip((run["label"] for run in runs), covered, strict=True):
+            if key not in known:
+                known[key] = _sign(key[0], _joined(text), mapping)
+                mapping[known[key]] = key[1]
+        signs = [known[run["label"], part] for run, part in zip(runs, covered, strict=True)]
+    parts: list[str] = []  # characters of a string, words of a list
     at = 0
-    for run in runs:
-        start, end, label = run["start"], run["end"], run["label"]
-        covered = text[start:end] if isinstance(text, str) else " ".join(text[start:end])
-        if replace == "mask":
-            sign = re.sub(r"\S", INK, covered)  # type: ignore[arg-type]
-        elif replace == "label":
-            sign = f"[{_plain(label)}]"
-        else:
-            key = label, covered
-            if key not in signs:
-                signs[key] = _sign(label, whole, mapping)  # type: ignore[arg-type]
-                mapping[signs[key]] = covered  # type: ignore[assignment]
-            sign = signs[key]  # type: ignore[index]
-        parts += [text[at:start], sign] if isinstance(text, str) else [*text[at:start], sign]
-        at = end
-    parts += [text[at:]] if isinstance(text, str) else text[at:]
+    for run, sign in zip(runs, signs, strict=True):
+        parts += [*text[at : run["start"]], sign]
+        at = run["end"]
+    parts += text[at:]
     return Redaction("".join(parts) if isinstance(text, str) else parts, runs, mapping)
+
+
+def _joined(text: str | Sequence[str]) -> str:
+    """A string, or words with spaces between them."""
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def union(entities: Sequence[Entity]) -> list[dict[str, Any]]:
