@@ -26,8 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_semicrf.evaluation.coverage import found_at
-from hf_semicrf.evaluation.risk import LOWEST
+from hf_semicrf.evaluation import LOWEST, NotCarriedError, control_recall, found_at
 
 HEADS = ("semicrf", "softmax")
 RECALLS = (0.9, 0.95, 0.98, 0.99)
@@ -319,6 +318,135 @@ def dump_all(args: argparse.Namespace) -> int:
     return len(failed)
 
 
+# The splits
+
+
+def load(path: Path) -> Dump:
+    """A dump that was written."""
+    with np.load(path) as columns:
+        return Dump(**columns)
+
+
+def price(dump: Dump, threshold: float) -> dict[str, float]:
+    """What candidates at a threshold cost: words beside the entities', and candidates an entity."""
+    covered = dump.word_cover >= threshold
+    at = min(int(np.searchsorted(GRID, threshold * (1 + 1e-9))), len(GRID) - 1)
+    return {
+        "extra_words": (covered & ~dump.word_inside).sum() / max(dump.word_inside.sum(), 1),
+        "candidates": dump.candidates[:, at].sum() / max(len(dump.entity_document), 1),
+    }
+
+
+def one_split(
+    dump: Dump, half: np.ndarray, covering: str, recall: float, confidence: float | None
+) -> dict[str, Any] | None:
+    """A threshold from one half of the documents, and what it does on the other; None if refused.
+
+    Args:
+        dump: What a model says of a corpus.
+        half: Which documents the threshold is read off [D].
+        covering: "words" or "exact".
+        recall: What is promised.
+        confidence: With which confidence; None for the expectation.
+    """
+    own = half[dump.entity_document]
+    scores = dump.scores(covering)
+    try:
+        control = control_recall(scores[own], dump.entity_document[own], recall, confidence)
+    except NotCarriedError:
+        return None
+    rest = dump.of_documents(~half)
+    units, counts = np.unique(rest.entity_document, return_counts=True)
+    lost = rest.scores(covering) < control.threshold
+    missed = np.bincount(np.searchsorted(units, rest.entity_document), lost, len(units))
+    losses = missed - (1 - recall) * counts
+    margin = ERROR * losses.std() / np.sqrt(len(losses))
+    return {
+        "threshold": control.threshold,
+        "missed": missed.sum(),
+        "entities": counts.sum(),
+        "kept": losses.sum() <= 0,
+        "kept_within_error": losses.mean() <= margin,
+        **price(rest, control.threshold),
+    }
+
+
+def cell(rows: list[dict[str, Any] | None], recall: float) -> dict[str, Any]:
+    """The mean of the splits of a cell, those that were refused aside."""
+    done = [row for row in rows if row is not None]
+    found: dict[str, Any] = {"splits": len(rows), "refused": len(rows) - len(done)}
+    if not done:
+        return found
+    column = {name: np.array([float(row[name]) for row in done]) for name in done[0]}
+    miss = column["missed"].sum() / column["entities"].sum()
+    # of a ratio of means
+    spread = (column["missed"] - miss * column["entities"]).std() / column["entities"].mean()
+    return {
+        **found,
+        "miss": miss,
+        "miss_error": spread / np.sqrt(len(done)),
+        **{name: column[name].mean() for name in ("kept", "kept_within_error", "candidates")},
+        "extra_words": column["extra_words"].mean(),
+        "threshold": float(np.median(column["threshold"])),
+        "keeps": bool(miss <= 1 - recall + 2 * spread / np.sqrt(len(done))),
+    }
+
+
+def split_all(args: argparse.Namespace) -> None:
+    """Every cell of every corpus and head, then what happens on other documents."""
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*+*.json"))}
+    lines = [{"kind": "run", **run} for run in runs.values()]
+    for run in runs.values():
+        head, corpus = run["head"], run["corpus"]
+        dump = load(args.out / f"{head}+{corpus}+{corpus}+test.npz")
+        size = len(dump.candidates)
+        sizes = {"documents": size, "entities": len(dump.entity_document)}
+        ways = product(COVERINGS, RECALLS, (None, args.confidence))
+        for covering, recall, confidence in ways:
+            rng = np.random.default_rng(0)  # the same halves everywhere
+            halves = (rng.permutation(size) < size // 2 for _ in range(args.splits))
+            rows = [one_split(dump, half, covering, recall, confidence) for half in halves]
+            what = {"head": head, "corpus": corpus, "covering": covering, "recall": recall}
+            what |= {"confidence": confidence, **sizes}
+            lines.append({"kind": "cell", **what, **cell(rows, recall)})
+        lines += shifts(args.out, head, corpus)
+    with args.results.open("w") as file:
+        for line in lines:
+            file.write(json.dumps(line, default=float) + "\n")
+
+
+# Corpora whose types can be compared, and which entities of the second count
+COMPARABLE = {
+    ("ncbi_disease", "bc5cdr"): ("Disease",),
+    ("bc5cdr", "ncbi_disease"): ("Disease",),
+    ("wnut17", "pii"): ("PERSON", "ORGANISATION", "ADDRESS"),
+    ("pii", "wnut17"): ("person", "corporation", "location"),
+}
+
+
+def shifts(out: Path, head: str, corpus: str) -> Iterator[dict[str, Any]]:
+    """A threshold from all documents of one kind, and what it does on those of another."""
+    own = load(out / f"{head}+{corpus}+{corpus}+test.npz")
+    validation = load(out / f"{head}+{corpus}+{corpus}+validation.npz")
+    pairs = [(validation, f"{corpus}, validation", own, f"{corpus}, test", None)]
+    for (first, second), types in COMPARABLE.items():
+        path = out / f"{head}+{first}+{second}+test.npz"
+        if first == corpus and path.exists():
+            pairs.append((own, f"{corpus}, test", load(path), f"{second}, test", types))
+    for (source, source_name, target, target_name, types), recall in product(pairs, RECALLS):
+        what = {"kind": "shift", "head": head, "recall": recall, "types": types}
+        what |= {"calibrated": source_name, "used": target_name}
+        try:
+            control = control_recall(source.entity_words, source.entity_document, recall)
+        except NotCarriedError as error:
+            yield {**what, "best": error.best}
+            continue
+        chosen = np.isin(target.entity_type, types) if types else slice(None)
+        missed = (target.entity_words[chosen] < control.threshold).mean()
+        paid = price(target, control.threshold)
+        yield {**what, "miss": missed, "threshold": control.threshold, **paid}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage; returns how much of it failed."""
     parser = argparse.ArgumentParser(
@@ -347,7 +475,8 @@ def main(arguments: list[str] | None = None) -> int:
         return dump_all(args)
     if args.stage == "one":
         dump_one(args)
-        return 0
+    else:
+        split_all(args)
     return 0
 
 
