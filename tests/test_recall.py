@@ -12,9 +12,17 @@ from datasets import Dataset
 from tiny import NAMES, PLACES, error_of, sentences, write_jsonl
 from transformers import AutoTokenizer
 
-from hf_semicrf import SemiCRFForTokenClassification, ops, prepare_tokenizer
+from hf_semicrf import (
+    LabelScheme,
+    SemiCRFForTokenClassification,
+    SemiCRFTrainer,
+    SemiCRFTrainingArguments,
+    ops,
+    prepare_tokenizer,
+)
 from hf_semicrf.cli import calibrate, redact
 from hf_semicrf.evaluation import NotCarriedError, calibrate_recall, found_at
+from hf_semicrf.hub import render_card
 from hf_semicrf.inference import Candidates, read_candidates, restore
 from hf_semicrf.inference.candidates import joined_candidates
 from hf_semicrf.inference.redaction import union
@@ -57,6 +65,21 @@ def written(data: Dataset) -> Dataset:
         texts.append(" ".join(words))
         offsets.append(places)
     return data.add_column("text", texts).add_column("offsets", offsets)
+
+
+def letters_of(count: int) -> list[dict]:
+    """The same as annotation tools write them: texts and spans."""
+    scheme = LabelScheme.from_labels(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+    return [
+        {
+            "text": row["text"],
+            "entities": [
+                {"start": row["offsets"][a][0], "end": row["offsets"][b - 1][1], "label": kind}
+                for a, b, kind in scheme.tags_to_spans(row["ner_tags"])
+            ],
+        }
+        for row in written(rows(count))
+    ]
 
 
 @pytest.fixture
@@ -305,6 +328,33 @@ def test_scores_that_are_none_are_refused(tagger):
         read_candidates(model, ["saw Paris .", "Ada saw Paris ."], tokenizer, LEAST)
 
 
+def test_the_trainer_promises_and_its_card_says_so(tagger, tmp_path):
+    model, tokenizer = tagger
+    args = SemiCRFTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = SemiCRFTrainer(model, args, processing_class=tokenizer)
+    promise = trainer.calibrate_recall(rows(200), 0.9, 0.8, types=["PER"], name="letters")
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "| 0.9 | 0.8 | PER | all words |" in card and "with up to 1, letters |" in card
+    assert loaded(str(tmp_path))[0].config.promises == [promise]
+
+
+@pytest.mark.gpu
+def test_candidates_on_a_gpu(tagger):
+    model, tokenizer = tagger
+    texts = list(rows(40)["tokens"])
+    before = read_candidates(model, texts, tokenizer, LEAST)
+    after = read_candidates(model.cuda(), texts, tokenizer, LEAST)
+    for one, other in zip(before, after, strict=True):
+        for threshold in (0.01, 0.5):  # the least ones may be lost in rounding errors
+            kept = [
+                x.where(x.posterior >= threshold) for x in (one.candidates(), other.candidates())
+            ]
+            np.testing.assert_allclose(kept[0].posterior, kept[1].posterior, rtol=1e-3)
+            assert all(map(np.array_equal, kept[0][:3], kept[1][:3]))
+
+
 # Redaction
 
 
@@ -370,17 +420,8 @@ def folder(tiny_tagger, tmp_path):
     place = tmp_path / "model"
     for part in (model, tokenizer):
         part.save_pretrained(place)
-    from hf_semicrf.hub import render_card
-
     (place / "README.md").write_text(render_card(model.config))
-    lines = [
-        {"text": row["text"], "entities": [
-            {"start": row["offsets"][a][0], "end": row["offsets"][b - 1][1], "label": kind}
-            for a, b, kind in model.config.scheme.tags_to_spans(row["ner_tags"])
-        ]}
-        for row in written(rows(200))
-    ]  # fmt: skip
-    write_jsonl(tmp_path / "letters.jsonl", lines)
+    write_jsonl(tmp_path / "letters.jsonl", letters_of(200))
     return place
 
 

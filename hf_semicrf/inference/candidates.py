@@ -71,8 +71,9 @@ def joined_candidates(windows: Sequence[Window], parts: Sequence[Candidates]) ->
     chosen = []
     for number, (window, part) in enumerate(zip(windows, parts, strict=True)):
         moved = part._replace(first=part.first + window.first, end=part.end + window.first)
-        context = np.stack([_context(other, words, moved) for other in windows])  # [M, K]
-        chosen.append(moved.where(context.argmax(0) == number))
+        near = [n for n, x in enumerate(windows) if x.first < window.end and window.first < x.end]
+        context = np.stack([_context(windows[n], words, moved) for n in near])  # [M, K]
+        chosen.append(moved.where(context.argmax(0) == near.index(number)))
     joined = Candidates(*(np.concatenate(column) for column in zip(*chosen, strict=True)))
     return joined.where(np.lexsort((joined.type, joined.end, joined.first)))
 
