@@ -252,7 +252,9 @@ def test_too_little_data_name_the_best_that_they_carry(tagger):
         calibrate_recall(model, tokenizer, rows(20), 0.99, types=["PER", "LOC"])
 
 
-def test_unknown_tags_are_refused(tagger):
+def test_unknown_tags_and_columns_are_refused(tagger):
+    with pytest.raises(ValueError, match=r"expected columns \['letter'\], got \['tokens', "):
+        calibrate_recall(*tagger, rows(3), 0.5, document_column="letter")
     data = Dataset.from_list([{"tokens": ["Ada", "saw"], "ner_tags": ["B-PER", "?"]}])
     with pytest.raises(ValueError, match="row 0: expected a tag for each word, got an unknown one"):
         calibrate_recall(*tagger, data, 0.5)
@@ -463,5 +465,7 @@ def test_the_commands_say_in_a_line_what_is_wrong(folder, tmp_path):
     assert "calibrated for (none), got 0.97" in line
     line = error_of(redact.main, folder, "--file", letters, "--recall", "0.97", "--replace=mapping")
     assert "expected --mapping FILE" in line
+    line = error_of(calibrate.main, folder, "--file", letters, "--misaligned", "drop")
+    assert "would not count as missed" in line
     line = error_of(calibrate.main, tmp_path, "--file", letters)
     assert "found no config.json" in line

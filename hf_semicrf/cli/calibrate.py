@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     made = parser()
     args = made.parse_args(arguments)
+    if args.misaligned == "drop":
+        made.error("argument --misaligned: an entity that is dropped would not count as missed")
     with one_line_errors(made):
         _run(args)
 

@@ -88,6 +88,9 @@ def calibrate_recall(
     unknown = [kind for kind in types or () if kind not in known]
     if isinstance(types, str) or unknown or types == []:
         raise ValueError(f"expected types of the model, {', '.join(known)}, got {types!r}")
+    wanted = {tokens_column, tags_column, own["document_column"]} - {None, *data.column_names}
+    if wanted:
+        raise ValueError(f"expected columns {sorted(wanted)}, got {data.column_names}")
     for number, tags in enumerate(named_tags(data, tags_column)):
         if any(tag in (None, UNKNOWN, UNKNOWN_TAG) for tag in tags):
             places = report.places if report is not None else ()
