@@ -109,7 +109,7 @@ def calibrate_recall(
     if refused:
         said = [f"{kind}: {error}" if kind else str(error) for kind, error in refused]
         raise NotCarriedError("; ".join(said), min(error.best for _, error in refused))
-    texts = kind_of(_text_of(data, tokens_column, 0)) if len(data) else "lists of words"
+    texts = kind_of(_text_of(data, tokens_column, 0))
     promise = sealed(
         {
             "recall": own["recall"],
