@@ -7,6 +7,7 @@ from hf_semicrf.hub.allowed import (
     AUTO_MAP,
     CARD_NAME,
     PLOT_NAME,
+    endpoint_additions,
     is_local,
     leaving,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "card_files",
     "card_for_push",
     "card_with_promises",
+    "endpoint_additions",
     "find_card",
     "is_local",
     "leaving",

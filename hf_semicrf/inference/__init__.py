@@ -13,6 +13,7 @@ from hf_semicrf.inference.prediction import (
     kind_of,
     longest_input,
     predict,
+    predict_stream,
     read_candidates,
 )
 from hf_semicrf.inference.promises import sealed
@@ -29,6 +30,7 @@ __all__ = [
     "longest_input",
     "merge_shards",
     "predict",
+    "predict_stream",
     "read_candidates",
     "redact",
     "restore",
