@@ -15,6 +15,7 @@ from pathlib import Path
 import partial_labels
 import quality_tables
 import readme_tables
+import recall_tables
 import speed_tables
 from speed_tables import read
 
@@ -40,12 +41,25 @@ def windows() -> str:
     )
 
 
+def batches() -> str:
+    """Sentences a second by way and workers."""
+    return markdown_table(
+        ["way", "workers", "sentences a second"],
+        [
+            [r["way"], r["workers"], f"{r['sentences'] / r['seconds']:,.0f}"]
+            for r in read("batches_cpu.jsonl")
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "batches": batches,
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,
+    **recall_tables.TABLES,
 }
 
 
@@ -63,5 +77,6 @@ if __name__ == "__main__":
     speed_tables.figures(PICTURES)
     quality_tables.figures(PICTURES)
     readme_tables.draw_speed(PICTURES / "speed.png")
+    recall_tables.draw(PICTURES / "recall.png")
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         page.write_text(fill(page.read_text()))

@@ -16,6 +16,7 @@ from unittest import mock
 import torch
 from cases import given, leaves, random_potentials, to_device
 from families import LOWEST, Checked, compiled
+from kernel_crowd import IN_THE_INTERPRETER, ON_A_GPU
 from tail_kernel_checks import CHECKS as OF_TAILS
 from tolerances import CAST, FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
@@ -493,31 +494,28 @@ CHECKS |= {
     }.items()
 }
 CHECKS |= {f"tells_large_scores_apart: {name}": (tells_large_scores_apart, name) for name in LARGE}
-CHECKS |= (
-    {
-        f.__name__: (f,)
-        for f in (
-            stays_exact_with_infinities,
-            loses_no_digit_to_steep_transitions,
-            bears_a_sentence_without_segmentation,
-            reads_no_padding,
-            repeats_itself,
-            takes_any_dtype_and_layout,
-            refuses_no_gold_in_silence,
-            knows_its_entropy,
-            finds_the_least_risk,
-            knows_no_number_of_a_sentence,
-            traces_as_operations,
-        )
-    }
-    | {name: (check,) for name, check in OF_WORDS.items()}
-    | OF_TAILS
-)
+CHECKS |= {
+    f.__name__: (f,)
+    for f in (
+        stays_exact_with_infinities,
+        loses_no_digit_to_steep_transitions,
+        bears_a_sentence_without_segmentation,
+        reads_no_padding,
+        repeats_itself,
+        takes_any_dtype_and_layout,
+        refuses_no_gold_in_silence,
+        knows_its_entropy,
+        finds_the_least_risk,
+        knows_no_number_of_a_sentence,
+        traces_as_operations,
+    )
+} | {name: (check,) for name, check in OF_WORDS.items()}
+CHECKS |= IN_THE_INTERPRETER | OF_TAILS
 
 
 def run(name: str, device: str) -> None:
     """Raise unless the check holds."""
-    check, *arguments = CHECKS[name]
+    check, *arguments = (ON_A_GPU if device == "cuda" else {}).get(name) or CHECKS[name]
     check(*arguments, device)
 
 

@@ -26,7 +26,9 @@ from hf_semicrf import (
     SemiCRF,
     SemiCRFConfig,
     SemiCRFDataCollator,
+    SemiCRFForFrameClassification,
     SemiCRFForTokenClassification,
+    SemiCRFFrameConfig,
     SemiCRFPipeline,
     SemiCRFTrainingArguments,
     TokenizeAndAlign,
@@ -38,7 +40,16 @@ from hf_semicrf import (
     ops,
     text,
 )
-from hf_semicrf.cli import demo, evaluate, predict, suggest, train
+from hf_semicrf.cli import (
+    backend,
+    calibrate,
+    demo,
+    evaluate,
+    predict,
+    redact,
+    suggest,
+    train,
+)
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
@@ -76,6 +87,8 @@ def good_values(option: Option) -> list[Any]:
     if option.kind is bool:
         return [True, False, np.True_, torch.tensor(False)]
     least = int(option.low) + option.above
+    if least > option.high:  # between 0 and 1
+        return [0.5, np.float32(0.5), np.float64(0.25), torch.tensor(0.75)]
     values = [least, np.int32(least), torch.tensor(least), np.array(least)]
     if option.kind is float:
         share = option.low + 0.5
@@ -131,6 +144,7 @@ def entries(folder: Any) -> dict[str, Entry]:
     posterior, marginals = ops.marginals(p, segment=True).segment, ops.marginals(p)
     batch = {"input_ids": torch.ones(1, 3).long(), "word_mask": torch.ones(1, 3).bool()}
     crf = SemiCRF(4, 3)
+    frames = SemiCRFForFrameClassification(SemiCRFFrameConfig(types=["a"], frame_seconds=1.0))
     tagger = SemiCRFPipeline(model=model, tokenizer=tokenizer)
     options = names_of(inference.predict)
     nowhere = str(folder / "nowhere.jsonl")
@@ -157,6 +171,9 @@ def entries(folder: Any) -> dict[str, Entry]:
     made = ops.Potentials(*p)
     return {
         **predicting,
+        "predict_stream": of(
+            model.predict_stream, [], tokenizer, names=[*options, "texts_at_once"]
+        ),
         "the pipeline of nothing": of(tagger, [], **running),
         "the pipeline of a text": of(tagger, "Ada saw", **running),
         "the pipeline of a stream": of(tagger, iter(["Ada saw"]), **running),
@@ -169,6 +186,16 @@ def entries(folder: Any) -> dict[str, Entry]:
         ),
         "SemiCRFForTokenClassification.forward": of(model.forward, **batch),
         "SemiCRFForTokenClassification.set_threshold": of(model.set_threshold),
+        "SemiCRFFrameConfig": of(
+            SemiCRFFrameConfig, with_none=("hidden_size",),
+            names=[*names_of(SemiCRFFrameConfig), *names_of(HeadSettings)],
+        ),
+        "SemiCRFForFrameClassification.predict": of(
+            frames.predict, [], 16_000,
+            names=["batch_size", "window_seconds", "overlap_seconds"],
+        ),
+        "timed_scores": of(evaluation.timed_scores, [], []),
+        "frame_metrics": of(evaluation.frame_metrics, frames.config),
         "SemiCRF": of(SemiCRF, hidden_size=4, num_types=3),
         "SemiCRF.forward": of(crf.forward, torch.zeros(1, 3, 4), torch.tensor([3])),
         "HeadSettings": of(HeadSettings),
@@ -242,6 +269,21 @@ def entries(folder: Any) -> dict[str, Entry]:
         "data.label_names": of(data.label_names, rows),
         "data.named_tags": of(data.named_tags, rows),
         "data.entity_spans": of(data.entity_spans, rows, SCHEME),
+        "SemiCRFForTokenClassification.redact": of(
+            model.redact, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.redact": of(
+            inference.redact, model, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.read_candidates": of(inference.read_candidates, model, [], tokenizer, 0.5),
+        "inference.conditions": of(inference.conditions, model, tokenizer, "strings"),
+        "evaluation.calibrate_recall": of(
+            evaluation.calibrate_recall, model, tokenizer, rows, without_none=("recall",)
+        ),
+        "evaluation.control_recall": of(
+            evaluation.control_recall, [0.5], [0], recall=0.9, without_none=("recall",)
+        ),
+        "evaluation.found_at": of(evaluation.found_at, [], None, 0),
         "inference.write_shards": of(inference.write_shards, folder / "shards", [], list, {}),
         "evaluation.breakdown": of(evaluation.breakdown, [], []),
         "evaluation.evaluate_tagger": of(evaluation.evaluate_tagger, model, tokenizer, rows),
@@ -276,9 +318,10 @@ OTHERS = {
     *("Known.of_tags.longest", "Scored.tempered.temperature", "Scored.potentials"),
     *("SemiCRFForTokenClassification.config_class.label_scheme", "ReadReport.empty"),
     *("SemiCRFOutput.potentials", "SemiCRFPipeline.get_iterator.batch_size"),
+    *("SemiCRFForFrameClassification.config_class.unknown", "SemiCRFFrameOutput.loss"),
     *("SemiCRFTokenClassifierOutput.loss", "SemiCRFTrainer.calibrate.temperature"),
     *("sections.windows", "spans_in_window.windows", "word_start_table.size"),
-    "span_scores.backend",
+    *("span_scores.backend", "Control.threshold", "SemiCRFTrainer.calibrate_recall.recall"),
     "SemiCRFForTokenClassification.set_temperature.temperature",  # tested below
 }
 FLAGS = {"sentences", "epochs", "number", "shard_size", "by"}  # of command lines alone
@@ -288,7 +331,8 @@ ROOMS += ("reporting", "hub", "model", "trainer", "pipeline", "results")
 
 def test_every_public_name_with_an_option_is_among_the_places(places):
     known = {place.split(".", 1)[-1] for place in places} | set(places)
-    known |= {f"SemiCRFForTokenClassification.{name}" for name in ("predict", "analyze")}
+    methods = ("predict", "predict_stream", "analyze")
+    known |= {f"SemiCRFForTokenClassification.{name}" for name in methods}
     others = {other.rsplit(".", 1)[0] for other in OTHERS}
     missing = set()
     for room in ("hf_semicrf", *(f"hf_semicrf.{room}" for room in ROOMS)):
@@ -353,9 +397,12 @@ def test_a_temperature_is_refused_and_the_model_stays_as_it_was():
 
 
 COMMANDS = {
+    backend: ["m"],
+    calibrate: [".", "--file", __file__],
     demo: [],
     evaluate: ["m", "--dataset_name", "d"],
     predict: ["m", "text"],
+    redact: ["m", "--file", __file__, "--recall", "0.9"],
     suggest: ["m", "--file", __file__],
     train: ["--model_name_or_path", "m", "--train_file", __file__, "--output_dir", "o"],
 }
@@ -430,7 +477,9 @@ def fuzz_options(rng: random.Random, values: int = 20) -> int:
     """
     for _ in range(values):
         place, given = rng.choice(list(FUZZED.items()))
-        name = rng.choice(names_of(place) or list(OPTIONS))
+        # those that other settings bound are tested with the settings
+        names = set(names_of(place) or OPTIONS) - {"length_prior", "min_segment_length"}
+        name = rng.choice(sorted(names))
         value = random_value(rng)
         try:
             place(**given, **{name: value})

@@ -33,7 +33,7 @@ from hf_semicrf.data.readers import (
 )
 from hf_semicrf.data.records import ReadReport
 from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
-from hf_semicrf.data.writers import WRITERS, write_rows
+from hf_semicrf.data.writers import WRITERS, label_studio_prediction, write_rows
 
 __all__ = [
     "SplitterChoice",
@@ -51,6 +51,7 @@ __all__ = [
     "entity_spans",
     "frame_labels",
     "label_names",
+    "label_studio_prediction",
     "longest_entity",
     "named_tags",
     "read_corpus",

@@ -83,6 +83,7 @@ def frame_metrics(
         A function from the predictions of an evaluation to `timed_scores` and ``accuracy``, the
         share of positions whose type is right.
     """
+    check(optional=False, tolerance=tolerance, iou=iou)
     seconds, types = config.position_seconds, config.types
 
     def compute(evaluation: Any) -> dict[str, float]:

@@ -7,10 +7,11 @@ from hf_semicrf.hub.allowed import (
     AUTO_MAP,
     CARD_NAME,
     PLOT_NAME,
+    endpoint_additions,
     is_local,
     leaving,
 )
-from hf_semicrf.hub.model_card import find_card, render_card
+from hf_semicrf.hub.model_card import card_with_promises, find_card, render_card
 from hf_semicrf.hub.push import (
     ListedUploads,
     card_files,
@@ -30,6 +31,8 @@ __all__ = [
     "ListedUploads",
     "card_files",
     "card_for_push",
+    "card_with_promises",
+    "endpoint_additions",
     "find_card",
     "is_local",
     "leaving",

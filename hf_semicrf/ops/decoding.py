@@ -16,7 +16,7 @@ from hf_semicrf.ops.checks import (
     values_are_checked,
 )
 from hf_semicrf.ops.host import factored, ranking, risk, sampling
-from hf_semicrf.ops.host.magnitude import narrowed, narrowed_from_below
+from hf_semicrf.ops.host.magnitude import narrowed_from_below
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import kernels_for
@@ -49,9 +49,7 @@ def viterbi(
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     labels, starts = factored.best(p, back_end)
-    score = factored.segmentation_score(p, labels.clamp(min=0), starts, back_end)
-    score = torch.where(labels[:, 0] < 0, torch.nan, score)  # nothing was found
-    return told(p, narrowed(score, p.duration.dtype)), labels, starts
+    return told(p, factored.best_score(p, labels, starts, back_end)), labels, starts
 
 
 def best_segmentation(

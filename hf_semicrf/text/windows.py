@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_semicrf.options import check
 from hf_semicrf.results import Segment
-from hf_semicrf.text.subwords import check_room, first_subwords, tokenize_words
+from hf_semicrf.text.subwords import KnownWords, check_room, first_subwords, tokenize_words
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def windows_of(
     overlap: int | None,
     longest: int,
     attached: Sequence[Sequence[bool]] | None = None,
+    known: KnownWords | None = None,
 ) -> Iterator[list[Window]]:
     """Cut texts into windows, each as many words as fit the encoder.
 
@@ -48,6 +49,7 @@ def windows_of(
             it fits, whatever it shares then.
         longest: Words in the longest segment.
         attached: As `tokenize_words` takes it.
+        known: As `tokenize_words` takes it.
 
     Yields:
         The windows of each text in order, which cover its words; none where it has no words.
@@ -58,17 +60,20 @@ def windows_of(
     check(overlap=overlap, longest=longest)
     check_room(tokenizer, max_length)
     joins = attached and [row for row in attached if row]
-    tokenized = tokenize_words(tokenizer, [text for text in texts if text], attached=joins)
+    tokenized = tokenize_words(tokenizer, [text for text in texts if text], None, joins, known)
     for text in texts:
         if not text:
             yield []
             continue
         inputs, words = next(tokenized)
+        if max_length is None or len(words) <= max_length:
+            yield [Window(0, len(text), inputs, words)]
+            continue
         inside = [n for n, word in enumerate(words) if word is not None]
         before, after = inside[0], inside[-1] + 1  # the special tokens are around these
         bounds = [n for n, word in enumerate(first_subwords(words)) if word is not None] + [after]
         special = len(words) - len(inside)
-        room = len(words) if max_length is None else max_length - special
+        room = max_length - special
         windows = []
         for first, end in _plan(bounds, room, overlap, longest):
             positions = [
@@ -157,6 +162,8 @@ def sections(
         windows: The text's windows in order.
         segments: What was found in each, in words of the text.
     """
+    if len(windows) == 1:
+        return [(0, windows[0].end)]
     cuts = [0]
     for n, (left, right) in enumerate(zip(windows, windows[1:], strict=False)):
         both = [*segments[n], *segments[n + 1]]
