@@ -151,14 +151,14 @@ class Dilated(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv1d(width, width, 3, padding=2**n, dilation=2**n) for n in range(layers)
         )
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Vectors [B, N, H]; padding is set to zero wherever a convolution would read it."""
         inside = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None]
         x = self.stem(x.mT) * inside
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = x + layer(nn.functional.gelu(norm(x)) * inside) * inside
+            x = x + layer(nn.functional.gelu(norm(x.mT).mT) * inside) * inside
         return x.mT
 
 
