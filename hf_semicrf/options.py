@@ -145,6 +145,8 @@ OPTIONS: dict[str, Option] = {
     "window_seconds": _or_none(POSITIVE),
     "overlap_seconds": AT_LEAST_0,
     "bins": COUNT,
+    "tolerance": AT_LEAST_0,
+    "iou": _number(0.5, 1),
     "size": COUNT,
     "rank": _whole(0),
     "processes": COUNT,

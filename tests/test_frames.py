@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from transformers import (
 
 from hf_semicrf import SemiCRFForFrameClassification, SemiCRFFrameCollator, SemiCRFFrameConfig
 from hf_semicrf.data import frame_labels
+from hf_semicrf.evaluation import frame_metrics, timed_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE, STEP = 1000, 20  # samples a second, samples a frame
@@ -79,6 +81,7 @@ def trained(encoder, tmp_path_factory):
         train_dataset=recordings(16),
         eval_dataset=recordings(4, seed=1),
         data_collator=SemiCRFFrameCollator(model.feature_extractor, model.config),
+        compute_metrics=frame_metrics(model.config, tolerance=3 * STEP / RATE),
     )
     trainer.train()
     predictions = trainer.predict(recordings(4, seed=1))
@@ -100,6 +103,8 @@ def test_a_wav2vec2_is_trained_and_finds_segments(trained):
     inside = labels != -100
     assert inside.sum(1).tolist() == lengths.tolist()
     assert (segments[inside] // 2 == labels[inside] // 2).mean() > 0.9
+    for name in ("accuracy", "boundary_f1", "segment_f1"):
+        assert predictions.metrics[f"test_{name}"] > 0.9
     assert logits.shape == (*segments.shape, 2) and posteriors[inside].min() > 0
 
 
@@ -224,6 +229,27 @@ def test_labels_known_in_part(encoder):
         nothing = model(**batch, output_head=True).head.nll
     assert (part < whole).all() and (part > 0).all()
     torch.testing.assert_close(nothing, torch.zeros(2), rtol=0, atol=1e-3)
+
+
+def test_scores_of_segments_with_times():
+    def rows(*spans):
+        return [{"label": name, "start": a, "end": b} for name, a, b in spans]
+
+    gold = [rows(("a", 0.0, 1.0), ("b", 1.0, 2.0)), rows(("a", 3.0, 4.0))]
+    assert set(timed_scores(gold, gold).values()) == {1.0}
+    # 3 of 6 boundaries found are near one of 5; 1 of 4 segments overlaps enough with one of 3
+    found = [rows(("a", 0.01, 1.0), ("a", 1.0, 2.5)), rows(("a", 3.0, 3.2), ("a", 3.2, 3.4))]
+    scores = timed_scores(found, gold, tolerance=0.02)
+    assert scores["boundary_precision"] == 3 / 6 and scores["boundary_recall"] == 3 / 5
+    assert scores["boundary_f1"] == pytest.approx(6 / 11)
+    over = 6 / 5 - 1
+    r_value = 1 - (math.hypot(0.4, over) + abs(-0.4 - over) / math.sqrt(2)) / 2
+    assert scores["boundary_r_value"] == pytest.approx(r_value)
+    assert scores["segment_precision"] == 1 / 4 and scores["segment_recall"] == 1 / 3
+    with pytest.raises(ValueError, match="expected segments of 2 recordings, got 1"):
+        timed_scores(gold[:1], gold)
+    halves = [rows(("a", 0.0, 0.5), ("a", 0.5, 1.0))]
+    assert timed_scores(halves, [rows(("a", 0.0, 1.0))])["segment_precision"] == 0.5
 
 
 def test_segments_become_labels():
