@@ -219,7 +219,8 @@ def predict(
     cuda_graphs: bool = False,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
-    options = {"threshold": threshold, "decode": decode, "recall": recall, "max_length": max_length}
+    options: dict[str, Any] = {"threshold": threshold, "decode": decode, "recall": recall}
+    options |= {"max_length": max_length}
     options |= {"overlap": overlap, "splitter": splitter, "cuda_graphs": cuda_graphs}
     return list(_stream(_items, model, texts, tokenizer, batch_size, constraints, **options))
 
