@@ -113,6 +113,8 @@ SEED = _whole(0, 2**32 - 1)
 OPTIONS: dict[str, Option] = {
     # the head
     "max_segment_length": COUNT,
+    "min_segment_length": COUNT,
+    "length_prior": _one_of("free", "geometric", "negative_binomial", "poisson", "gamma"),
     "scorer": _one_of("sum", "boundary", "span"),
     "head_dropout": SHARE,
     "head_width": COUNT,
@@ -125,6 +127,9 @@ OPTIONS: dict[str, Option] = {
     # the configuration
     "label_scheme": _or_none(_one_of(*SCHEMES, "plain", *(f"{name}-suffix" for name in SCHEMES))),
     "unknown": _one_of("error", "marginalize"),
+    "frame_seconds": _or_none(POSITIVE),
+    "sampling_rate": COUNT,
+    "downsample": COUNT,
     "base_model": _or_none(TEXT),
     "has_word_starts": FLAG,
     # prediction and evaluation
@@ -137,6 +142,8 @@ OPTIONS: dict[str, Option] = {
     "n_best": _whole(0),
     "cuda_graphs": FLAG,
     "texts_at_once": _or_none(COUNT),
+    "window_seconds": _or_none(POSITIVE),
+    "overlap_seconds": AT_LEAST_0,
     "bins": COUNT,
     "size": COUNT,
     "rank": _whole(0),
@@ -212,6 +219,7 @@ OPTIONS: dict[str, Option] = {
     "epochs": COUNT,
     "number": COUNT,
     "shard_size": COUNT,
+    "port": _whole(0, 65535),
     "by": _one_of("total", "word"),
 }
 

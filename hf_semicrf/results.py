@@ -44,6 +44,22 @@ class Entity(TypedDict):
     text: str
 
 
+class TimedSegment(TypedDict):
+    """A segment of a recording; a dictionary.
+
+    Attributes:
+        label: Its type.
+        score: Probability of exactly this segment, in 0..1.
+        start: Where it begins, in seconds.
+        end: Where it ends, in seconds.
+    """
+
+    label: str
+    score: float
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A text, its entities and how sure they are.

@@ -38,7 +38,16 @@ from hf_semicrf import (
     ops,
     text,
 )
-from hf_semicrf.cli import calibrate, demo, evaluate, predict, redact, suggest, train
+from hf_semicrf.cli import (
+    backend,
+    calibrate,
+    demo,
+    evaluate,
+    predict,
+    redact,
+    suggest,
+    train,
+)
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
@@ -214,6 +223,12 @@ def entries(folder: Any) -> dict[str, Entry]:
         "ops.kl_divergence": of(ops.kl_divergence, made, made),
         "ops.log_partition_difference": of(ops.log_partition_difference, made, made),
         "ops.segment_marginals": of(ops.segment_marginals, made, torch.zeros(1, 1, 2).long()),
+        "ops.decoded_posteriors": of(
+            ops.decoded_posteriors,
+            ops.TailedPotentials(p._replace(segment=None), torch.zeros(3), torch.zeros(3)),
+            torch.zeros(1, 3).long(),
+            torch.ones(1, 3).bool(),
+        ),
         "ops.negative_log_likelihood": of(
             ops.negative_log_likelihood, made, torch.zeros(1, 3).long(), torch.ones(1, 3).bool()
         ),
@@ -368,6 +383,7 @@ def test_a_temperature_is_refused_and_the_model_stays_as_it_was():
 
 
 COMMANDS = {
+    backend: ["m"],
     calibrate: [".", "--file", __file__],
     demo: [],
     evaluate: ["m", "--dataset_name", "d"],

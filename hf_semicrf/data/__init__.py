@@ -12,6 +12,7 @@ from hf_semicrf.data.alignment import (
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
 from hf_semicrf.data.files import undecoded
+from hf_semicrf.data.frames import SemiCRFFrameCollator, frame_labels
 from hf_semicrf.data.labels import (
     count_entities,
     entity_spans,
@@ -32,7 +33,7 @@ from hf_semicrf.data.readers import (
 )
 from hf_semicrf.data.records import ReadReport
 from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
-from hf_semicrf.data.writers import WRITERS, write_rows
+from hf_semicrf.data.writers import WRITERS, label_studio_prediction, write_rows
 
 __all__ = [
     "SplitterChoice",
@@ -41,13 +42,16 @@ __all__ = [
     "FORMATS",
     "ReadReport",
     "SemiCRFDataCollator",
+    "SemiCRFFrameCollator",
     "Text",
     "TokenizeAndAlign",
     "WRITERS",
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",
+    "frame_labels",
     "label_names",
+    "label_studio_prediction",
     "longest_entity",
     "named_tags",
     "read_corpus",

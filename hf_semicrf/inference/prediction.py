@@ -220,8 +220,8 @@ def predict(
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
     options: dict[str, Any] = {"threshold": threshold, "decode": decode, "recall": recall}
-    options |= {"max_length": max_length}
-    options |= {"overlap": overlap, "splitter": splitter, "cuda_graphs": cuda_graphs}
+    options |= {"max_length": max_length, "overlap": overlap}
+    options |= {"splitter": splitter, "cuda_graphs": cuda_graphs}
     return list(_stream(_items, model, texts, tokenizer, batch_size, constraints, **options))
 
 

@@ -77,6 +77,12 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
     ):
         kwargs = without_removed(kwargs)
         head = HeadSettings(**{name: kwargs.pop(name) for name in DEFAULTS if name in kwargs})
+        if head.has_tail:
+            raise ValueError(
+                "expected length_prior='free' of a model of words, whose labels are cut at the "
+                f"longest segment, got {head.length_prior!r}: SemiCRFForFrameClassification and "
+                "the module SemiCRF take a tail"
+            )
         if splitter != FUNCTION:
             splitter = Splitter.of(splitter).name
         own = check(

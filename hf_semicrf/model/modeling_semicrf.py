@@ -30,7 +30,7 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
-from hf_semicrf.ops import kernels_for, mean_loss
+from hf_semicrf.ops import kernels_for, mean_loss, preload
 from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction, Redaction
 from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
@@ -89,6 +89,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
             setattr(self, flag, getattr(built, flag, False))
         super().__init__(config)
+        preload()
         if is_local(self.name_or_path or ""):
             self.name_or_path = ""  # peft writes this beside an adapter; the configuration knows it
         scheme = config.scheme
