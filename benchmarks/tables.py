@@ -15,6 +15,7 @@ from pathlib import Path
 import partial_labels
 import quality_tables
 import readme_tables
+import recall_tables
 import speed_tables
 from speed_tables import read
 
@@ -74,6 +75,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **speed_tables.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,
+    **recall_tables.TABLES,
 }
 
 
@@ -91,5 +93,6 @@ if __name__ == "__main__":
     speed_tables.figures(PICTURES)
     quality_tables.figures(PICTURES)
     readme_tables.draw_speed(PICTURES / "speed.png")
+    recall_tables.draw(PICTURES / "recall.png")
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         page.write_text(fill(page.read_text()))

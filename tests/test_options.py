@@ -38,7 +38,16 @@ from hf_semicrf import (
     ops,
     text,
 )
-from hf_semicrf.cli import backend, demo, evaluate, predict, suggest, train
+from hf_semicrf.cli import (
+    backend,
+    calibrate,
+    demo,
+    evaluate,
+    predict,
+    redact,
+    suggest,
+    train,
+)
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
@@ -76,6 +85,8 @@ def good_values(option: Option) -> list[Any]:
     if option.kind is bool:
         return [True, False, np.True_, torch.tensor(False)]
     least = int(option.low) + option.above
+    if least > option.high:  # between 0 and 1
+        return [0.5, np.float32(0.5), np.float64(0.25), torch.tensor(0.75)]
     values = [least, np.int32(least), torch.tensor(least), np.array(least)]
     if option.kind is float:
         share = option.low + 0.5
@@ -212,6 +223,12 @@ def entries(folder: Any) -> dict[str, Entry]:
         "ops.kl_divergence": of(ops.kl_divergence, made, made),
         "ops.log_partition_difference": of(ops.log_partition_difference, made, made),
         "ops.segment_marginals": of(ops.segment_marginals, made, torch.zeros(1, 1, 2).long()),
+        "ops.decoded_posteriors": of(
+            ops.decoded_posteriors,
+            ops.TailedPotentials(p._replace(segment=None), torch.zeros(3), torch.zeros(3)),
+            torch.zeros(1, 3).long(),
+            torch.ones(1, 3).bool(),
+        ),
         "ops.negative_log_likelihood": of(
             ops.negative_log_likelihood, made, torch.zeros(1, 3).long(), torch.ones(1, 3).bool()
         ),
@@ -239,6 +256,21 @@ def entries(folder: Any) -> dict[str, Entry]:
         "data.label_names": of(data.label_names, rows),
         "data.named_tags": of(data.named_tags, rows),
         "data.entity_spans": of(data.entity_spans, rows, SCHEME),
+        "SemiCRFForTokenClassification.redact": of(
+            model.redact, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.redact": of(
+            inference.redact, model, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.read_candidates": of(inference.read_candidates, model, [], tokenizer, 0.5),
+        "inference.conditions": of(inference.conditions, model, tokenizer, "strings"),
+        "evaluation.calibrate_recall": of(
+            evaluation.calibrate_recall, model, tokenizer, rows, without_none=("recall",)
+        ),
+        "evaluation.control_recall": of(
+            evaluation.control_recall, [0.5], [0], recall=0.9, without_none=("recall",)
+        ),
+        "evaluation.found_at": of(evaluation.found_at, [], None, 0),
         "inference.write_shards": of(inference.write_shards, folder / "shards", [], list, {}),
         "evaluation.breakdown": of(evaluation.breakdown, [], []),
         "evaluation.evaluate_tagger": of(evaluation.evaluate_tagger, model, tokenizer, rows),
@@ -275,7 +307,7 @@ OTHERS = {
     *("SemiCRFOutput.potentials", "SemiCRFPipeline.get_iterator.batch_size"),
     *("SemiCRFTokenClassifierOutput.loss", "SemiCRFTrainer.calibrate.temperature"),
     *("sections.windows", "spans_in_window.windows", "word_start_table.size"),
-    "span_scores.backend",
+    *("span_scores.backend", "Control.threshold", "SemiCRFTrainer.calibrate_recall.recall"),
     "SemiCRFForTokenClassification.set_temperature.temperature",  # tested below
 }
 FLAGS = {"sentences", "epochs", "number", "shard_size", "by"}  # of command lines alone
@@ -352,9 +384,11 @@ def test_a_temperature_is_refused_and_the_model_stays_as_it_was():
 
 COMMANDS = {
     backend: ["m"],
+    calibrate: [".", "--file", __file__],
     demo: [],
     evaluate: ["m", "--dataset_name", "d"],
     predict: ["m", "text"],
+    redact: ["m", "--file", __file__, "--recall", "0.9"],
     suggest: ["m", "--file", __file__],
     train: ["--model_name_or_path", "m", "--train_file", __file__, "--output_dir", "o"],
 }

@@ -25,6 +25,9 @@ TABLE = {
     "head_temperature": (1.0, (1, 0.25, 8, np.float64(2.5)), (0, -1.0, None, *NO_NUMBER)),
     "threshold": (0.4, (None, 0, 1, 0.25), (-0.1, 2, *NO_NUMBER)),
     "potentials": ("factored", ("edge",), ("dense", None, True)),
+    "length_prior": ("free", (), ("normal", "", None, 1)),
+    "tail_order": (2, (1, 5), (0, *NO_INT)),
+    "min_segment_length": (1, (2, 8), (0, *NO_INT)),
 }
 GOOD = [(name, value) for name, (_, good, _) in TABLE.items() for value in good]
 BAD = [(name, value) for name, (_, _, bad) in TABLE.items() for value in bad]

@@ -16,6 +16,8 @@ COMMANDS = {
     "train": "fine-tune an encoder with a semi-CRF head",
     "predict": "tag texts",
     "evaluate": "measure a model on tagged data",
+    "calibrate": "promise that a share of the entities is found",
+    "redact": "cover what may be an entity, at a promised recall",
     "suggest": "rank untagged texts by how unsure a model is, for annotation",
     "backend": "answer Label Studio's requests for predictions",
     "export": "write a model as ONNX",

@@ -12,6 +12,7 @@ from hf_semicrf.data.alignment import (
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
 from hf_semicrf.data.files import undecoded
+from hf_semicrf.data.frames import SemiCRFFrameCollator, frame_labels
 from hf_semicrf.data.labels import (
     count_entities,
     entity_spans,
@@ -41,12 +42,14 @@ __all__ = [
     "FORMATS",
     "ReadReport",
     "SemiCRFDataCollator",
+    "SemiCRFFrameCollator",
     "Text",
     "TokenizeAndAlign",
     "WRITERS",
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",
+    "frame_labels",
     "label_names",
     "label_studio_prediction",
     "longest_entity",

@@ -41,7 +41,7 @@ from hf_semicrf.ops.posteriors import (
     segment_sums,
 )
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.ops.registry import kernels_for, preload
 from hf_semicrf.ops.routing import dense_route
 from hf_semicrf.ops.scoring import span_scores
 from hf_semicrf.ops.segmentations import at_segments, segment_bounds
@@ -64,6 +64,7 @@ __all__ = [
     "entropy",
     "k_best",
     "kernels_for",
+    "preload",
     "kl_divergence",
     "linear_scan_streaming",
     "log_partition",
