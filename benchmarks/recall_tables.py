@@ -55,33 +55,37 @@ def kept(covering: str) -> str:
     return markdown_table((*header, "kept within error", "missed", "refused"), rows)
 
 
-def prices() -> str:
-    """What the two heads cost at the same promise."""
+def prices(covering: str, name: str, digits: int) -> str:
+    """What the two heads cost at the same promise; nothing where half of the splits are refused.
+
+    Args:
+        covering: "words" or "exact".
+        name: What is paid: "extra_words" or "candidates".
+        digits: Behind the point; two more of what is below a hundredth.
+    """
     rows = []
-    for corpus, name in CORPORA.items():
+    for corpus, title in CORPORA.items():
         for recall in RECALLS:
-            words, exact = (
-                [
-                    cell(head=h, corpus=corpus, covering=covering, recall=recall, confidence=None)
-                    for h in HEADS
-                ]
-                for covering in ("words", "exact")
-            )
-            cells = [_number(line, "extra_words", 2) for line in words]
-            cells += [_number(line, "candidates", 1) for line in exact]
-            rows.append((name, f"{100 * (1 - recall):.0f} %", *cells))
-    header = ["corpus", "missed at most"]
-    header += [f"all words, {name}: extra words" for name in HEADS.values()]
-    header += [f"exact, {name}: candidates an entity" for name in HEADS.values()]
-    return markdown_table(header, rows)
+            what = {"corpus": corpus, "covering": covering, "recall": recall}
+            cells = [
+                cell(head=head, **what, confidence=confidence)
+                for confidence in (None, 0.95)
+                for head in HEADS
+            ]
+            done = [line if 2 * line["refused"] < line["splits"] else {} for line in cells]
+            more = [digits + 2 * (line.get(name, 1) < 0.01) for line in done]
+            paid = [_number(line, name, n) for line, n in zip(done, more, strict=True)]
+            rows.append((title, f"{100 * (1 - recall):.0f} %", *paid))
+    header = [f"{way}, {head}" for way in ("on average", "with 95 %") for head in HEADS.values()]
+    return markdown_table(["corpus", "missed at most", *header], rows)
 
 
 def shifts() -> str:
     """What a threshold of one kind of documents does on another."""
     rows = [
         (
-            line["calibrated"],
-            line["used"] + (f" ({', '.join(line['types'])})" if line["types"] else ""),
+            _named(line["calibrated"]),
+            _named(line["used"]) + (f" ({', '.join(line['types'])})" if line["types"] else ""),
             f"{100 * (1 - line['recall']):.0f} %",
             _percent(line, "miss", 1) if "miss" in line else f"refused: {line['best']}",
             _number(line, "extra_words", 2),
@@ -99,7 +103,7 @@ def draw(path: Path) -> None:
     kept_axis, *price_axes = axes
     kept_axis.plot([0, 10], [0, 10], color=GREY, linewidth=1)
     for marker, (corpus, name) in zip("osD^", CORPORA.items(), strict=True):
-        done = [line for line in _words("semicrf", corpus) if "miss" in line]
+        done = _words("semicrf", corpus)
         kept_axis.plot(
             [100 * (1 - line["recall"]) for line in done],
             [100 * line["miss"] for line in done],
@@ -112,22 +116,30 @@ def draw(path: Path) -> None:
     kept_axis.legend(fontsize=7, frameon=False)
     for axis, (corpus, name) in zip(price_axes, CORPORA.items(), strict=True):
         for head, colour in zip(HEADS, (BLUE, ORANGE), strict=True):
-            done = [line for line in _words(head, corpus) if "miss" in line]
+            done = _words(head, corpus)
             places = [RECALLS.index(line["recall"]) for line in done]
             values = [line["extra_words"] for line in done]
             axis.plot(places, values, "o-", color=colour, markersize=4, label=HEADS[head])
         axis.set(title=name, xlabel="missed at most (%)", ylim=(0, None))
         axis.set_xticks(range(len(RECALLS)), [f"{100 * (1 - r):.0f}" for r in RECALLS])
     price_axes[0].set_ylabel("words beside the entities' own")
-    price_axes[0].legend(fontsize=7, frameon=False)
+    price_axes[0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.savefig(path, dpi=120)
 
 
 def _words(head: str, corpus: str) -> list[dict[str, Any]]:
-    return [
+    """The cells of promises on average that less than half of the splits refuse."""
+    lines = [
         cell(head=head, corpus=corpus, covering="words", recall=recall, confidence=None)
         for recall in RECALLS
     ]
+    return [line for line in lines if 2 * line["refused"] < line["splits"]]
+
+
+def _named(documents: str) -> str:
+    """A corpus and its split by the corpus's name."""
+    corpus, split = documents.split(", ")
+    return f"{CORPORA[corpus]}, {split}"
 
 
 def _number(line: dict[str, Any], name: str, digits: int, factor: float = 1) -> str:
@@ -146,6 +158,7 @@ def _error(line: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "recall_words": lambda: kept("words"),
     "recall_exact": lambda: kept("exact"),
-    "recall_prices": prices,
+    "recall_prices": lambda: prices("words", "extra_words", 2),
+    "recall_candidates": lambda: prices("exact", "candidates", 1),
     "recall_shifts": shifts,
 }

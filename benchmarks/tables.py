@@ -52,8 +52,24 @@ def batches() -> str:
     )
 
 
+def export() -> str:
+    """What an exported model scores and weighs, by its weights."""
+    return markdown_table(
+        ["weights", "precision", "recall", "F1", "MB"],
+        [
+            [
+                r["weights"],
+                *(f"{100 * r[name]:.2f}" for name in ("precision", "recall", "f1")),
+                f"{r['bytes'] / 1e6:.0f}",
+            ]
+            for r in read("export_cpu.jsonl")
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "batches": batches,
+    "export": export,
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,

@@ -315,6 +315,17 @@ def test_a_promise_is_refused_under_other_options(promised, texts, options, mess
         model.predict(texts, tokenizer, **{"recall": R, **options})
 
 
+def test_a_promise_holds_in_a_stream(promised):
+    model, tokenizer, _ = promised
+    texts = ["Ada Lovelace saw Paris .", "saw ."]
+    expected = model.predict(texts, tokenizer, recall=R)
+    assert list(model.predict_stream(iter(texts), tokenizer, recall=R)) == expected
+    with pytest.raises(ValueError, match=r"got lists of words \(text 1\)"):
+        list(model.predict_stream(iter([texts[0], ["saw"]]), tokenizer, recall=R))
+    with pytest.raises(ValueError, match="expected cuda_graphs or a recall, got both"):
+        model.predict(texts, tokenizer, recall=R, cuda_graphs=True)
+
+
 def test_a_promise_that_was_changed_by_hand_is_refused(promised):
     model, tokenizer, promise = promised
     promise["parts"][0]["threshold"] = 0.5
@@ -443,6 +454,7 @@ def test_the_commands_promise_and_redact(folder, tmp_path, capsys):
     assert "is the best that they carry" in line
 
     out, mapping = tmp_path / "out.jsonl", tmp_path / "mapping.jsonl"
+    mapping.touch(0o644)
     command = [str(folder), "--file", str(letters), "--recall", "0.97"]
     redact.main([*command, "--output", str(out), "--replace", "mapping", "--mapping", str(mapping)])
     assert "fields left out: entities" in capsys.readouterr().err

@@ -96,6 +96,8 @@ def _run(args: argparse.Namespace) -> None:
             path = stack.enter_context(replacing(args.output))
             output = stack.enter_context(path.open("w", encoding="utf-8"))
         if args.mapping:
+            if args.mapping.is_file():  # whose mode the new file takes
+                args.mapping.chmod(PRIVATE)
             path = stack.enter_context(replacing(args.mapping))
             number = os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE)
             mapping = stack.enter_context(open(number, "w", encoding="utf-8"))
