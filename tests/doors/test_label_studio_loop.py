@@ -52,6 +52,7 @@ class Studio:
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
             "COLLECT_ANALYTICS": "false",
+            "SSRF_PROTECTION_ENABLED": "false",  # so that it asks a backend on this machine
         }
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(
