@@ -1,7 +1,7 @@
 """Compare predictions with the truth.
 
-Lives here: scores of entities (by seqeval), scores by length and calibration, scores of segments
-with times, the thresholds of a promised recall. Figures only; what they look like is the room
+Lives here: scores of entities (by seqeval), scores by length and calibration, the thresholds of a
+promised recall, scores of segments with times. Figures only; what they look like is the room
 `reporting`.
 """
 

@@ -47,7 +47,7 @@ def timed_scores(
     counts = np.zeros((2, 2), dtype=np.int64)  # of boundaries and segments, found and true
     for ours, true in zip(found, gold, strict=True):
         boundaries = [_boundaries(rows) for rows in (ours, true)]
-        near += _near(*boundaries, tolerance)
+        near += _near(boundaries[0], boundaries[1], tolerance)
         pairs = [
             (i, j)
             for i, x in enumerate(ours)
@@ -56,11 +56,12 @@ def timed_scores(
         ]
         overlapping += min(len({side[n] for side in pairs}) for n in range(2))
         counts += [[len(x) for x in boundaries], [len(ours), len(true)]]
-    precision, recall, f1 = _rates(near, *counts[0])
-    over = counts[0, 0] / counts[0, 1] - 1 if counts[0, 1] else math.nan
+    boundaries_found, boundaries_true = counts[0].tolist()
+    precision, recall, f1 = _rates(near, boundaries_found, boundaries_true)
+    over = boundaries_found / boundaries_true - 1 if boundaries_true else math.nan
     far = math.hypot(1 - recall, over)
     off = (recall - 1 - over) / math.sqrt(2)
-    segments = _rates(overlapping, *counts[1])
+    segments = _rates(overlapping, int(counts[1, 0]), int(counts[1, 1]))
     names = ("precision", "recall", "f1")
     return {
         **dict(zip((f"boundary_{name}" for name in names), (precision, recall, f1), strict=True)),
@@ -83,6 +84,7 @@ def frame_metrics(
         A function from the predictions of an evaluation to `timed_scores` and ``accuracy``, the
         share of positions whose type is right.
     """
+    check(optional=False, tolerance=tolerance, iou=iou)
     seconds, types = config.position_seconds, config.types
 
     def compute(evaluation: Any) -> dict[str, float]:
@@ -90,11 +92,11 @@ def frame_metrics(
         labels = evaluation.label_ids
         inside = labels != UNKNOWN_TAG
         right = (decoded // 2 == labels // 2)[inside]
-        rows = [
+        found, gold = (
             [_segments(row[keep], types, seconds) for row, keep in zip(x, inside, strict=True)]
             for x in (decoded, labels)
-        ]
-        return {"accuracy": float(right.mean()), **timed_scores(*rows, tolerance, iou)}
+        )
+        return {"accuracy": float(right.mean()), **timed_scores(found, gold, tolerance, iou)}
 
     return compute
 

@@ -217,7 +217,7 @@ class SemiCRF(nn.Module):
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
         threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
-        return self.of_potentials(
+        return self._of_potentials(
             self.potentials(hidden, lengths),
             labels,
             starts,
@@ -228,7 +228,16 @@ class SemiCRF(nn.Module):
             allowed,
         )
 
-    def of_potentials(
+    @torch.no_grad()
+    def decode(self, p: ops.Potentials | ops.TailedPotentials) -> SemiCRFOutput:
+        """Find the segmentation of potentials, with each segment's probability.
+
+        Args:
+            p: From `potentials` or `with_lengths`.
+        """
+        return self._of_potentials(p, decode=True, segment_marginals=True)
+
+    def _of_potentials(
         self,
         p: ops.Potentials | ops.TailedPotentials,
         labels: Tensor | None = None,
@@ -239,18 +248,7 @@ class SemiCRF(nn.Module):
         known: Known | None = None,
         allowed: Tensor | None = None,
     ) -> SemiCRFOutput:
-        """As `forward`, of potentials.
-
-        Args:
-            p: From `potentials` or `with_lengths`.
-            labels: As `forward` takes them, like all that follow.
-            starts: Segment starts [B, N] bool.
-            decode: Whether to decode and compute marginals.
-            segment_marginals: Whether decoding also gives each decoded segment's probability.
-            threshold: Posterior that a segment has to exceed.
-            known: What is known of the segmentation to score.
-            allowed: Which segments may occur.
-        """
+        """As `forward`, of potentials."""
         if isinstance(p, ops.TailedPotentials):
             if allowed is not None or threshold is not None:
                 raise ValueError(
@@ -294,7 +292,7 @@ class SemiCRF(nn.Module):
         segment_marginals: bool,
         known: Known | None,
     ) -> SemiCRFOutput:
-        """As `of_potentials`, with a tail."""
+        """As `_of_potentials`, with a tail."""
         nll = None
         if known is not None:
             agreeing = known.apply_with_tail(p)

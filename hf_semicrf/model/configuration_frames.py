@@ -82,7 +82,9 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
             kwargs["id2label"] = dict(enumerate([OUTSIDE, *names]))
             kwargs["label2id"] = {name: n for n, name in kwargs["id2label"].items()}
         self.encoder_config = encoder_config
-        self.hidden_size = check(hidden_size=hidden_size or 1)["hidden_size"]
+        self.hidden_size = check(hidden_size=1 if hidden_size is None else hidden_size)[
+            "hidden_size"
+        ]
         for name, value in {**asdict(head), **own}.items():
             setattr(self, name, value)
         self.constraints = dict(constraints) if constraints else None

@@ -404,7 +404,7 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
     ) -> list[list[TimedSegment]]:
         """The decoded segments of a batch."""
         potentials = self.classifier.with_lengths(scores, lengths)
-        head = self.classifier.of_potentials(potentials, decode=True, segment_marginals=True)
+        head = self.classifier.decode(potentials)
         arrays = (head.labels, head.starts, head.segment_posteriors)
         labels, starts, posteriors = (x.cpu() for x in arrays if x is not None)
         found: list[list[TimedSegment]] = []

@@ -1,9 +1,10 @@
 """The semi-Markov CRF as functions of its potentials: the public operations, in nats.
 
-Every function takes :class:`Potentials` and ``backend="auto" | "torch" | "triton"``. Shapes: B
-sentences, N positions, segments of at most L positions, C types. A segmentation is the pair (labels
-[B, N], starts [B, N]); positions past a sentence's length hold label -1, start False and
-marginals 0.
+Every function takes :class:`Potentials` and ``backend="auto" | "torch" | "triton"``; those that do
+not end at a longest segment take :class:`TailedPotentials` as well, whose lengths have a tail.
+Shapes: B sentences, N positions, segments of at most L positions, C types. A segmentation is the
+pair (labels [B, N], starts [B, N]); positions past a sentence's length hold label -1, start False
+and marginals 0.
 """
 
 from __future__ import annotations
