@@ -110,7 +110,7 @@ def test_what_is_suggested_comes_back_as_training_data(tool, tiny_tagger, tmp_pa
             assert prediction["model_version"] == tiny_tagger
             result = [{**r, "origin": "prediction"} for r in prediction["result"]]
             annotation = {"id": n, "result": result, "was_cancelled": False, "ground_truth": False}
-            done.append({"id": n, **task, "annotations": [annotation], "predictions": []})
+            done.append({"id": n, **task, "annotations": [annotation], "predictions": [n]})
         elif tool == "prodigy":
             done.append({**task, "_input_hash": n, "_task_hash": n, "answer": "accept"})
         else:

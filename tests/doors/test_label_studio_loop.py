@@ -52,6 +52,8 @@ class Studio:
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
             "COLLECT_ANALYTICS": "false",
+            "ML_BLOCK_LOCAL_IP": "false",  # so that it asks a backend on this machine
+            "SSRF_PROTECTION_ENABLED": "false",
         }
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(
