@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -48,12 +49,14 @@ from hf_semicrf import (
     choose_max_segment_length,
     prepare_tokenizer,
 )
+from hf_semicrf.data import with_neighbours
 from hf_semicrf.data.labels import label_names
 from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.model.loading import HEAD_ARGUMENTS
+from hf_semicrf.text import WINDOW_LENGTH
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 HEADS: dict[str, dict[str, Any] | None] = {
@@ -68,6 +71,7 @@ HEADS: dict[str, dict[str, Any] | None] = {
     },
     "default": {},
 }
+READING = ("neighbours", "window_length", "alone")
 TRAINING = {field.name for field in dataclasses.fields(SemiCRFTrainingArguments)}
 
 
@@ -101,19 +105,41 @@ class Corpus(NamedTuple):
 
 
 @cache
-def load_corpus(folder: str, encoder: str, splits: tuple[str, ...]) -> Corpus:
+def load_corpus(
+    folder: str,
+    encoder: str,
+    splits: tuple[str, ...],
+    neighbours: str = "none",
+    window_length: int = WINDOW_LENGTH,
+) -> Corpus:
     """Read and tokenise a corpus; a worker does it once."""
     data = {s: read_corpus(next(Path(folder).glob(f"{s}.jsonl*"))) for s in splits}
     labels = label_names(data["train"])
-    align = TokenizeAndAlign(load_tokenizer(encoder), {tag: i for i, tag in enumerate(labels)})
+    ids = {tag: i for i, tag in enumerate(labels)}
+    align = TokenizeAndAlign(load_tokenizer(encoder), ids, window_length=window_length)
     rows = {}
     for name, split in data.items():
-        columns = align({"tokens": split["tokens"], "ner_tags": split["ner_tags"]})
+        columns = align(with_neighbours(split, neighbours, window_length)[:])
         rows[name] = [
             dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
         ]
     return Corpus(labels, {name: list(split["ner_tags"]) for name, split in data.items()}, rows)
+
+
+def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
+    """The corpus as a head reads it, and with every sentence alone."""
+    splits = tuple(dict.fromkeys(("train", "validation", run.split)))
+    alone = load_corpus(run.corpus, run.encoder, splits)
+    if reading.get("neighbours", "none") == "none":
+        return alone, alone
+    where = reading["neighbours"], reading.get("window_length", WINDOW_LENGTH)
+    corpus = load_corpus(run.corpus, run.encoder, splits, *where)
+    draw = random.Random(run.seed)
+    pairs = zip(corpus.rows["train"], alone.rows["train"], strict=True)
+    share = reading.get("alone", 0.0)
+    train = [single if draw.random() < share else near for near, single in pairs]
+    return corpus._replace(rows={**corpus.rows, "train": train}), alone
 
 
 @cache
@@ -141,8 +167,23 @@ def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Settings of a head (None for softmax) and of its training.
+class Head(NamedTuple):
+    """What the name of a head says.
+
+    Args:
+        settings: Settings of the head; None for softmax.
+        training: Settings of its training.
+        reading: What is read together with a sentence: ``neighbours``, ``window_length``, and
+            ``alone``, the share of training sentences that are read alone nevertheless.
+    """
+
+    settings: dict[str, Any] | None
+    training: dict[str, Any]
+    reading: dict[str, Any]
+
+
+def parse_head(text: str) -> Head:
+    """Read the name of a head.
 
     Raises:
         ValueError: The head or a setting is unknown, or softmax is given settings of a semi-CRF.
@@ -150,6 +191,7 @@ def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     names = [part for part in text.split("+") if "=" not in part]
     changes = settings_of(part for part in text.split("+") if "=" in part)
     training = {name: changes.pop(name) for name in list(changes) if name in TRAINING}
+    reading = {name: changes.pop(name) for name in READING if name in changes}
     if len(names) == 1 and names[0] in HEADS:
         settings = HEADS[names[0]]
     elif len(names) == 1 and names[0] in SCORERS:
@@ -162,7 +204,10 @@ def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         raise ValueError(f"expected settings of training only for softmax, got {sorted(changes)}")
     if unknown := sorted(changes.keys() - set(HEAD_ARGUMENTS)):
         raise ValueError(f"expected settings of the head or of its training, got {unknown}")
-    return (None if settings is None else {**settings, **changes}), training
+    if settings is not None:
+        kept = {name: value for name, value in reading.items() if name != "alone"}
+        settings = {**settings, **changes, **kept}
+    return Head(settings, training, reading)
 
 
 def build(run: Run, corpus: Corpus, settings: dict[str, Any] | None) -> torch.nn.Module:
@@ -247,17 +292,13 @@ def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> l
 
 def train_and_score(run: Run) -> dict[str, Any]:
     """Train a head, fix its decoding on the validation data, and score it on the run's split."""
-    settings, changes = parse_head(run.head)
-    splits = tuple(dict.fromkeys(("train", "validation", run.split)))
-    corpus = load_corpus(run.corpus, run.encoder, splits)
+    settings, changes, reading = parse_head(run.head)
+    corpus, alone = corpora_of(run, reading)
     scheme, rows = LabelScheme.from_labels(corpus.labels), corpus.rows
     set_seed(run.seed)
     model, tokenizer = build(run, corpus, settings), load_tokenizer(run.encoder)
     if settings is None:
-        rows = {
-            name: [{k: v for k, v in row.items() if k != "word_mask"} for row in split]
-            for name, split in rows.items()
-        }
+        rows, alone = _without_masks(rows), alone._replace(rows=_without_masks(alone.rows))
     arguments = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
     arguments |= {**settings_of(run.training), **changes}
     collator = DataCollatorForTokenClassification if settings is None else SemiCRFDataCollator
@@ -276,6 +317,11 @@ def train_and_score(run: Run) -> dict[str, Any]:
         trainer.calibrate(rows["validation"], *fitted)
 
     f1 = {}
+    if reading:
+        for split in dict.fromkeys(("validation", run.split)):
+            lone = tag(trainer, alone.rows[split])
+            tags = [row["tags"] for row in lone], [row["labels"] for row in lone]
+            f1[f"{split}_f1_alone"] = entity_scores(*tags, scheme)["overall_f1"]
     for split in dict.fromkeys(("validation", run.split)):
         began = time.perf_counter()
         found = tag(trainer, rows[split])
@@ -331,6 +377,14 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "device": device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+    }
+
+
+def _without_masks(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Rows as a softmax takes them."""
+    return {
+        name: [{k: v for k, v in row.items() if k != "word_mask"} for row in split]
+        for name, split in rows.items()
     }
 
 

@@ -165,6 +165,8 @@ OPTIONS: dict[str, Option] = {
         )
     ),
     "windows": FLAG,
+    "neighbours": _one_of("none", "document", "file"),
+    "window_length": COUNT,
     "limit": COUNT,
     "length": _whole(0),
     "pad_to_multiple_of": _or_none(COUNT),
@@ -174,6 +176,7 @@ OPTIONS: dict[str, Option] = {
     "head_learning_rate": AT_LEAST_0,
     "temperature_loss": _one_of("sentence", "segment", "none"),
     "threshold_rule": _one_of("half_f1", "best_f1", "none"),
+    "ema_decay": _number(0, BELOW_1),
     "num_train_epochs": AT_LEAST_0,
     "max_steps": _whole(-1),
     "per_device_train_batch_size": COUNT,

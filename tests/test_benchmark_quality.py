@@ -51,9 +51,9 @@ def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
 
 
 def test_heads_are_read_from_their_names():
-    assert quality.parse_head("softmax+weight_decay=0.1") == (None, {"weight_decay": 0.1})
-    assert quality.parse_head("default+threshold=null") == ({"threshold": None}, {})
-    settings, training = quality.parse_head("span+mix_layers=4+head_learning_rate=3e-3")
+    assert quality.parse_head("softmax+weight_decay=0.1") == (None, {"weight_decay": 0.1}, {})
+    assert quality.parse_head("default+threshold=null") == ({"threshold": None}, {}, {})
+    settings, training, _ = quality.parse_head("span+mix_layers=4+head_learning_rate=3e-3")
     assert (settings, training) == (
         {"scorer": "span", "mix_layers": 4},
         {"head_learning_rate": 3e-3},

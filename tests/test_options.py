@@ -186,7 +186,7 @@ def entries(folder: Any) -> dict[str, Entry]:
         "SemiCRFTrainingArguments": of(SemiCRFTrainingArguments, str(folder / "o"), use_cpu=True),
         "SemiCRFDataCollator": of(SemiCRFDataCollator, tokenizer),
         "TokenizeAndAlign": of(
-            TokenizeAndAlign, tokenizer, SCHEME, with_none=("max_segment_length",)
+            TokenizeAndAlign, tokenizer, SCHEME, with_none=("max_segment_length", "window_length")
         ),
         "choose_max_segment_length": of(choose_max_segment_length, [], SCHEME),
         "LabelScheme.spans_to_tags": of(SCHEME.spans_to_tags, [], length=1),
@@ -235,6 +235,11 @@ def entries(folder: Any) -> dict[str, Entry]:
         "data.stream_rows": of(data.stream_rows, nowhere),
         "data.label_names": of(data.label_names, rows),
         "data.named_tags": of(data.named_tags, rows),
+        "data.choose_neighbours": of(data.choose_neighbours, rows),
+        "data.documents_of": of(data.documents_of, rows, neighbours="none"),
+        "data.with_neighbours": of(
+            data.with_neighbours, rows, neighbours="none", window_length=8
+        ),
         "data.entity_spans": of(data.entity_spans, rows, SCHEME),
         "inference.write_shards": of(inference.write_shards, folder / "shards", [], list, {}),
         "evaluation.breakdown": of(evaluation.breakdown, [], []),

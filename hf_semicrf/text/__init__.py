@@ -14,14 +14,23 @@ from hf_semicrf.text.subwords import (
     prepare_tokenizer,
     tokenize_words,
 )
-from hf_semicrf.text.windows import Window, sections, training_windows, windows_of
+from hf_semicrf.text.windows import (
+    WINDOW_LENGTH,
+    Window,
+    around,
+    sections,
+    training_windows,
+    windows_of,
+)
 from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, FUNCTION, Splitter, split_words
 
 __all__ = [
     "AS_WRITTEN",
     "BEFORE_SPLITTERS",
     "FUNCTION",
+    "WINDOW_LENGTH",
     "Splitter",
+    "around",
     "attached",
     "check_room",
     "detokenize",
