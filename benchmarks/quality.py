@@ -31,6 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import transformers
 from torch.utils.data import DataLoader
@@ -47,6 +48,7 @@ from hf_semicrf import (
     SemiCRFForTokenClassification,
     TokenizeAndAlign,
     choose_max_segment_length,
+    ops,
     prepare_tokenizer,
 )
 from hf_semicrf.data import with_neighbours
@@ -54,6 +56,7 @@ from hf_semicrf.data.labels import label_names
 from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
+from hf_semicrf.head.calibration import segment_mask
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.model.loading import HEAD_ARGUMENTS
 from hf_semicrf.text import WINDOW_LENGTH
@@ -89,6 +92,7 @@ class Run(NamedTuple):
     commit: str
     jobs: int
     scratch: str
+    candidates: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -255,6 +259,40 @@ def tag(trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]]) -> list[dict[
     return found
 
 
+@torch.no_grad()
+def write_candidates(
+    path: Path, trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]], least: float = 0.02
+) -> None:
+    """Write the entity segments that may be decoded, as columns of an npz file.
+
+    Args:
+        path: The file: ``sentence``, ``start``, ``size`` (words), ``type``, ``posterior`` and
+            ``gold`` (whether it is a true one) of each segment, and the true ones that are less
+            probable than `least` too.
+        trainer: Of a trained and calibrated semi-CRF.
+        rows: The sentences.
+        least: Posterior that a segment has to have.
+    """
+    model, found, sentence = trainer.model.eval(), [], 0
+    loader = DataLoader(
+        rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
+    )
+    for batch in loader:
+        scored = model(**trainer._prepare_inputs(batch), output_potentials=True).potentials
+        p = scored.tempered(model.config.head_temperature)
+        posterior = ops.marginals(p, segment=True).segment
+        gold = segment_mask(scored.labels, scored.starts, scored.potentials)
+        kept = gold | (posterior >= least)
+        kept[..., 0] = False
+        at = kept.nonzero()
+        columns = [at[:, 0] + sentence, at[:, 1], at[:, 2] + 1, at[:, 3]]
+        found.append([x.cpu().numpy() for x in (*columns, posterior[kept], gold[kept])])
+        sentence += len(posterior)
+    names = ("sentence", "start", "size", "type", "posterior", "gold")
+    columns = {n: np.concatenate(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
+    np.savez_compressed(path, **columns)
+
+
 @contextmanager
 def decoding_as(
     trainer: SemiCRFTrainer, validation: list[dict], decoding: str
@@ -316,6 +354,10 @@ def train_and_score(run: Run) -> dict[str, Any]:
         fitted = ("head_temperature" not in settings, "threshold" not in settings)
         trainer.calibrate(rows["validation"], *fitted)
 
+    if run.candidates and settings is not None:
+        for split in ("validation", run.split):
+            name = "-".join(map(str, (*run.key[:3], split))).replace("=", "_")
+            write_candidates(Path(run.candidates, f"{name}.npz"), trainer, rows[split])
     f1 = {}
     if reading:
         for split in dict.fromkeys(("validation", run.split)):
@@ -517,6 +559,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
+    parser.add_argument("--candidates", default="", help="folder for the segments of each run")
     parser.add_argument("--commit", default="", help="the code's commit, for the results")
     args = parser.parse_args(arguments)
     for head in args.heads:
@@ -528,7 +571,9 @@ def main(arguments: list[str] | None = None) -> int:
     common = {"training": tuple(args.training), "split": args.split, "commit": args.commit}
     common["decodings"] = tuple(args.decodings)
     common |= {"encoder": args.encoder, "encoder_name": args.encoder_name}
-    common |= {"jobs": args.jobs, "scratch": args.scratch}
+    common |= {"jobs": args.jobs, "scratch": args.scratch, "candidates": args.candidates}
+    if args.candidates:
+        Path(args.candidates).mkdir(parents=True, exist_ok=True)
     runs = [
         Run(corpus=corpus, head=head, seed=seed, **common)
         for seed in args.seeds
