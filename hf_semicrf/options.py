@@ -44,7 +44,8 @@ class Option:
             return "True or False" if self.kind is bool else "a string that is not empty"
         what = "an int" if self.kind is int else "a number"
         if self.high < MOST:
-            return f"{what} in {self.low}..{self.high}"
+            over = f", above {self.low}" if self.above else ""
+            return f"{what} in {self.low}..{self.high}{over}"
         what = what.replace("number", "finite number")
         return f"{what} above {self.low}" if self.above else f"{what} of at least {self.low}"
 
@@ -118,6 +119,7 @@ OPTIONS: dict[str, Option] = {
     "mix_layers": _whole(0),
     "head_temperature": POSITIVE,
     "threshold": _or_none(SHARE),
+    "threshold_factor": _number(0, 1, above=True),
     "potentials": _one_of("factored", "edge"),
     "hidden_size": COUNT,
     "num_types": COUNT,

@@ -168,7 +168,9 @@ def entries(folder: Any) -> dict[str, Entry]:
             with_none=sizes,
         ),
         "SemiCRFForTokenClassification.forward": of(model.forward, **batch),
-        "SemiCRFForTokenClassification.set_threshold": of(model.set_threshold),
+        "SemiCRFForTokenClassification.set_threshold": of(
+            model.set_threshold, threshold=0.5, with_none=("threshold_factor",)
+        ),
         "SemiCRF": of(SemiCRF, hidden_size=4, num_types=3),
         "SemiCRF.forward": of(crf.forward, torch.zeros(1, 3, 4), torch.tensor([3])),
         "HeadSettings": of(HeadSettings),
