@@ -93,11 +93,13 @@ class Run(NamedTuple):
     jobs: int
     scratch: str
     candidates: str = ""
+    sentences: int = 0  # of training, all where 0
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells two lines of results apart."""
-        return Path(self.corpus).name, self.head, self.seed, self.split, list(self.training)
+        name = Path(self.corpus).name
+        return name, self.head, self.seed, self.split, list(self.training), self.sentences
 
 
 class Corpus(NamedTuple):
@@ -132,18 +134,26 @@ def load_corpus(
 
 
 def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
-    """The corpus as a head reads it, and with every sentence alone."""
+    """The corpus as a head reads it, and with every sentence alone.
+
+    Its rows "calibration" are those of the validation data that decoding is fitted on: all, or a
+    quarter as many as a run has training sentences.
+    """
     splits = tuple(dict.fromkeys(("train", "validation", run.split)))
     alone = load_corpus(run.corpus, run.encoder, splits)
-    if reading.get("neighbours", "none") == "none":
-        return alone, alone
-    where = reading["neighbours"], reading.get("window_length", WINDOW_LENGTH)
-    corpus = load_corpus(run.corpus, run.encoder, splits, *where)
-    draw = random.Random(run.seed)
+    corpus, draw = alone, random.Random(run.seed)
+    if reading.get("neighbours", "none") != "none":
+        where = reading["neighbours"], reading.get("window_length", WINDOW_LENGTH)
+        corpus = load_corpus(run.corpus, run.encoder, splits, *where)
     pairs = zip(corpus.rows["train"], alone.rows["train"], strict=True)
     share = reading.get("alone", 0.0)
     train = [single if draw.random() < share else near for near, single in pairs]
-    return corpus._replace(rows={**corpus.rows, "train": train}), alone
+    calibration = corpus.rows["validation"]
+    if run.sentences:
+        train = draw.sample(train, run.sentences)
+        calibration = draw.sample(calibration, run.sentences // 4)
+    rows = {**corpus.rows, "train": train, "calibration": calibration}
+    return corpus._replace(rows=rows), alone
 
 
 @cache
@@ -352,7 +362,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
     train_seconds = time.perf_counter() - began
     if settings is not None:
         fitted = ("head_temperature" not in settings, "threshold" not in settings)
-        trainer.calibrate(rows["validation"], *fitted)
+        trainer.calibrate(rows["calibration"], *fitted)
 
     if run.candidates and settings is not None:
         for split in ("validation", run.split):
@@ -375,7 +385,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
     gold = [scheme.tags_to_spans(row["labels"]) for row in found]
     decodings = {}
     for decoding in () if settings is None or run.head.startswith("crf") else run.decodings:
-        with decoding_as(trainer, rows["validation"], decoding) as numbers:
+        with decoding_as(trainer, rows["calibration"], decoding) as numbers:
             others = tag(trainer, rows[run.split])
         scored = breakdown(gold, entities(others, scheme, "segment"))
         tags = [row["tags"] for row in others], [row["labels"] for row in others]
@@ -392,6 +402,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "corpus": Path(run.corpus).name,
         "head": run.head,
         "seed": run.seed,
+        "sentences": run.sentences,
         "split": run.split,
         **f1,
         "precision": scores["overall_precision"],
@@ -545,6 +556,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpora", nargs="+", required=True, help="folders of jsonl splits")
     parser.add_argument("--heads", nargs="+", default=["softmax", "crf", "default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--sentences", nargs="+", type=int, default=[0], help="to train on, drawn by seed; 0: all"
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument(
         "--training", nargs="*", default=[], help="training arguments of all heads, name=value"
@@ -566,7 +580,11 @@ def main(arguments: list[str] | None = None) -> int:
         parse_head(head)  # refuse what is unknown before anything runs
     Path(args.scratch).mkdir(parents=True, exist_ok=True)
     done = [
-        (r["corpus"], r["head"], r["seed"], r["split"], r["training"]) for r in read_lines(args.out)
+        (
+            *(r[name] for name in ("corpus", "head", "seed", "split", "training")),
+            r.get("sentences", 0),
+        )
+        for r in read_lines(args.out)
     ]
     common = {"training": tuple(args.training), "split": args.split, "commit": args.commit}
     common["decodings"] = tuple(args.decodings)
@@ -575,16 +593,19 @@ def main(arguments: list[str] | None = None) -> int:
     if args.candidates:
         Path(args.candidates).mkdir(parents=True, exist_ok=True)
     runs = [
-        Run(corpus=corpus, head=head, seed=seed, **common)
+        Run(corpus=corpus, head=head, seed=seed, sentences=sentences, **common)
+        for sentences in args.sentences
         for seed in args.seeds
         for head in args.heads
         for corpus in args.corpora
     ]
     runs = [run for run in runs if run.key not in done]
-    names = ("corpus", "head", "seed")
+    names = ("corpus", "head", "seed", "sentences")
     failed = run_all(train_and_score, runs, names, args.jobs, args.scratch, args.out)
     rows = [row for row in read_lines(args.out) if row["split"] == args.split]
-    print(table(rows))
+    for sentences in dict.fromkeys(row.get("sentences", 0) for row in rows):
+        print(f"{sentences or 'all'} sentences")
+        print(table([row for row in rows if row.get("sentences", 0) == sentences]))
     if args.decodings:
         print(decoding_table(rows))
     return failed
