@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import quality_recipes
 import torch
 import transformers
 from torch.utils.data import DataLoader
@@ -74,7 +75,7 @@ HEADS: dict[str, dict[str, Any] | None] = {
     },
     "default": {},
 }
-READING = ("neighbours", "window_length", "alone")
+READING = ("neighbours", "window_length", "alone", "teachers", "share", "sure")
 TRAINING = {field.name for field in dataclasses.fields(SemiCRFTrainingArguments)}
 
 
@@ -93,6 +94,7 @@ class Run(NamedTuple):
     jobs: int
     scratch: str
     candidates: str = ""
+    models: str = ""
     sentences: int = 0  # of training, all where 0
 
     @property
@@ -137,7 +139,7 @@ def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
     """The corpus as a head reads it, and with every sentence alone.
 
     Its rows "calibration" are those of the validation data that decoding is fitted on: all, or a
-    quarter as many as a run has training sentences.
+    quarter as many as a run has training sentences; "unlabelled" those that it does not train on.
     """
     splits = tuple(dict.fromkeys(("train", "validation", run.split)))
     alone = load_corpus(run.corpus, run.encoder, splits)
@@ -149,10 +151,13 @@ def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
     share = reading.get("alone", 0.0)
     train = [single if draw.random() < share else near for near, single in pairs]
     calibration = corpus.rows["validation"]
+    others = []
     if run.sentences:
-        train = draw.sample(train, run.sentences)
+        numbers = draw.sample(range(len(train)), run.sentences)
+        others = [row for n, row in enumerate(train) if n not in {*numbers}]
+        train = [train[n] for n in numbers]
         calibration = draw.sample(calibration, run.sentences // 4)
-    rows = {**corpus.rows, "train": train, "calibration": calibration}
+    rows = {**corpus.rows, "train": train, "calibration": calibration, "unlabelled": others}
     return corpus._replace(rows=rows), alone
 
 
@@ -188,7 +193,10 @@ class Head(NamedTuple):
         settings: Settings of the head; None for softmax.
         training: Settings of its training.
         reading: What is read together with a sentence: ``neighbours``, ``window_length``, and
-            ``alone``, the share of training sentences that are read alone nevertheless.
+            ``alone``, the share of training sentences that are read alone nevertheless. And the
+            recipes: ``teachers``, how many saved models with seeds from 11 on teach, with what
+            ``share`` of the loss; ``sure``, how sure a first model has to be of its tags in the
+            sentences that are not trained on, for a second one to learn from them.
     """
 
     settings: dict[str, Any] | None
@@ -219,7 +227,7 @@ def parse_head(text: str) -> Head:
     if unknown := sorted(changes.keys() - set(HEAD_ARGUMENTS)):
         raise ValueError(f"expected settings of the head or of its training, got {unknown}")
     if settings is not None:
-        kept = {name: value for name, value in reading.items() if name != "alone"}
+        kept = {name: reading[name] for name in READING[:2] if name in reading}
         settings = {**settings, **changes, **kept}
     return Head(settings, training, reading)
 
@@ -350,26 +358,51 @@ def train_and_score(run: Run) -> dict[str, Any]:
     arguments = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
     arguments |= {**settings_of(run.training), **changes}
     collator = DataCollatorForTokenClassification if settings is None else SemiCRFDataCollator
-    trainer = SemiCRFTrainer(
-        model,
-        SemiCRFTrainingArguments(run.scratch, seed=run.seed, **arguments),
-        train_dataset=rows["train"],
-        processing_class=tokenizer,
-        data_collator=collator(tokenizer),
-    )
-    began = time.perf_counter()
-    trainer.train()
-    train_seconds = time.perf_counter() - began
-    if settings is not None:
-        fitted = ("head_temperature" not in settings, "threshold" not in settings)
-        trainer.calibrate(rows["calibration"], *fitted)
 
+    def fitted(model: Any, train: list[dict], collator: Any, **teacher: Any) -> SemiCRFTrainer:
+        """Train a model and fix its decoding."""
+        made = (quality_recipes.Student if teacher else SemiCRFTrainer)(
+            model,
+            SemiCRFTrainingArguments(run.scratch, seed=run.seed, **arguments),
+            train_dataset=train,
+            processing_class=tokenizer,
+            data_collator=collator,
+            **teacher,
+        )
+        made.train()
+        if settings is not None:
+            numbers = ("head_temperature" not in settings, "threshold" not in settings)
+            made.calibrate(rows["calibration"], *numbers)
+        return made
+
+    teacher = {}
+    if "teachers" in reading:
+        name = f"{Path(run.corpus).name}-default-{{}}"
+        folders = [Path(run.models, name.format(11 + n)) for n in range(reading["teachers"])]
+        train = [{**row, quality_recipes.ROW: n} for n, row in enumerate(rows["train"])]
+        rows = {**rows, "train": train}
+        arguments["remove_unused_columns"] = False
+        plain = SemiCRFTrainer(
+            model, SemiCRFTrainingArguments(run.scratch), data_collator=collator(tokenizer)
+        )
+        taught = quality_recipes.teacher_of(folders, plain, rows["train"])
+        teacher = {"taught": taught, "share": reading.get("share", 0.5)}
+    began = time.perf_counter()
+    trainer = fitted(model, rows["train"], collator(tokenizer), **teacher)
+    if "sure" in reading:
+        sure = quality_recipes.with_sure_labels(trainer, rows["unlabelled"], reading["sure"])
+        model = build(run, corpus, {**(settings or {}), "unknown": "marginalize"})
+        partial_collator = SemiCRFDataCollator(tokenizer, allow_unknown=True)
+        trainer = fitted(model, [*rows["train"], *sure], partial_collator)
+    train_seconds = time.perf_counter() - began
+    if run.models:
+        model.save_pretrained(Path(run.models, "-".join(map(str, run.key[:3]))))
     if run.candidates and settings is not None:
         for split in ("validation", run.split):
             name = "-".join(map(str, (*run.key[:3], split))).replace("=", "_")
             write_candidates(Path(run.candidates, f"{name}.npz"), trainer, rows[split])
     f1 = {}
-    if reading:
+    if "neighbours" in reading:
         for split in dict.fromkeys(("validation", run.split)):
             lone = tag(trainer, alone.rows[split])
             tags = [row["tags"] for row in lone], [row["labels"] for row in lone]
@@ -574,6 +607,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
     parser.add_argument("--candidates", default="", help="folder for the segments of each run")
+    parser.add_argument(
+        "--models", default="", help="folder where models are saved, and teachers looked for"
+    )
     parser.add_argument("--commit", default="", help="the code's commit, for the results")
     args = parser.parse_args(arguments)
     for head in args.heads:
@@ -590,6 +626,7 @@ def main(arguments: list[str] | None = None) -> int:
     common["decodings"] = tuple(args.decodings)
     common |= {"encoder": args.encoder, "encoder_name": args.encoder_name}
     common |= {"jobs": args.jobs, "scratch": args.scratch, "candidates": args.candidates}
+    common["models"] = args.models
     if args.candidates:
         Path(args.candidates).mkdir(parents=True, exist_ok=True)
     runs = [
