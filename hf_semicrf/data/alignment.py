@@ -406,7 +406,7 @@ def _joined(sentences: Sequence[Tokenized]) -> Tokenized:
         for name, values in inputs.items():
             columns[name] += values[first:end]
         joined += [None if word is None else words + word for word in word_ids[first:end]]
-        words += word_ids[inside[-1]] + 1
+        words = next(word for word in reversed(joined) if word is not None) + 1
     return columns, joined
 
 

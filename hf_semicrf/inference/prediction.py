@@ -98,11 +98,12 @@ class Document:
             _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
             return cls(text, [text[start:end] for start, end in spans], spans)
-        words, sentences = list(text), None
+        sentences = None
         if any(not isinstance(item, str) for item in text):
             ends = [0, *accumulate(map(len, text))]
-            words = [word for sentence in text for word in sentence]
             sentences = [pair for pair in pairwise(ends) if pair[0] < pair[1]]
+            text = [word for sentence in text for word in sentence]
+        words: list[Any] = list(text)
         _check_encodable("".join(words))
         return cls(None, words, [(n, n + 1) for n in range(len(words))], sentences)
 

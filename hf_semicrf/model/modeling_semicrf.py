@@ -428,7 +428,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def predict(
         self,
-        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
+        texts: Sequence[str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -446,8 +446,10 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         the two contradict each other throughout; then the less probable entities are given up.
 
         Args:
-            texts: Raw strings, split into words here, lists of words, or mappings of a "text" and
-                the "offsets" of its words, (first character, character after the last) of each.
+            texts: Raw strings, split into words here, lists of words, mappings of a "text" and
+                the "offsets" of its words, (first character, character after the last) of each; or
+                documents, lists of sentences that are lists of words. Texts are independent; a
+                sentence of a document is read with those around it if the model was trained to.
             tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
             threshold: Posterior that an entity of one word has to exceed: lower means more recall
@@ -474,7 +476,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         Returns:
             For each text a list of entities, dictionaries: ``label``, ``score`` (the probability of
             exactly this segment), ``start`` and ``end`` (half-open; characters of a string, words
-            of a list) and ``text``.
+            of a list, counted through all sentences of a document) and ``text``.
 
         Raises:
             ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
@@ -496,7 +498,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def analyze(
         self,
-        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
+        texts: Sequence[str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,

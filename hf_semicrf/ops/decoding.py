@@ -92,9 +92,10 @@ def minimum_risk(
     longest, types = segment.shape[2:]
     each = threshold if isinstance(threshold, Tensor) and threshold.ndim == 2 else None
     if each is None:
-        threshold = check(optional=False, threshold=threshold)["threshold"]
+        number = check(optional=False, threshold=threshold)["threshold"]
     else:
         check_thresholds(each, longest, types, segment.device)
+        number = 0.0
     back_end = resolve_backend(backend, segment.device)
     by_kernel = back_end == "triton" and legal is None and risk.fits(longest, types)
     kernels = kernels_for("pack", segment.device, backend)
@@ -109,14 +110,13 @@ def minimum_risk(
     if each is not None:
         each = each.to(segment.dtype)
     if by_kernel:
-        return risk.minimum_risk(segment, p.lengths, 0.0 if each is not None else threshold, each)
+        return risk.minimum_risk(segment, p.lengths, number, each)
     if kernels is not None and legal is not None:
         legal = checked(legal)
         check_same_sizes(p, legal)
-        if each is not None:
-            segment, threshold = segment - each, 0.0
-        return factored.best(kernels.gains(segment, threshold, legal), back_end)
-    gain = segment - threshold
+        segment = segment if each is None else segment - each
+        return factored.best(kernels.gains(segment, number, legal), back_end)
+    gain = segment - (number if each is None else each)
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
     return _best_tiling(p._replace(segment=gain), legal, backend)
