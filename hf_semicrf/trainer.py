@@ -5,6 +5,7 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence, Sized
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from hf_semicrf.data import count_entities
@@ -33,6 +34,9 @@ from hf_semicrf.reporting import plot_scores
 from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
+
+EPOCHS = 8
+LEAST_STEPS = 400  # for few sentences
 
 
 @dataclass
@@ -61,14 +65,10 @@ class SemiCRFTrainingArguments(TrainingArguments):
             "one with the 'best_f1'; 'none' leaves it as it is."
         },
     )
-    ema_decay: float = field(
-        default=0.0,
-        metadata={
-            "help": "Decay a step of the exponential moving average of the weights, which the "
-            "trained model gets; 0 for the last weights themselves."
-        },
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Passes over the data; by default 8, or as many as make 400 steps."},
     )
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the data."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentences a batch."})
     warmup_steps: float = field(
@@ -92,61 +92,6 @@ class SemiCRFTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
-class MovingAverage(TrainerCallback):
-    """Gives a trained model the exponential moving average of its weights.
-
-    The decay of step n is at most (1 + n) / (10 + n), so that the first weights are forgotten soon.
-
-    Args:
-        decay: Share of the average that a step keeps.
-
-    Source: Tarvainen and Valpola (2017), "Mean teachers are better role models", for the average of
-    weights that noisy steps pass through.
-    """
-
-    def __init__(self, decay: float):
-        self.decay = decay
-        self.averages: list[torch.Tensor] = []
-
-    def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
-        """Begin with the weights as they are.
-
-        Args:
-            *_: What every callback is given.
-            model: The model.
-            **__: What every callback is given.
-        """
-        self.averages = [value.detach().clone() for value in model.parameters()]
-
-    @torch.no_grad()
-    def on_step_end(self, _: Any, state: Any, *__: Any, model: Any, **___: Any) -> None:
-        """Move towards the weights after a step.
-
-        Args:
-            _: The training arguments.
-            state: Tells the step.
-            *__: What every callback is given.
-            model: The model.
-            **___: What every callback is given.
-        """
-        step = state.global_step
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, [x.detach() for x in model.parameters()], share)
-
-    @torch.no_grad()
-    def on_train_end(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
-        """Put the averages in place of the weights.
-
-        Args:
-            *_: What every callback is given.
-            model: The model.
-            **__: What every callback is given.
-        """
-        for value, average in zip(model.parameters(), self.averages, strict=True):
-            value.copy_(average)
-        self.averages = []
-
-
 class SemiCRFTrainer(ListedPushes, Trainer):
     """Trainer with `SemiCRFTrainingArguments.head_learning_rate` and a card for the task.
 
@@ -160,9 +105,10 @@ class SemiCRFTrainer(ListedPushes, Trainer):
                 "expected args=SemiCRFTrainingArguments(...), which has the head's learning rate, "
                 f"got {type(args).__name__}"
             )
+        if args.num_train_epochs is None:
+            args = copy.copy(args)  # whose other trainers may have other data
+            args.num_train_epochs = default_epochs(args, kwargs.get("train_dataset"))
         super().__init__(model, args, **kwargs)
-        if args.ema_decay:
-            self.add_callback(MovingAverage(args.ema_decay))
         self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -369,6 +315,19 @@ class SemiCRFTrainer(ListedPushes, Trainer):
             return None
         tags = ([tag for tag in row if tag != UNKNOWN_TAG] for row in self.train_dataset["labels"])
         return count_entities(map(scheme.tags_to_spans, tags))
+
+
+def default_epochs(args: TrainingArguments, rows: Any) -> float:
+    """Passes over the training data: `EPOCHS`, or more where these are fewer than `LEAST_STEPS`.
+
+    Args:
+        args: Say how many sentences a step takes.
+        rows: The training data.
+    """
+    if not isinstance(rows, Sized) or not len(rows):
+        return EPOCHS
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(len(rows) / batch)))
 
 
 def _fully_known(row: Mapping[str, Any]) -> bool:
