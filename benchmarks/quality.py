@@ -334,19 +334,20 @@ def decoding_as(
     Args:
         trainer: Of a trained semi-CRF.
         validation: What they are fitted on.
-        decoding: A temperature loss or "none", "/", and a threshold rule or "viterbi".
+        decoding: A temperature loss or "none", "/", and a threshold rule or "viterbi"; then
+            perhaps "/" and a threshold factor.
     """
     config, args = trainer.model.config, trainer.args
-    before = config.head_temperature, config.threshold
+    before = config.head_temperature, config.threshold, config.threshold_factor
     trainer.model.set_temperature(1.0)
-    args.temperature_loss, _, args.threshold_rule = decoding.partition("/")
+    args.temperature_loss, args.threshold_rule, *factor = decoding.split("/")
     viterbi = args.threshold_rule == "viterbi"
     trainer.calibrate(validation, threshold=not viterbi)
-    if viterbi:
-        trainer.model.set_threshold(None)
+    if viterbi or factor:
+        trainer.model.set_threshold(None if viterbi else config.threshold, *map(float, factor))
     yield {"temperature": config.head_temperature, "threshold": config.threshold}
     trainer.model.set_temperature(before[0])
-    trainer.model.set_threshold(before[1])
+    trainer.model.set_threshold(*before[1:])
 
 
 def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> list[list[tuple]]:
@@ -434,10 +435,15 @@ def train_and_score(run: Run) -> dict[str, Any]:
     for decoding in () if settings is None or run.head.startswith("crf") else run.decodings:
         with decoding_as(trainer, rows["calibration"], decoding) as numbers:
             others = tag(trainer, rows[run.split])
+            chosen_by = tag(trainer, rows["validation"])
         scored = breakdown(gold, entities(others, scheme, "segment"))
-        tags = [row["tags"] for row in others], [row["labels"] for row in others]
+        tags, of_validation = (
+            ([row["tags"] for row in part], [row["labels"] for row in part])
+            for part in (others, chosen_by)
+        )
         decodings[decoding] = {
             "f1": entity_scores(*tags, scheme)["overall_f1"],
+            "validation_f1": entity_scores(*of_validation, scheme)["overall_f1"],
             "calibration_error": scored["calibration_error"],
             "recalls": {n: row["recall"] for n, row in scored["lengths"].items()},
             **numbers,
@@ -614,8 +620,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--decodings",
         nargs="*",
         default=[],
-        help="other ways to decode each trained semi-CRF, such as none/half_f1, sentence/viterbi "
-        "or segment/best_f1: what the temperature and the threshold are fitted by",
+        help="other ways to decode each trained semi-CRF, such as none/half_f1, sentence/viterbi, "
+        "segment/best_f1 or sentence/half_f1/0.95: what the temperature and the threshold are "
+        "fitted by, and a factor of the threshold a word",
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
