@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MIN := .venv-min/bin
+DOORS := .venv-doors/bin
 ARGS ?=
 # a file's tests stay together: what they share is made once
 PARALLEL := --numprocesses 2 --dist loadfile
@@ -12,7 +13,7 @@ OLDEST ?= $(shell for v in 3.10 3.11 3.12 3.13 3.14; do \
 	"$$p" -c "" 2>/dev/null && echo "$$p" && exit; done; done; echo $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-min fuzz check release bench bench-gpu clean
+.PHONY: help demo docs test test-min test-doors fuzz check release bench bench-gpu clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,16 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	@$(MIN)/pip list 2>/dev/null | grep -E "^(torch|transformers|accelerate|datasets|numpy|peft) "
 	$(MIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+# each door's packages bring what others can't have: an environment of their own
+.venv-doors/installed: pyproject.toml constraints.txt constraints-doors.txt
+	$(PYTHON) -m venv .venv-doors
+	$(DOORS)/pip install --quiet --constraint constraints.txt torch
+	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[demo,dev,presidio,ray,spacy]"
+	@touch $@
+
+test-doors: .venv-doors/installed  ## Run the tests beside the real packages that people come from
+	$(DOORS)/python -m pytest tests/doors $(ARGS)
+
 fuzz: $(VENV)/installed  ## Look for wrong numbers, tracebacks and mixed runs, half an hour long; ARGS="--minutes 5 --seed 1"
 	$(BIN)/python tests/fuzz.py $(ARGS)
 
@@ -48,6 +59,14 @@ check: $(VENV)/installed  ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+docs: $(VENV)/docs  ## Build the site from docs/ and the docstrings into build/site; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs/site . build/site $(ARGS)
+	@echo build/site/index.html
 
 # the wheel is tried where nothing of the checkout can be imported
 release: $(VENV)/installed  ## Build sdist and wheel; try the wheel in an empty environment
@@ -67,4 +86,4 @@ bench-gpu: $(VENV)/installed  ## Time the dense contract on a GPU: correctness f
 	$(BIN)/python benchmarks/dense.py --out benchmarks/results/dense.jsonl $(ARGS)
 
 clean:  ## Remove the environments and what was built
-	rm -rf $(VENV) .venv-min build dist
+	rm -rf $(VENV) .venv-min .venv-doors build dist

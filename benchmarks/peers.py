@@ -9,7 +9,7 @@ import importlib.metadata
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_semicrf import ops
 from hf_semicrf.ops import Potentials
@@ -49,11 +49,9 @@ def flash_semicrf(p: Potentials) -> dict[str, Callable[[], object]]:
     }
 
 
-def pytorch_crf(p: Potentials) -> dict[str, Callable[[], object]]:
-    """The linear chain; its decoding returns lists."""
-    from torchcrf import CRF
-
-    crf = CRF(p.transition.shape[0], batch_first=True).to(p.emission.device)
+def pytorch_crf(p: Potentials, crf_class: type[nn.Module]) -> dict[str, Callable[[], object]]:
+    """The linear chain, by pytorch-crf's `CRF` or by ours; its decoding returns lists."""
+    crf = crf_class(p.transition.shape[0], batch_first=True).to(p.emission.device)
     tags = torch.zeros(p.emission.shape[:2], dtype=torch.long, device=p.emission.device)
     leaf = p.emission.detach().clone().requires_grad_()
     wanted = [leaf, *crf.parameters()]

@@ -40,7 +40,19 @@ def windows() -> str:
     )
 
 
+def batches() -> str:
+    """Sentences a second by way and workers."""
+    return markdown_table(
+        ["way", "workers", "sentences a second"],
+        [
+            [r["way"], r["workers"], f"{r['sentences'] / r['seconds']:,.0f}"]
+            for r in read("batches_cpu.jsonl")
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "batches": batches,
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,

@@ -42,7 +42,8 @@ _ROOM_OF = {
     "prepare_tokenizer": "text",
     "seqeval_metrics": "evaluation",
 }
-_ROOMS = {"ops", "results", "export", "hub", "inference", "reporting", *_ROOM_OF.values()}
+_ROOMS = {"ops", "results", "export", "hub", "inference", "reporting", "torchcrf"}
+_ROOMS |= {*_ROOM_OF.values()}
 
 __all__ = [
     "HeadSettings",

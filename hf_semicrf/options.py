@@ -136,6 +136,8 @@ OPTIONS: dict[str, Option] = {
     "max_length": _or_none(COUNT),
     "overlap": _or_none(_whole(0)),
     "n_best": _whole(0),
+    "cuda_graphs": FLAG,
+    "texts_at_once": _or_none(COUNT),
     "bins": COUNT,
     "size": COUNT,
     "rank": _whole(0),
@@ -143,6 +145,7 @@ OPTIONS: dict[str, Option] = {
     # operations
     "k": COUNT,
     "n": COUNT,
+    "tail_order": COUNT,
     "longest": COUNT,
     "backend": _one_of("auto", "torch", "triton"),
     # calibration

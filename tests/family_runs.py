@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from random import Random
@@ -96,18 +96,19 @@ class State:
         """Predict; returns how many texts the model read."""
         self.file.write_text("\n".join(self.lines) + "\n")
         read = 0
-        stock = self.model.predict
+        stock = self.model.predict_stream
 
-        def counted(texts: list, *rest: object, **options: object) -> list:
+        def counted(*rest: object, **options: object) -> Iterator[list]:
             nonlocal read
-            read += len(texts)
-            return stock(texts, *rest, **options)
+            for found in stock(*rest, **options):
+                read += 1
+                yield found
 
         flags = [part for pair in self.options.items() for part in pair]
         arguments = ["m", "--file", str(self.file), "--output", str(output), *flags]
         with (
             mock.patch.object(predict, "load", lambda *_: (self.model, self.tokenizer)),
-            mock.patch.object(self.model, "predict", counted),
+            mock.patch.object(self.model, "predict_stream", counted),
             redirect_stderr(io.StringIO()),
         ):
             predict.main([*arguments, "--device", "cpu"])

@@ -16,6 +16,8 @@ from unittest import mock
 import torch
 from cases import given, leaves, random_potentials, to_device
 from families import LOWEST, Checked, compiled
+from kernel_crowd import IN_THE_INTERPRETER, ON_A_GPU
+from tail_kernel_checks import CHECKS as OF_TAILS
 from tolerances import CAST, FLOAT64, LOG_Z_FLOAT32
 from torch import Tensor
 from torch.library import opcheck
@@ -510,11 +512,12 @@ CHECKS |= {
         traces_as_operations,
     )
 } | {name: (check,) for name, check in OF_WORDS.items()}
+CHECKS |= IN_THE_INTERPRETER | OF_TAILS
 
 
 def run(name: str, device: str) -> None:
     """Raise unless the check holds."""
-    check, *arguments = CHECKS[name]
+    check, *arguments = (ON_A_GPU if device == "cuda" else {}).get(name) or CHECKS[name]
     check(*arguments, device)
 
 

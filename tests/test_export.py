@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +18,8 @@ import torch
 import transformers
 from cases import CASES, as_tensors, given, random_potentials
 from oracle import Sentence
-from tiny import error_of, save_tiny_bert, sentences
+from test_data import KINDS
+from tiny import error_of, save_tiny_bert, sentences, write_jsonl
 from tolerances import EXPORTED_FLOAT32, FLOAT64
 from torch.testing import assert_close
 from transformers import AutoTokenizer
@@ -25,10 +30,11 @@ from hf_semicrf import (
     ops,
     prepare_tokenizer,
 )
-from hf_semicrf.cli import export
-from hf_semicrf.export import numpy_decoder
-from hf_semicrf.export.onnx import EncoderAndScorer, decoder_of, export_program
+from hf_semicrf.cli import export, predict
+from hf_semicrf.export import EncoderAndScorer, decoder_of, export_program, numpy_decoder
+from hf_semicrf.text import windows_of
 
+PACKAGE = Path(numpy_decoder.__file__).parent.parent
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
@@ -314,15 +320,21 @@ def test_the_folder_holds_all_that_tagging_without_torch_needs(exported):
     _, folder = exported
     names = {path.name for path in folder.iterdir()}
     assert {"model.onnx", "decoder.json", "numpy_decoder.py", "tokenizer.json"} <= names
+    for path in folder.rglob("*"):  # nothing says where the model was traced
+        assert path.is_dir() or str(PACKAGE).encode() not in path.read_bytes(), path
 
 
 def test_the_lines_in_the_docs_run_where_the_export_lies(exported, monkeypatch, capsys):
     _, folder = exported
-    page = Path(__file__).parent.parent / "docs" / "deploy.md"
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    page = Path(__file__).parent.parent / "docs" / "onnx.md"
+    tagging, snippet = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "numpy_decoder", raising=False)
+    for name in ("numpy_decoder", "tag"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    exec(compile(tagging, page.name, "exec"), {"__name__": "docs"})
+    [[person, place]] = ast.literal_eval(capsys.readouterr().out)
+    assert (person["text"], place["text"]) == ("Ada Lovelace", "Oslo")
     exec(compile(snippet, page.name, "exec"), {"__name__": "docs"})
     found = ast.literal_eval(capsys.readouterr().out)
     spans = [(e["start"], e["end"], e["label"]) for e in found[0]]
@@ -330,6 +342,102 @@ def test_the_lines_in_the_docs_run_where_the_export_lies(exported, monkeypatch, 
     dropped = re.sub("words = .*", r'words = ["Ada", "\\u200b", "saw", "Oslo"]', snippet)
     with pytest.raises(ValueError, match="none of word 1, .*put the unknown token in"):
         exec(compile(dropped, page.name, "exec"), {"__name__": "docs"})
+
+
+LONG = " ".join(" ".join(row["tokens"]) for row in sentences(30))
+RAW = [
+    *("Yesterday Ada Lovelace saw Oslo.", "", " \n", "Ada Lovelace \u200b\ufe0f saw,Paris", LONG),
+    *(["saw", "Oslo", "."], [], LONG.split()),
+]
+
+
+def test_the_folder_tags_as_predict_does(exported, tokenizer):
+    from hf_semicrf.export.tag import OnnxTagger
+
+    model, folder = exported
+    tagger = OnnxTagger(folder)
+    tagger.decoder = decoder_of(model)  # which the tests above set
+    for found, expected in zip(tagger(RAW), model.predict(RAW, tokenizer), strict=True):
+        for one, other in zip(found, expected, strict=True):
+            assert one == {**other, "score": pytest.approx(other["score"], abs=1e-4)}
+    assert len(expected) > 20  # through windows
+
+
+def test_the_script_needs_no_torch_and_says_what_is_wrong(exported, tiny_tagger, tmp_path, capsys):
+    _, folder = exported
+    code = (
+        "import runpy, sys\nfor name in ('torch', 'transformers', 'hf_semicrf', 'pyarrow'):\n"
+        "    sys.modules[name] = None\nsys.argv[0] = sys.path[0] = sys.argv[1]\n"
+        "del sys.argv[1]\nrunpy.run_path(sys.path[0] + '/tag.py', run_name='__main__')"
+    )
+
+    def run(place, *texts, **options):
+        command = [sys.executable, "-c", code, str(place), *texts]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **options)
+
+    done = run(folder, input=RAW[0] + "\n")
+    predict.main([tiny_tagger, RAW[0], "--device", "cpu", "--format", "jsonl"])
+    found, expected = json.loads(done.stdout), json.loads(capsys.readouterr().out)
+    for entity in expected["entities"]:
+        entity["score"] = pytest.approx(entity["score"], abs=1e-4)
+    assert found == expected and len(found["entities"]) == 2
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "decoder.json").unlink()
+    done = run(broken, "Ada")
+    assert done.stderr.startswith("tag.py: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folder_reads_words_as_the_model_does(kind, tmp_path):
+    from hf_semicrf.export.tag import _Tokenizer
+
+    tokenizer = prepare_tokenizer(KINDS[kind]())
+    tokenizer(["truncated"], truncation=True, max_length=2, padding="max_length")
+    tokenizer.save_pretrained(tmp_path)
+    alone = _Tokenizer(tmp_path / "tokenizer.json", tokenizer.unk_token)
+    texts = [["Paris", "-", "plane", "\ufe0f", "it's", "!"], ["Amelia"] * 30]
+    joins = [[False, True, True, False, False, True], [False] * 30]
+    expected = list(windows_of(texts, tokenizer, 20, None, 3, joins))
+    found = list(windows_of(texts, alone, 20, None, 3, joins))
+    for row, other in zip(found, expected, strict=True):
+        for one, window in zip(row, other, strict=True):
+            assert one.inputs | window.inputs == one.inputs  # inputs that no model takes may differ
+            assert (one.first, one.end, one.words) == (window.first, window.end, window.words)
+
+
+def test_int8_and_what_it_loses(exported, tiny_tagger, tmp_path, monkeypatch, capsys):
+    import onnx
+
+    _, folder = exported
+
+    def traced(*_, f, **__):
+        for path in folder.glob("model.onnx*"):
+            shutil.copy(path, f.parent)
+
+    program = SimpleNamespace(module=lambda: lambda: ())
+    monkeypatch.setattr("hf_semicrf.export.onnx.export_program", lambda *_: (program, {}))
+    monkeypatch.setattr("torch.onnx.export", traced)
+    (tmp_path / "model.onnx.data").touch()  # of an earlier export
+    file = write_jsonl(tmp_path / "rows.jsonl", sentences(20))
+    export.main([tiny_tagger, str(tmp_path), "--quantize", "--evaluate_on", file])
+    assert "int8, which loses 0.00 points of F1" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    scores = {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    expected = {"data": "rows.jsonl", "sentences": 20, **scores}
+    assert metrics == {"fp32": expected, "int8": expected}
+    readme = (tmp_path / "README.md").read_text()
+    assert "| int8 | 100.00 | 100.00 | 100.00 |" in readme and "pyarrow" not in readme
+    assert not (tmp_path / "model.onnx.data").exists()
+    weights = onnx.load(tmp_path / "model.onnx").graph.initializer
+    sizes = Counter()
+    for weight in weights:
+        sizes[weight.data_type] += np.prod(weight.dims)
+    small = sizes[onnx.TensorProto.INT8] + sizes[onnx.TensorProto.UINT8]
+    assert small > 10 * sizes[onnx.TensorProto.FLOAT]
+    export.main([tiny_tagger, str(tmp_path), "--quantize"])
+    readme = (tmp_path / "README.md").read_text()
+    assert "The weights are int8. F1 was not measured" in readme
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
@@ -346,5 +454,5 @@ def test_errors_of_export_say_what_is_wrong(bert, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     from hf_semicrf.export import export_onnx
 
-    with pytest.raises(RuntimeError, match=r"onnx and onnxscript not .*hf_semicrf\[onnx\]"):
+    with pytest.raises(RuntimeError, match=r"onnxruntime and onnxscript not .*hf_semicrf\[onnx\]"):
         export_onnx(None, None, tmp_path)

@@ -35,6 +35,6 @@ def test_in_the_interpreter(name, interpreted):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", dict.fromkeys([*CHECKS, *kernel_checks.ON_A_GPU]))
 def test_on_the_gpu(name):
     kernel_checks.run(name, "cuda")

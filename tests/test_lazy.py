@@ -106,13 +106,19 @@ assert hf_semicrf.results.Prediction and hf_semicrf.head.SemiCRF is SemiCRF
 """)
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    run("""
+def test_the_package_and_predict_import_nothing_heavy(folder):
+    run(f"""
 import sys
 import hf_semicrf
-assert not {"torch", "transformers", "numpy", "datasets"} & set(sys.modules)
+assert not {{"torch", "transformers", "numpy", "datasets"}} & set(sys.modules)
 import transformers.models.auto.configuration_auto
 assert not any(name.startswith("hf_semicrf.model") for name in sys.modules)
+from transformers import AutoTokenizer
+name = {str(folder / "model")!r}
+model = hf_semicrf.SemiCRFForTokenClassification.from_pretrained(name)
+model.predict(["Ada Lovelace saw Paris"], AutoTokenizer.from_pretrained(name))
+heavy = {{"datasets", "evaluate", "seqeval", "matplotlib", "pandas", "peft", "pyarrow", "sklearn"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """)
 
 

@@ -27,6 +27,8 @@ def test_opcheck(name):
     opcheck(LIBRARY.segmentation_score.default, (*p, labels, starts, "torch"))
     opcheck(LIBRARY.loss.default, (*p, labels, starts, "torch"))
     opcheck(LIBRARY.loss.default, (*leaves(p), labels, starts, "torch"))
+    columns = (x.mT.contiguous().mT for x in (labels, starts))
+    opcheck(LIBRARY.loss.default, (*p, *columns, "torch"))
     ends = LIBRARY.loss(*p, labels, starts, "torch")[-1]
     for options in ((None, None, False, False), (labels, ends, True, True)):
         opcheck(LIBRARY.expectations.default, (*p, *state, weight, *options, "torch"))

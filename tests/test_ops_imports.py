@@ -1,4 +1,4 @@
-"""What `import hf_semicrf.ops` brings along."""
+"""What `import hf_semicrf.ops` and `import hf_semicrf.torchcrf` bring along."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ package = types.ModuleType("hf_semicrf")
 package.__path__ = [sys.argv[1]]
 sys.modules["hf_semicrf"] = package
 import hf_semicrf.ops
+import hf_semicrf.torchcrf
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 

@@ -157,6 +157,9 @@ def entries(folder: Any) -> dict[str, Entry]:
     made = ops.Potentials(*p)
     return {
         **predicting,
+        "predict_stream": of(
+            model.predict_stream, [], tokenizer, names=[*options, "texts_at_once"]
+        ),
         "the pipeline of nothing": of(tagger, [], **running),
         "the pipeline of a text": of(tagger, "Ada saw", **running),
         "the pipeline of a stream": of(tagger, iter(["Ada saw"]), **running),
@@ -289,7 +292,8 @@ ROOMS += ("reporting", "hub", "model", "trainer", "pipeline", "results")
 
 def test_every_public_name_with_an_option_is_among_the_places(places):
     known = {place.split(".", 1)[-1] for place in places} | set(places)
-    known |= {f"SemiCRFForTokenClassification.{name}" for name in ("predict", "analyze")}
+    methods = ("predict", "predict_stream", "analyze")
+    known |= {f"SemiCRFForTokenClassification.{name}" for name in methods}
     others = {other.rsplit(".", 1)[0] for other in OTHERS}
     missing = set()
     for room in ("hf_semicrf", *(f"hf_semicrf.{room}" for room in ROOMS)):

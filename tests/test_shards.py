@@ -22,6 +22,11 @@ def upper(items):
     return [item.upper() for item in items]
 
 
+def each(work):
+    """What `write_shards` asks for, of what takes one shard."""
+    return lambda shards: map(work, shards)
+
+
 def letters(count=26):
     return [chr(97 + n) for n in range(count)]
 
@@ -31,7 +36,7 @@ def letters(count=26):
 def test_shards_of_all_processes_make_the_whole(tmp_path, processes, size):
     folder, target = tmp_path / "shards", tmp_path / "out"
     names = {
-        tuple(write_shards(folder, iter(letters()), upper, {}, size, rank, processes))
+        tuple(write_shards(folder, iter(letters()), each(upper), {}, size, rank, processes))
         for rank in range(processes)
     }
     assert [len(all_of_them) for all_of_them in names] == [-(-26 // size)]
@@ -51,16 +56,16 @@ def test_what_is_done_is_not_done_again_even_by_another_number_of_processes(tmp_
 
     for rank in (0, 1):
         with pytest.raises(KeyboardInterrupt):
-            write_shards(tmp_path / "s", letters(), work, {"model": "m"}, 2, rank, 2)
+            write_shards(tmp_path / "s", letters(), each(work), {"model": "m"}, 2, rank, 2)
         if rank == 0:
             assert done == [["a", "b"], ["e", "f"], ["i", "j"]]
     with pytest.raises(RuntimeError, match="10 of 13 shards are not done, the first 00000001"):
-        names = write_shards(tmp_path / "s", letters(), upper, {"model": "m"}, 2, 99, 100)
+        names = write_shards(tmp_path / "s", letters(), each(upper), {"model": "m"}, 2, 99, 100)
         merge_shards(tmp_path / "s", names, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     again = []
     names = write_shards(
-        tmp_path / "s", letters(), lambda x: again.extend(x) or upper(x), {"model": "m"}, 2
+        tmp_path / "s", letters(), each(lambda x: again.extend(x) or upper(x)), {"model": "m"}, 2
     )
     assert merge_shards(tmp_path / "s", names, tmp_path / "out") == 0
     assert sorted(again + [item for items in done for item in items]) == letters()
@@ -85,7 +90,9 @@ def test_a_shard_is_kept_where_it_would_be_made_again(tmp_path, changed, kept):
 
     def write(items, settings, size):
         done.clear()
-        return write_shards(folder, items, lambda x: done.append(x) or upper(x), settings, size)
+        return write_shards(
+            folder, items, each(lambda x: done.append(x) or upper(x)), settings, size
+        )
 
     write(**first)
     (folder / ".unfinished-killed").mkdir()
@@ -99,11 +106,11 @@ def test_a_shard_is_kept_where_it_would_be_made_again(tmp_path, changed, kept):
 
 def test_a_shard_has_items(tmp_path):
     with pytest.raises(ValueError, match="expected size as an int of at least 1, got 0"):
-        write_shards(tmp_path, letters(), upper, {}, 0)
+        write_shards(tmp_path, letters(), each(upper), {}, 0)
 
 
 def test_an_empty_file(tmp_path):
-    assert write_shards(tmp_path / "s", [], upper, {}) == []
+    assert write_shards(tmp_path / "s", [], each(upper), {}) == []
     merge_shards(tmp_path / "s", [], tmp_path / "out")
     assert (tmp_path / "out").read_text() == ""
 
@@ -118,7 +125,7 @@ def free_port():
 
 
 def launch(arguments, environment, die_after=None):
-    """A process of the command, as it is at a launch; it may kill itself after some shards."""
+    """A process of the command, as it is at a launch; it may kill itself after some texts."""
     process = os.fork()
     if process:
         return process
@@ -127,16 +134,15 @@ def launch(arguments, environment, die_after=None):
         torch.set_num_threads(1)
         os.environ.update(environment)
         PartialState._reset_state()  # other tests of this process have made one
-        tagged = []
-        stock = SemiCRFForTokenClassification.predict
+        stock = SemiCRFForTokenClassification.predict_stream
 
-        def spy(self, texts, *rest, **options):
-            tagged.append(len(texts))
-            if len(tagged) == die_after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return stock(self, texts, *rest, **options)
+        def spy(self, *rest, **options):
+            for number, found in enumerate(stock(self, *rest, **options)):
+                if number == die_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield found
 
-        SemiCRFForTokenClassification.predict = spy
+        SemiCRFForTokenClassification.predict_stream = spy
         predict.main(arguments)
         code = 0
     finally:
@@ -168,7 +174,7 @@ def test_two_processes_one_killed_and_the_command_run_again(tiny_tagger, tmp_pat
 
     with only_writer(tmp_path / "out.jsonl.shards", "out"):
         assert launch_two(arguments)[1] == 256  # both are told that they are not alone
-    waiting, killed = launch_two(arguments, (None, 4))
+    waiting, killed = launch_two(arguments, (None, 9))
     # the process that waits may see that the other is gone before it is killed itself
     assert killed == signal.SIGKILL and waiting != 0
     assert not output.exists()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
@@ -71,6 +72,11 @@ def parser() -> Parser:
     add_decoding(made)
     add_running(made)
     made.add_argument(
+        "--cuda_graphs",
+        action="store_true",
+        help="replay batches of a size in one launch: small encoders on a GPU are faster",
+    )
+    made.add_argument(
         "--shard_size",
         default=1000,
         help="texts that are written (and lost) together; 1000",
@@ -88,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = made.parse_args(arguments)
     if args.texts and args.file:
         made.error("expected texts or --file, got both")
+    if args.cuda_graphs and args.format == "uncertainty":
+        made.error("expected --cuda_graphs with another format than uncertainty")
     if args.format is None:
         args.format = "ansi" if sys.stdout.isatty() and not args.output else "jsonl"
     with one_line_errors(made):
@@ -144,7 +152,7 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
     with progress(total, hidden=output is sys.stdout and output.isatty()) as bar:
         for group in groups:
             texts = [row if isinstance(row, str) else text_of(row) for row in group]
-            answers = tag(texts, tokenizer, args.batch_size, **decoding(args))
+            answers = tag(texts, tokenizer, args.batch_size, **_options(args))
             if args.format == "ansi":
                 print(to_ansi(texts, answers, types), file=output, flush=True)
             elif args.format in WRITTEN and args.format != "label_studio":
@@ -168,6 +176,11 @@ def _write(args: argparse.Namespace, device: str, output: TextIO) -> None:
         print(uncertainty_page(found), file=output)
     for line in report.lines():
         tell(f"hf-semicrf predict: {args.file}: {line}")
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `predict` is asked for."""
+    return decoding(args) | ({"cuda_graphs": True} if args.cuda_graphs else {})
 
 
 def _print(lines: Iterable[str], output: TextIO) -> None:
@@ -248,19 +261,33 @@ def _write_shards(args: argparse.Namespace, device: str, state: PartialState) ->
         progress(None, hidden=not state.is_main_process) as bar,
     ):
         model, tokenizer = load(args.model, device)
-        options = decoding(args)
+        options = _options(args)
         settings = {"version": __version__, "model": fingerprint(model, tokenizer), **options}
 
-        def tag(rows: Sequence[Any]) -> list[str]:
-            texts = [text_of(row) for row in rows]
-            found = model.predict(texts, tokenizer, args.batch_size, **options)
-            bar.update(len(rows))
-            return list(write_rows(rows, found))
+        def tagged(shards: Iterator[list[Any]]) -> Iterator[list[str]]:
+            waiting: deque[list[Any]] = deque()
+
+            def texts() -> Iterator[Any]:
+                for rows in shards:
+                    waiting.append(rows)
+                    yield from map(text_of, rows)
+
+            # a shard has the same bytes whatever is done beside it
+            stream = model.predict_stream(
+                texts(), tokenizer, args.batch_size, texts_at_once=args.shard_size, **options
+            )
+            found: list[Any] = []
+            for entities in stream:
+                found.append(entities)
+                if len(found) == len(waiting[0]):
+                    bar.update(len(found))
+                    yield list(write_rows(waiting.popleft(), found))
+                    found.clear()
 
         names = write_shards(
             folder,
             stream_rows(args.file, empty="keep", report=report, **reading(args)),
-            tag,
+            tagged,
             settings,
             args.shard_size,
             state.process_index,

@@ -3,14 +3,14 @@
 hf-semicrf push out/final someone/tagger --private
 
 What goes is on a list: weights in safetensors, settings, tokenizer, card, plot and shim. All else
-in the folder stays here and is named.
+in the folder stays here and is named. With --endpoint a handler for Inference Endpoints goes too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_semicrf.cli.common import Parser, existing_folder, one_line_errors
+from hf_semicrf.cli.common import Parser, existing_file, existing_folder, one_line_errors
 
 
 def parser() -> Parser:
@@ -25,6 +25,13 @@ def parser() -> Parser:
         action="store_true",
         help="say what would go, and end",
     )
+    made.add_argument(
+        "--endpoint",
+        type=existing_file,
+        metavar="WHEEL",
+        help="also push handler.py and requirements.txt for Inference Endpoints, and the wheel of "
+        "this package that `make release` writes to dist",
+    )
     made.add_argument("--message", default="Upload model", help="message of the commit")
     return made
 
@@ -38,9 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     args = made.parse_args(arguments)
     with one_line_errors(made):
-        from hf_semicrf.hub import leaving, listed, push_folder
+        from hf_semicrf.hub import endpoint_additions, leaving, listed, push_folder
 
         goes, stays = leaving(args.folder)
+        if args.endpoint:
+            goes += [file.path_in_repo for file in endpoint_additions(args.endpoint)]
         if args.dry_run:
             print(f"would push: {listed(goes)}")
         if stays:
@@ -53,5 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             private=args.private or None,  # a public account's default stays as it is
             revision=args.revision,
             message=args.message,
+            endpoint=args.endpoint,
         )
         print(f"pushed to {commit.commit_url}")

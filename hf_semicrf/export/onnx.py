@@ -8,8 +8,6 @@ programs, is `hf_semicrf.export.numpy_decoder`, a file that needs NumPy alone.
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from hf_semicrf.export import numpy_decoder
+from hf_semicrf.export.folder import (
+    GRAPH_NAME,
+    METRICS_NAME,
+    WEIGHTS_NAME,
+    Evaluate,
+    measure,
+    quantize,
+    strip_traces,
+    write_readme,
+    write_tagger,
+)
 from hf_semicrf.head import evaluating
 from hf_semicrf.saving import filling
 from hf_semicrf.text import Lattice
 
-GRAPH_NAME, DECODER_NAME = "model.onnx", "decoder.json"
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -118,35 +125,46 @@ def _ones(
     return {name: value.to(model.device) for name, value in inputs.items()}
 
 
-def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+def export_onnx(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    quantized: bool = False,
+    evaluate: Evaluate | None = None,
+) -> Path:
     """Write all that tagging without PyTorch needs.
 
     That is ``model.onnx`` (encoder and scorer), ``decoder.json`` (labels, threshold, temperature),
-    ``numpy_decoder.py`` (which reads it) and the tokenizer's files.
+    ``tag.py`` and what it imports, the tokenizer's files, and a README with what was measured.
 
     Args:
         model: A `SemiCRFForTokenClassification`.
         tokenizer: Its tokenizer, as `prepare_tokenizer` returns it.
         folder: Where to write; made where there is none.
+        quantized: Whether the weights are written as int8, a quarter of the bytes.
+        evaluate: From what predicts like the model to its "precision", "recall" and "f1" in 0..1,
+            the name of the "data" and its number of "sentences". Called with the exported model,
+            and before with the one in float32; None where nothing is to be measured.
 
     Returns:
         The path of the graph.
 
     Raises:
-        RuntimeError: onnx or onnxscript is not installed.
-        ValueError: The tokenizer gives inputs that the graph has no place for.
+        RuntimeError: onnx, onnxruntime or onnxscript is not installed.
+        ValueError: The tokenizer gives inputs that the graph has no place for, or is one in Python.
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    needed = ("onnx", "onnxruntime", "onnxscript")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(
-            f"expected the packages onnx and onnxscript, {' and '.join(missing)} not installed: "
+            f"expected the packages {', '.join(needed)}, {' and '.join(missing)} not installed: "
             "pip install 'hf_semicrf[onnx]'"
         )
     program, example = export_program(model, tokenizer.model_input_names)
     folder = Path(folder)
-    decoder = {**decoder_of(model)._asdict(), "splitter": model.config.splitter}
-    written = json.dumps(decoder, ensure_ascii=False)
     with filling(folder) as unfinished:
+        write_tagger(model, tokenizer, unfinished)
         torch.onnx.export(
             program,
             kwargs=example,
@@ -155,24 +173,13 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             dynamo=True,
             verbose=False,
         )
-        (unfinished / DECODER_NAME).write_text(written, encoding="utf-8")
-        shutil.copyfile(numpy_decoder.__file__, unfinished / "numpy_decoder.py")
-        tokenizer.save_pretrained(unfinished)
+        strip_traces(unfinished / GRAPH_NAME)
+        metrics = {"fp32": measure(model, unfinished, evaluate)}
+        if quantized:
+            quantize(unfinished / GRAPH_NAME)
+            metrics["int8"] = measure(model, unfinished, evaluate)
+        write_readme(model, unfinished, metrics)
+        written = {path.name for path in unfinished.iterdir()}
+    for name in {WEIGHTS_NAME, METRICS_NAME} - written:
+        (folder / name).unlink(missing_ok=True)  # of an earlier export
     return folder / GRAPH_NAME
-
-
-def decoder_of(model: Any) -> numpy_decoder.Decoder:
-    """The decoder of a model's potentials, with its labels and its threshold.
-
-    Args:
-        model: A `SemiCRFForTokenClassification`.
-    """
-    scheme = model.config.scheme
-    return numpy_decoder.Decoder(
-        types=list(scheme.types),
-        threshold=model.config.threshold,
-        temperature=model.config.head_temperature,
-        tags=list(scheme.labels),
-        written=scheme.written_tags(),
-        threshold_factor=model.config.threshold_factor,
-    )

@@ -7,6 +7,7 @@ from hf_semicrf.hub.allowed import (
     AUTO_MAP,
     CARD_NAME,
     PLOT_NAME,
+    endpoint_additions,
     is_local,
     leaving,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ListedUploads",
     "card_files",
     "card_for_push",
+    "endpoint_additions",
     "find_card",
     "is_local",
     "leaving",

@@ -1,15 +1,17 @@
 """What may leave this machine: the names of the files that a push uploads, and what is in them.
 
-Every upload of this library is made of `additions`.
+Every upload of this library is made of `additions`, and on request of `endpoint_additions`.
 """
 
 from __future__ import annotations
 
+import email.message
 import json
 import math
 import mmap
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +27,12 @@ AUTO_MAP = {
     "AutoModel": "modeling_semicrf.SemiCRFForTokenClassification",
     "AutoModelForTokenClassification": "modeling_semicrf.SemiCRFForTokenClassification",
 }
-CARD_NAME, PLOT_NAME = "README.md", "scores.png"
+CARD_NAME, PLOT_NAME, HANDLER_NAME = "README.md", "scores.png", "handler.py"
 # the list: what no line of it names stays here
 _WEIGHTS = re.compile(
     r"(adapter_)?model(\.[a-z0-9]+)?(-[0-9]{5}-of-[0-9]{5})?\.safetensors", re.ASCII
 )
+_WHEEL = re.compile(r"hf_semicrf-[0-9][0-9a-z.]*-py3-none-any\.whl", re.ASCII)
 _INDEX = re.compile(r"(adapter_)?model\.safetensors\.index(\.[a-z0-9]+)?\.json", re.ASCII)
 _SETTINGS = {"config.json", "adapter_config.json", "tokenizer_config.json", "decoder.json"}
 _TOKENIZER = {
@@ -131,6 +134,44 @@ def additions(
         _check(path, content, secrets, paths)
         found.append(CommitOperationAdd(f"{place}{name}", content))
     return found
+
+
+def endpoint_additions(
+    wheel: str | os.PathLike, token: str | bool | None = None
+) -> list[CommitOperationAdd]:
+    """What a commit adds for an endpoint: a handler, what to install for it, and this package.
+
+    None of it is taken from the model's folder.
+
+    Args:
+        wheel: The package, as `make release` builds it.
+        token: The push's token.
+
+    Raises:
+        ValueError: It is no wheel of this package, or holds a token in use.
+    """
+    path = Path(wheel)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [name] = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+            metadata = email.message_from_bytes(archive.read(name))
+    except (OSError, ValueError, zipfile.BadZipFile):
+        metadata = email.message.Message()
+    if not _WHEEL.fullmatch(path.name) or metadata["Name"] != "hf_semicrf":
+        raise ValueError(
+            f"expected a wheel of this package, such as `make release` writes to dist, got '{path}'"
+        )
+    needed = [n for n in metadata.get_all("Requires-Dist", []) if "extra ==" not in n]
+    handler = Path(__file__).parent.parent / "integrations" / HANDLER_NAME
+    contents: dict[str, bytes] = {
+        HANDLER_NAME: handler.read_bytes(),
+        "requirements.txt": "".join(f"{line}\n" for line in needed).encode(),
+        path.name: path.read_bytes(),
+    }
+    secrets = [t.encode() for t in {token, get_token()} if isinstance(t, str) and t]
+    for name, content in contents.items():
+        _check(Path(name), content, secrets, _paths([Path.home()]))
+    return [CommitOperationAdd(name, content) for name, content in contents.items()]
 
 
 def read_card(path: Path) -> ModelCard:

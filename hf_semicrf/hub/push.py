@@ -24,6 +24,7 @@ from hf_semicrf.hub.allowed import (
     SHIM,
     SHIM_NAME,
     additions,
+    endpoint_additions,
     is_weights,
     leaving,
 )
@@ -149,6 +150,7 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
     message: str = "Upload model",
+    endpoint: str | os.PathLike | None = None,
 ) -> CommitInfo:
     """Push a saved model, or a saved adapter, with its tokenizer, shim and card.
 
@@ -162,13 +164,16 @@ def push_folder(
         revision: Branch to push to, made where there is none; the main one where None.
         token: Token with the right to write; the one that is logged in where None.
         message: Message of the commit.
+        endpoint: A wheel of this package, with which an Inference Endpoint can run the model; it
+            goes with ``handler.py`` and ``requirements.txt``. None where no endpoint is meant.
 
     Returns:
         What the Hub says of the commit.
 
     Raises:
         ValueError: The folder holds no saved model of this library, or an adapter without a card;
-            or a file that would go holds a token or a path of this machine.
+            or a file that would go holds a token or a path of this machine; or `endpoint` is no
+            wheel of this package.
         PermissionError: There is no token.
         ConnectionError: The Hub can't be reached.
         HfHubHTTPError: The Hub refuses: a wrong token, or a name that is not yours.
@@ -184,8 +189,9 @@ def push_folder(
         raise PermissionError(
             "no token: run `hf auth login`, or set HF_TOKEN to one that may write"
         )
+    served = [] if endpoint is None else endpoint_additions(endpoint, token)
     _complete(folder, repo_id, goes)
-    operations = additions(folder, leaving(folder).goes, token)
+    operations = [*additions(folder, leaving(folder).goes, token), *served]
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

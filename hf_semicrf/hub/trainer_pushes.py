@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
-from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
 from hf_semicrf.hub.allowed import additions, leaving
@@ -67,6 +66,8 @@ class ListedPushes:
         With the strategies "checkpoint" and "all_checkpoints" it lies in a folder of its own too:
         the model, and no state to train on from.
         """
+        from transformers.trainer_utils import HubStrategy, SaveStrategy  # imports peft too
+
         strategy, running = self.args.hub_strategy, getattr(self, "push_in_progress", None)
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return

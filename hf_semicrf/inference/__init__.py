@@ -5,7 +5,7 @@ in shards. A model comes as an argument: nothing here imports one.
 """
 
 from hf_semicrf.inference.distribution import Distribution
-from hf_semicrf.inference.prediction import analyze, longest_input, predict
+from hf_semicrf.inference.prediction import analyze, longest_input, predict, predict_stream
 from hf_semicrf.inference.shards import fingerprint, merge_shards, write_shards
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "longest_input",
     "merge_shards",
     "predict",
+    "predict_stream",
     "write_shards",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -28,11 +29,25 @@ class Distribution(NamedTuple):
     alternatives: list[tuple[float, list[Segment]]]
 
 
-def decoded_segments(head: SemiCRFOutput, types: Sequence[str]) -> list[list[Segment] | None]:
-    """The decoded entities of each sentence, read in one transfer.
+def segment_columns(head: SemiCRFOutput) -> Tensor:
+    """What `read_segments` reads, in one tensor [4, B, N] on the head's device.
 
     Args:
         head: What the head computed, decoded, with the posteriors of segments.
+    """
+    assert head.labels is not None and head.starts is not None
+    assert head.marginals is not None and head.segment_posteriors is not None
+    # the types of a word have probability 1 in all, or 0 where every segmentation is forbidden
+    possible = head.marginals.token.sum(-1)
+    columns = (head.labels, head.starts, head.segment_posteriors, possible)
+    return torch.stack([column.float() for column in columns])
+
+
+def read_segments(columns: Tensor, types: Sequence[str]) -> list[list[Segment] | None]:
+    """The decoded entities of each sentence.
+
+    Args:
+        columns: As `segment_columns` returns them, on the CPU.
         types: Names of the types; the first is the outside.
 
     Returns:
@@ -42,27 +57,33 @@ def decoded_segments(head: SemiCRFOutput, types: Sequence[str]) -> list[list[Seg
     Raises:
         ScoreError: Scores of a sentence are not finite.
     """
-    assert head.labels is not None and head.starts is not None
-    assert head.marginals is not None and head.segment_posteriors is not None
-    # the types of a word have probability 1 in all, or 0 where every segmentation is forbidden
-    possible = head.marginals.token.sum(-1)
-    columns = (head.labels, head.starts, head.segment_posteriors, possible)
-    packed = torch.stack([column.float() for column in columns]).cpu()  # [4, B, N]
-    labels, starts, posteriors, possible = packed
-    broken = possible.isnan().any(-1).nonzero().flatten().tolist()
+    labels, starts, posteriors, possible = columns.numpy()
+    broken = numpy.isnan(possible).any(-1).nonzero()[0].tolist()
     if broken:
         raise ops.ScoreError(f"expected finite scores, got others in sentences {broken}", broken)
-    found: list[list[Segment] | None] = []
-    for row, length in enumerate((labels >= 0).sum(-1).tolist()):
-        if not bool((possible[row, :length] > 0.5).all()):
-            found.append(None)
-            continue
-        spans = _spans(labels[row, :length], starts[row, :length])
-        scores = posteriors[row, :length].clamp(max=1).tolist()
-        found.append(
-            [Segment(first, end, types[kind], scores[first]) for first, end, kind in spans if kind]
-        )
+    lengths = (labels >= 0).sum(-1)
+    inside = numpy.arange(labels.shape[1]) < lengths[:, None]
+    found: list[list[Segment] | None] = [
+        [] if legal else None for legal in ((possible > 0.5) | ~inside).all(-1).tolist()
+    ]
+    rows, firsts = ((starts > 0) & inside).nonzero()
+    # a segment ends where the next of its row begins
+    ends = numpy.append(firsts[1:], 0)
+    ends = numpy.where(numpy.append(rows[1:], -1) == rows, ends, lengths[rows])
+    kinds = labels[rows, firsts].astype(int)
+    entities = kinds > 0
+    scores = posteriors[rows, firsts].clip(max=1)
+    for row, first, end, kind, score in zip(
+        *(x[entities].tolist() for x in (rows, firsts, ends, kinds, scores)), strict=True
+    ):
+        if (segments := found[row]) is not None:
+            segments.append(Segment(first, end, types[kind], score))
     return found
+
+
+def decoded_segments(head: SemiCRFOutput, types: Sequence[str]) -> list[list[Segment] | None]:
+    """What `read_segments` reads of what the head computed, in one transfer."""
+    return read_segments(segment_columns(head).cpu(), types)
 
 
 def distributions(

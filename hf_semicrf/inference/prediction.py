@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-from typing import Any, Literal
+from itertools import accumulate, pairwise, repeat
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from hf_semicrf.head import evaluating
 from hf_semicrf.inference.distribution import (
     Distribution,
-    decoded_segments,
     distributions,
     joined,
+    read_segments,
+    segment_columns,
 )
+from hf_semicrf.inference.feeding import Arriving, Feed, ahead, padded_length, sent
+from hf_semicrf.inference.graphs import Graphs
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
 from hf_semicrf.ops import ScoreError
 from hf_semicrf.options import check, check_decoding
 from hf_semicrf.results import Entity, Prediction, Segment
 from hf_semicrf.text import (
     AS_WRITTEN,
+    KnownWords,
     Splitter,
     Window,
     attached,
     check_room,
-    first_subwords,
     is_prepared,
     prepare_tokenizer,
     sections,
@@ -38,6 +42,10 @@ Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
 Text = str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]
 Split = str | Callable[[str], Any] | Splitter
+Item = tuple[Text, Constraints | None]
+
+# prepared together, so that a batch has texts of like lengths
+TEXTS_AT_ONCE, BATCHES_AT_ONCE = 1024, 8
 
 
 @dataclass
@@ -188,14 +196,59 @@ def predict(
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
     splitter: Split | None = None,
+    cuda_graphs: bool = False,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
-    own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
+    options = {"threshold": threshold, "decode": decode, "max_length": max_length}
+    options |= {"overlap": overlap, "splitter": splitter, "cuda_graphs": cuda_graphs}
+    return list(_stream(_items, model, texts, tokenizer, batch_size, constraints, **options))
+
+
+def predict_stream(
+    model: Any,
+    texts: Iterable[Text],
+    tokenizer: Any,
+    batch_size: int = 32,
+    *,
+    constraints: Iterable[Constraints | None] | None = None,
+    **options: Any,
+) -> Iterator[list[Entity]]:
+    """What ``SemiCRFForTokenClassification.predict_stream`` promises."""
+    return _stream(_streamed, model, texts, tokenizer, batch_size, constraints, **options)
+
+
+def _stream(
+    items_of: Callable[[Any, Any], Iterable[Item]],
+    model: Any,
+    texts: Any,
+    tokenizer: Any,
+    batch_size: int,
+    constraints: Any,
+    *,
+    threshold: float | None = None,
+    decode: Decode | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    splitter: Split | None = None,
+    cuda_graphs: bool = False,
+    texts_at_once: int | None = None,
+) -> Iterator[list[Entity]]:
+    """The entities of texts; the options are checked at once."""
+    own = check(
+        batch_size=batch_size,
+        max_length=max_length,
+        overlap=overlap,
+        cuda_graphs=cuda_graphs,
+        texts_at_once=texts_at_once,
+    )
     threshold = check_decoding(threshold, decode)
+    graphs = Graphs.of(model) if own["cuda_graphs"] else None
     tokenizer = _prepared(tokenizer)
-    documents = _documents(model, texts, tokenizer, own, constraints, splitter)
-    _read(model, documents, tokenizer, own["batch_size"], threshold, decode)
-    return [document.entities() for document in documents]
+    items = items_of(texts, constraints)
+    cutter = _Cutter(model, tokenizer, own, splitter)
+    size = own["texts_at_once"] or max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * own["batch_size"])
+    read = _read_ahead(model, items, size, cutter, own["batch_size"], threshold, decode, graphs)
+    return (document.entities() for document in read)
 
 
 def analyze(
@@ -228,6 +281,31 @@ def analyze(
     return [document.prediction(types) for document in documents]
 
 
+def _items(texts: Any, constraints: Any) -> list[Item]:
+    """Each text of a list and what is known of its spans."""
+    texts = _listed(texts, "texts")
+    for number, text in enumerate(texts):
+        _check_text(text, number)
+    if constraints is None:
+        return [(text, None) for text in texts]
+    constraints = _listed(constraints, "constraints")
+    if len(constraints) != len(texts):
+        raise ValueError(
+            f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
+            f"{len(constraints)}"
+        )
+    return list(zip(texts, constraints, strict=True))
+
+
+def _streamed(texts: Any, constraints: Any) -> Iterator[Item]:
+    """Each text of a stream and what is known of its spans."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise ValueError(f"expected a stream of texts, got {type(texts).__name__} {texts!r:.60}")
+    known = repeat(None) if constraints is None else constraints
+    pairs = zip(enumerate(texts), known, strict=constraints is not None)
+    return ((_check_text(text, number), spans) for (number, text), spans in pairs)
+
+
 def _documents(
     model: Any,
     texts: Sequence[Text],
@@ -237,47 +315,62 @@ def _documents(
     splitter: Split | None,
 ) -> list[Document]:
     """Cut texts into words and into windows that fit the encoder."""
-    texts = _listed(texts, "texts")
-    for number, text in enumerate(texts):
-        if not _is_text(text):
-            raise ValueError(
-                "expected a string, a list of words or of sentences' words, or a mapping with "
-                f'"text" and "offsets" as a text, got {text!r:.80} (text {number})'
-            )
-    if constraints is not None:
-        constraints = _listed(constraints, "constraints")
-    if constraints is not None and len(constraints) != len(texts):
-        raise ValueError(
-            f"expected a list of constraints (or None) for each of the {len(texts)} texts, got "
-            f"{len(constraints)}"
+    items = _items(texts, constraints)
+    return _Cutter(model, tokenizer, options, splitter).documents(list(enumerate(items)))
+
+
+class _Cutter:
+    """Cuts texts into words and into windows that fit the encoder.
+
+    Args:
+        model: The model, whose splitter and encoder are asked.
+        tokenizer: Its prepared tokenizer.
+        options: ``max_length`` and ``overlap``.
+        splitter: Cuts strings into words instead of the model's own.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, options: Mapping[str, Any], splitter: Split | None
+    ):
+        check_room(tokenizer, options["max_length"])
+        self.config = model.config
+        self.tokenizer = tokenizer
+        self.known = KnownWords(tokenizer)
+        self.splitter = None if splitter is None else Splitter.of(splitter)
+        limits = (options["max_length"], longest_input(model, tokenizer))
+        self.limit = min((n for n in limits if n is not None), default=None)
+        self.overlap = options["overlap"]
+
+    def documents(self, items: Sequence[tuple[int, Item]]) -> list[Document]:
+        """The documents of texts.
+
+        Args:
+            items: The number of each text, the text, and what is known of its spans.
+        """
+        if self.splitter is None and any(isinstance(text, str) for _, (text, _) in items):
+            self.splitter = Splitter.of(self.config.splitter)  # words need none
+        documents = [Document.of(text, self.splitter) for _, (text, _) in items]
+        joins = None
+        if self.config.splitter in AS_WRITTEN and self.known.marks_spaces:
+            joins = [document.attached() for document in documents]
+        cut = windows_of(
+            [document.words for document in documents],
+            self.tokenizer,
+            self.limit,
+            self.overlap,
+            self.config.max_segment_length,
+            joins,
+            self.known,
+            [document.sentences for document in documents],
+            1 if self.config.neighbours == "none" else self.config.window_length,
         )
-    cutter = None if splitter is None else Splitter.of(splitter)
-    if cutter is None and any(isinstance(text, str) for text in texts):  # words need none
-        cutter = Splitter.of(model.config.splitter)
-    documents = [Document.of(text, cutter) for text in texts]
-    joins = None
-    if model.config.splitter in AS_WRITTEN:
-        joins = [document.attached() for document in documents]
-    check_room(tokenizer, options["max_length"])
-    longest = (options["max_length"], longest_input(model, tokenizer))
-    limits = [n for n in longest if n is not None]
-    cut = windows_of(
-        [document.words for document in documents],
-        tokenizer,
-        min(limits, default=None),
-        options["overlap"],
-        model.config.max_segment_length,
-        joins,
-        [document.sentences for document in documents],
-        1 if model.config.neighbours == "none" else model.config.window_length,
-    )
-    for number, (document, windows) in enumerate(zip(documents, cut, strict=True)):
-        document.results = [WindowResult(window, number) for window in windows]
-        try:
-            _constrain(document, constraints[number] if constraints else None, model.config)
-        except ValueError as error:
-            raise ValueError(f"text {number}: {error}") from None
-    return documents
+        for (number, (_, spans)), document, windows in zip(items, documents, cut, strict=True):
+            document.results = [WindowResult(window, number) for window in windows]
+            try:
+                _constrain(document, spans, self.config)
+            except ValueError as error:
+                raise ValueError(f"text {number}: {error}") from None
+        return documents
 
 
 def _listed(values: Any, what: str) -> list[Any]:
@@ -292,6 +385,16 @@ def _listed(values: Any, what: str) -> list[Any]:
         got = f"{type(values).__name__} {values!r:.60}"
         raise ValueError(f"expected a list of {what}, got {got}")
     return list(values)
+
+
+def _check_text(text: Any, number: int) -> Text:
+    """The text; refuses what is none."""
+    if not _is_text(text):
+        raise ValueError(
+            'expected a string, a list of words or a mapping with "text" and "offsets" as a '
+            f"text, got {text!r:.80} (text {number})"
+        )
+    return text
 
 
 def _is_text(value: Any) -> bool:
@@ -337,7 +440,69 @@ def _constrain(document: Document, spans: Constraints | None, config: Any) -> No
         result.constraints = spans_in_window(words, window, bounds)
 
 
-@torch.no_grad()
+class _Batch(NamedTuple):
+    """Windows that are read together, and the inputs made of them."""
+
+    results: list[WindowResult]
+    feed: Feed
+
+
+def _batches(
+    model: Any, documents: Sequence[Document], tokenizer: Any, batch_size: int
+) -> list[_Batch]:
+    """The windows of all documents in batches of like lengths.
+
+    Args:
+        model: The model that is to read them.
+        documents: Texts cut into windows.
+        tokenizer: The encoder's tokenizer.
+        batch_size: Windows in a batch.
+    """
+    results = [result for document in documents for result in document.results]
+    results.sort(key=lambda result: len(result.window.words), reverse=True)
+    limit = longest_input(model, tokenizer) if model.device.type == "cuda" else None
+    batches = []
+    for at in range(0, len(results), batch_size):
+        windows = [result.window for result in results[at : at + batch_size]]
+        length = padded_length(len(windows[0].words), limit, model.device)
+        batches.append(_Batch(results[at : at + batch_size], Feed.of(windows, tokenizer, length)))
+    return batches
+
+
+def _read_ahead(
+    model: Any,
+    items: Iterable[Item],
+    size: int,
+    cutter: _Cutter,
+    batch_size: int,
+    threshold: float | None,
+    decode: Decode | None,
+    graphs: Graphs | None,
+) -> Iterator[Document]:
+    """Documents that have been read, while a thread prepares those behind them.
+
+    Args:
+        model: The model; its mode is restored, and other threads may run it too.
+        items: Each text, and what is known of its spans.
+        size: Texts that are prepared together.
+        cutter: Cuts the texts.
+        batch_size: Windows in a batch.
+        threshold: As `predict` takes it.
+        decode: As `predict` takes it.
+        graphs: Those of the model, or None.
+    """
+
+    def prepared(
+        chunk: list[tuple[int, Item]],
+    ) -> tuple[list[Document], list[_Batch]]:
+        documents = cutter.documents(chunk)
+        return documents, _batches(model, documents, cutter.tokenizer, batch_size)
+
+    for documents, batches in ahead(enumerate(items), size, prepared):
+        _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size)
+        yield from documents
+
+
 def _read(
     model: Any,
     documents: Sequence[Document],
@@ -358,22 +523,77 @@ def _read(
         decode: As `predict` takes it.
         n_best: How many segmentations the distributions list; None for no distributions.
     """
-    results = [result for document in documents for result in document.results]
-    results.sort(key=lambda result: len(result.window.words), reverse=True)
+    _run(model, _batches(model, documents, tokenizer, batch_size), threshold, decode, n_best)
+
+
+@torch.no_grad()
+def _run(
+    model: Any,
+    batches: Sequence[_Batch],
+    threshold: float | None,
+    decode: Decode | None,
+    n_best: int | None = None,
+    graphs: Graphs | None = None,
+    batch_size: int = 1,
+) -> None:
+    """Run the model over batches; on a GPU, a batch is launched before the last one is fetched."""
+    running: deque[tuple[_Batch, Any, Arriving]] = deque()
+    depth = 1 if model.device.type == "cuda" else 0
     with evaluating(model):
-        for at in range(0, len(results), batch_size):
-            batch = results[at : at + batch_size]
+        for batch in batches:
+            allowed = _allowed(model.config, batch)
+            head = None
             try:
-                head = _head_output(model, batch, tokenizer, threshold, decode)
-                segments = decoded_segments(head, model.config.scheme.types)
+                if graphs is None:
+                    columns = sent(batch.feed.columns, model.device)
+                    allowed = None if allowed is None else sent(allowed, model.device)
+                    head = _head_output(model, batch.feed, columns, allowed, threshold, decode)
+                    arriving = Arriving(segment_columns(head))
+                else:
+                    arriving = _replayed(
+                        model, batch, allowed, threshold, decode, graphs, batch_size
+                    )
             except ScoreError as error:
-                raise ValueError(_where(batch, error)) from error
-            _take_segments(model.config, batch, segments)
-            if n_best is not None:
-                config = model.config
-                found = distributions(head, config.head_temperature, config.scheme.types, n_best)
-                for result, distribution in zip(batch, found, strict=True):
-                    result.distribution = distribution
+                raise ValueError(_where(batch.results, error)) from error
+            running.append((batch, head, arriving))
+            if len(running) > depth:
+                _fetch(model.config, *running.popleft(), n_best)
+        while running:
+            _fetch(model.config, *running.popleft(), n_best)
+
+
+def _replayed(
+    model: Any,
+    batch: _Batch,
+    allowed: torch.Tensor | None,
+    threshold: float | None,
+    decode: Decode | None,
+    graphs: Graphs,
+    batch_size: int,
+) -> Arriving:
+    """What a batch gives, by the graph of its size."""
+
+    def run(columns: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+        return segment_columns(_head_output(model, batch.feed, columns, allowed, threshold, decode))
+
+    # powers of two, so that there are few graphs
+    rows = min(1 << (len(batch.results) - 1).bit_length(), batch_size)
+    with torch.cuda.device(model.device):
+        return graphs.run(run, batch.feed, allowed, rows, (threshold, decode))
+
+
+def _fetch(config: Any, batch: _Batch, head: Any, columns: Arriving, n_best: int | None) -> None:
+    """Give the windows of a batch what the model has found in them."""
+    types = config.scheme.types
+    try:
+        segments = read_segments(columns.arrived()[:, : len(batch.results)], types)
+    except ScoreError as error:
+        raise ValueError(_where(batch.results, error)) from error
+    _take_segments(config, batch.results, segments)
+    if n_best is not None:
+        found = distributions(head, config.head_temperature, types, n_best)
+        for result, distribution in zip(batch.results, found, strict=True):
+            result.distribution = distribution
 
 
 def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
@@ -387,29 +607,15 @@ def _where(results: Sequence[WindowResult], error: ScoreError) -> str:
 
 def _head_output(
     model: Any,
-    results: Sequence[WindowResult],
-    tokenizer: Any,
+    feed: Feed,
+    columns: torch.Tensor,
+    allowed: torch.Tensor | None,
     threshold: float | None,
     decode: Decode | None,
 ) -> Any:
     """Run the model on a batch of windows, as far as the decoded segmentations."""
-    windows = [result.window for result in results]
-    columns = {name: [window.inputs[name] for window in windows] for name in windows[0].inputs}
-    batch = tokenizer.pad(columns, return_tensors="pt")
-    mask = torch.zeros_like(batch["input_ids"], dtype=torch.bool)  # [B, T]
-    for row, window in enumerate(windows):
-        padding = mask.shape[1] - len(window.words) if tokenizer.padding_side == "left" else 0
-        firsts = [n for n, word in enumerate(first_subwords(window.words)) if word is not None]
-        mask[row, [padding + n for n in firsts]] = True
-    allowed = None
-    if any(result.constraints for result in results):
-        size = (mask.shape[1], model.config.scheme.types, model.config.max_segment_length)
-        allowed = torch.stack([allowed_segments(result.constraints, *size) for result in results])
-        allowed = allowed.to(model.device)  # [B, T, L, C]
-    batch = {name: value.to(model.device) for name, value in batch.items()}
     output = model(
-        **batch,
-        word_mask=mask.to(model.device),
+        **feed.inputs(columns),
         threshold=threshold,
         decode=decode,
         allowed_segments=allowed,
@@ -418,6 +624,14 @@ def _head_output(
         return_dict=True,
     )
     return output.head
+
+
+def _allowed(config: Any, batch: _Batch) -> torch.Tensor | None:
+    """Which segments may occur [B, T, L, C], where anything is known of a window's spans."""
+    if not any(result.constraints for result in batch.results):
+        return None
+    size = (batch.feed.columns.shape[-1], config.scheme.types, config.max_segment_length)
+    return torch.stack([allowed_segments(result.constraints, *size) for result in batch.results])
 
 
 def _take_segments(
@@ -432,10 +646,12 @@ def _take_segments(
                 f"[{first}, {end}) meets, got {result.constraints} and the model's own "
                 f"{config.constraints}"
             )
-        result.segments = [
-            segment._replace(first=first + segment.first, end=first + segment.end)
-            for segment in segments
-        ]
+        result.segments = segments
+        if first:
+            result.segments = [
+                segment._replace(first=first + segment.first, end=first + segment.end)
+                for segment in segments
+            ]
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

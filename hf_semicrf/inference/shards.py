@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
@@ -45,7 +46,7 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
 def write_shards(
     folder: Path,
     items: Iterable[Item],
-    work: Callable[[Sequence[Item]], Iterable[str]],
+    work: Callable[[Iterator[list[Item]]], Iterable[Iterable[str]]],
     settings: Mapping[str, Any],
     size: int = 1000,
     rank: int = 0,
@@ -59,7 +60,8 @@ def write_shards(
     Args:
         folder: Where the shards are; made where missing.
         items: All items, the same ones in the same order in each process; as JSON can hold them.
-        work: From the items of a shard to as many lines.
+        work: From the items of shards to the lines of each, in their order; it may read some
+            shards ahead.
         settings: What the result depends on beside the items, as JSON can hold it.
         size: Items in a shard.
         rank: Number of this process, from 0.
@@ -74,14 +76,21 @@ def write_shards(
     check(size=size, rank=rank, processes=processes)
     folder.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
-    for shard in _batches(items, size):
-        content = json.dumps([settings, shard], default=str)
-        digest = blake2b(content.encode(), digest_size=16).hexdigest()
-        names.append(f"{len(names):08d}-{digest}.jsonl")
-        if (len(names) - 1) % processes == rank and not (folder / names[-1]).exists():
-            text = "".join(f"{line}\n" for line in work(shard))
-            with replacing(folder / names[-1]) as path:
-                path.write_text(text, encoding="utf-8")
+    missing: deque[str] = deque()
+
+    def shards() -> Iterator[list[Item]]:
+        for shard in _batches(items, size):
+            content = json.dumps([settings, shard], default=str)
+            digest = blake2b(content.encode(), digest_size=16).hexdigest()
+            names.append(f"{len(names):08d}-{digest}.jsonl")
+            if (len(names) - 1) % processes == rank and not (folder / names[-1]).exists():
+                missing.append(names[-1])
+                yield shard
+
+    for lines in work(shards()):
+        text = "".join(f"{line}\n" for line in lines)
+        with replacing(folder / missing.popleft()) as path:
+            path.write_text(text, encoding="utf-8")
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput
 from hf_semicrf.hub import ListedUploads, card_files, card_for_push, is_local
-from hf_semicrf.inference import analyze, predict
+from hf_semicrf.inference import analyze, predict, predict_stream
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.continuing import continued_state
@@ -438,6 +438,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
         splitter: str | Callable[[str], Any] | None = None,
+        cuda_graphs: bool = False,
     ) -> list[list[Entity]]:
         """Find the entities of texts, in their order.
 
@@ -472,6 +473,12 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             splitter: Cuts strings into words, instead of the model's own: a name or a pattern of
                 `hf_semicrf.text.Splitter`, or a function from a text to (start, end) pairs. A model
                 that was made with a function needs it here.
+            cuda_graphs: Whether to capture, for each size of a batch, what the model launches on a
+                GPU, and replay it in one launch: for small encoders, whose launches take longer
+                than their kernels. Sizes are few: lengths are padded to four from one power of two
+                to the next, rows to powers of two. A size met first takes three runs of the model,
+                and the graphs keep the memory of the largest. They stay with the model until its
+                weights move or its settings change.
 
         Returns:
             For each text a list of entities, dictionaries: ``label``, ``score`` (the probability of
@@ -480,8 +487,10 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
         Raises:
             ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
-                stream, say), a text is none of these, the tokenizer is none, scores are not
-                finite, or no segmentation meets the constraints.
+                stream, say: see `predict_stream`), a text is none of these, the tokenizer is none,
+                scores are not finite, no segmentation meets the constraints, or ``cuda_graphs`` is
+                asked for and the model is not on one CUDA device.
+            RuntimeError: With ``cuda_graphs``, the encoder cannot be captured.
         """
         return predict(
             self,
@@ -494,6 +503,47 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             overlap=overlap,
             constraints=constraints,
             splitter=splitter,
+            cuda_graphs=cuda_graphs,
+        )
+
+    def predict_stream(
+        self,
+        texts: Iterable[str | Sequence[str] | Mapping[str, Any]],
+        tokenizer: Any,
+        batch_size: int = 32,
+        *,
+        constraints: Iterable[Sequence[Mapping[str, Any]] | None] | None = None,
+        texts_at_once: int | None = None,
+        **options: Any,
+    ) -> Iterator[list[Entity]]:
+        """Find the entities of a stream of texts, in constant memory.
+
+        The texts are read in the caller's thread, and cut into words and sub-words in another one,
+        which ends with the iterator.
+
+        Args:
+            texts: As `predict` takes them, in any iterable.
+            tokenizer: The encoder's tokenizer.
+            batch_size: Windows that are encoded together.
+            constraints: For each text what is known of its spans, or None; any iterable.
+            texts_at_once: Texts of which batches of like lengths are made; up to three times as
+                many are read ahead of their entities. By default eight batches, and at least 1024.
+            **options: All others of `predict`.
+
+        Yields:
+            What `predict` returns for each text.
+
+        Raises:
+            ValueError: As `predict`; of a text, when it is its turn.
+        """
+        return predict_stream(
+            self,
+            texts,
+            tokenizer,
+            batch_size,
+            constraints=constraints,
+            texts_at_once=texts_at_once,
+            **options,
         )
 
     def analyze(

@@ -45,6 +45,8 @@ from hf_semicrf.ops.registry import kernels_for
 from hf_semicrf.ops.routing import dense_route
 from hf_semicrf.ops.scoring import span_scores
 from hf_semicrf.ops.segmentations import at_segments, segment_bounds
+from hf_semicrf.ops.tail_operations import decoded_posteriors
+from hf_semicrf.ops.tails import TailedPotentials, written_out
 
 __all__ = [
     "Backend",
@@ -52,8 +54,10 @@ __all__ = [
     "MaxMarginals",
     "Potentials",
     "ScoreError",
+    "TailedPotentials",
     "at_segments",
     "best_segmentation",
+    "decoded_posteriors",
     "dense_route",
     "edge_marginals",
     "edge_viterbi",
@@ -81,4 +85,5 @@ __all__ = [
     "span_scores",
     "to_edge",
     "viterbi",
+    "written_out",
 ]

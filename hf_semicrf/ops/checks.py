@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials, only_read
 from hf_semicrf.ops.routing import HAS_TRITON
+from hf_semicrf.ops.tails import TailedPotentials
 from hf_semicrf.options import check
 
 Backend = Literal["auto", "torch", "triton"]
@@ -86,7 +87,7 @@ def check_thresholds(each: Tensor, longest: int, types: int, device: torch.devic
         )
 
 
-def checked(p: Potentials, scores_too: bool = True) -> Potentials:
+def checked(p: Potentials | TailedPotentials, scores_too: bool = True) -> Potentials:
     """Check potentials and return them in float32 or float64.
 
     Values are checked on the CPU only: on a GPU that would wait for the device.
@@ -101,7 +102,8 @@ def checked(p: Potentials, scores_too: bool = True) -> Potentials:
             what lies past a sentence's length is not read.
     """
     if not isinstance(p, Potentials):
-        raise TypeError(f"expected Potentials, got {type(p).__name__}")
+        also = ": this operation has no tail" if isinstance(p, TailedPotentials) else ""
+        raise TypeError(f"expected Potentials, got {type(p).__name__}{also}")
     missing = [k for k in ("duration", "transition", "initial", "final", "lengths")
                if getattr(p, k) is None]  # fmt: skip
     if missing:

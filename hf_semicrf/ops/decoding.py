@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops import tail_operations
 from hf_semicrf.ops.checks import (
     Backend,
     check_same_sizes,
@@ -16,14 +17,18 @@ from hf_semicrf.ops.checks import (
     values_are_checked,
 )
 from hf_semicrf.ops.host import factored, ranking, risk, sampling
-from hf_semicrf.ops.host.magnitude import narrowed, narrowed_from_below
+from hf_semicrf.ops.host.magnitude import narrowed_from_below
 from hf_semicrf.ops.posteriors import Marginals
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.ops.tail_operations import checked_tail
+from hf_semicrf.ops.tails import TailedPotentials, collapsed, expanded, written_out
 from hf_semicrf.options import check
 
 
-def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
+def viterbi(
+    p: Potentials | TailedPotentials, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Find the segmentation with the highest score.
 
     O(N (L C + C^2)) time, O(N C) memory. Not differentiable in the path; the score is.
@@ -40,16 +45,20 @@ def viterbi(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor, T
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        return tail_operations.viterbi(p, backend)
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     labels, starts = factored.best(p, back_end)
-    score = factored.segmentation_score(p, labels.clamp(min=0), starts, back_end)
-    score = torch.where(labels[:, 0] < 0, torch.nan, score)  # nothing was found
-    return told(p, narrowed(score, p.duration.dtype)), labels, starts
+    return told(p, factored.best_score(p, labels, starts, back_end)), labels, starts
 
 
-def best_segmentation(p: Potentials, backend: Backend = "auto") -> tuple[Tensor, Tensor]:
+def best_segmentation(
+    p: Potentials | TailedPotentials, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor]:
     """Find the labels [B, N] and starts [B, N] of :func:`viterbi`, without the score."""
+    if isinstance(p, TailedPotentials):
+        return tail_operations.best_segmentation(p, backend)
     p = checked(p)
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
@@ -194,7 +203,9 @@ def _best_tiling(
     return factored.best(p, resolve_backend(backend, p.lengths.device))
 
 
-def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Tensor, Tensor]:
+def k_best(
+    p: Potentials | TailedPotentials, k: int, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Find the k segmentations with the highest scores, all distinct, best first.
 
     Exact. Of equal scores the first is the one whose last segment has the lower type, then the
@@ -219,13 +230,22 @@ def k_best(p: Potentials, k: int, backend: Backend = "auto") -> tuple[Tensor, Te
     Source: Huang and Chiang (2005), "Better k-best Parsing", algorithm 1, for segments.
     """
     check(k=k)
+    if isinstance(p, TailedPotentials):
+        p = checked_tail(p)
+        if p.order > 1:
+            return k_best(written_out(p), k, backend)
+        score, labels, starts = k_best(expanded(p), k, backend)
+        return score, *collapsed(labels, starts, p.sizes[3])
     p = checked(p)
     score, labels, starts = ranking.k_best(p, k, resolve_backend(backend, p.lengths.device))
     return told(p, narrowed_from_below(score, p.duration.dtype)), labels, starts
 
 
 def sample(
-    p: Potentials, n: int, generator: torch.Generator | None = None, backend: Backend = "auto"
+    p: Potentials | TailedPotentials,
+    n: int,
+    generator: torch.Generator | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Draw independent, exact samples of the distribution over segmentations.
 
@@ -251,6 +271,9 @@ def sample(
         filtering and backward sampling, here of segments.
     """
     check(n=n)
+    if isinstance(p, TailedPotentials):
+        p = checked_tail(p)
+        return collapsed(*sample(expanded(p), n, generator, backend), p.sizes[3])
     p = checked(p)
     device = p.lengths.device
     uniform = torch.rand(

@@ -16,7 +16,8 @@ class State(NamedTuple):
     It is that of potentials less what every segmentation has: ``total`` is log Z without it.
 
     The true value is ``tensor[d, b, n, c] + offset[d, b, n]``, in units of the back end. Nothing is
-    said of boundaries past a sentence's length.
+    said of boundaries past a sentence's length. The kernels' state holds float32 in the memory of
+    the sentences for which that is enough: `ops.kernels.scan.in_float64`.
 
     Args:
         pre: Log-sum of all prefixes that tile [0, n), entering a type there, and of all suffixes

@@ -12,9 +12,11 @@ from hf_semicrf.ops.host import covariance, entropy_scan, factored
 from hf_semicrf.ops.host import entropy as entropies
 from hf_semicrf.ops.host.magnitude import centred, unusable
 from hf_semicrf.ops.potentials import Potentials, only_read
+from hf_semicrf.ops.tail_operations import checked_tail
+from hf_semicrf.ops.tails import TailedPotentials, expanded, written_out
 
 
-def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
+def entropy(p: Potentials | TailedPotentials, backend: Backend = "auto") -> Tensor:
     """Compute the entropy of the distribution over segmentations, in nats [B].
 
     In float64. NaN where no segmentation is legal. O(N (L C + C^2)) time. Differentiable once in
@@ -28,6 +30,8 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        return entropy(_ordinary(p), backend)
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     if back_end == "triton":
@@ -37,7 +41,11 @@ def entropy(p: Potentials, backend: Backend = "auto") -> Tensor:
     return torch.where(value == -torch.inf, torch.nan, value).to(p.duration.dtype)
 
 
-def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
+def kl_divergence(
+    p: Potentials | TailedPotentials,
+    q: Potentials | TailedPotentials,
+    backend: Backend = "auto",
+) -> Tensor:
     """Compute the Kullback-Leibler divergence of q from p, in nats [B].
 
     It is the mean of log p - log q under p, in float64. ``inf`` where q forbids a segmentation that
@@ -53,6 +61,11 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
         ValueError: Shapes, dtypes, devices or lengths do not fit, or differ between p and q.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials) and isinstance(q, TailedPotentials):
+        p, q = checked_tail(p), checked_tail(q)
+        check_same_sizes(p.body, q.body)
+        write = expanded if p.order == q.order == 1 else written_out
+        return kl_divergence(write(p), write(q), backend)
     p, q = checked(p), checked(q)
     check_same_sizes(p, q)
     dtype = torch.promote_types(p.duration.dtype, q.duration.dtype)
@@ -66,6 +79,12 @@ def kl_divergence(p: Potentials, q: Potentials, backend: Backend = "auto") -> Te
     p, q = exact, other
     divergence = torch.where(_leaves_support(p, q, back_end), torch.inf, divergence)
     return torch.where(log_z > -torch.inf, divergence, torch.nan).to(dtype)
+
+
+def _ordinary(p: TailedPotentials) -> Potentials:
+    """Potentials without a tail that count every segmentation once."""
+    p = checked_tail(p)
+    return expanded(p) if p.order == 1 else written_out(p)
 
 
 def _expected_score(p: Potentials, scores: Potentials, backend: str) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hf_semicrf.ops import tail_operations
 from hf_semicrf.ops.checks import Backend, checked, checked_labels, resolve_backend, told
 from hf_semicrf.ops.host import factored
 from hf_semicrf.ops.host.magnitude import narrowed
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.tails import TailedPotentials
 
 
-def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
+def log_partition(p: Potentials | TailedPotentials, backend: Backend = "auto") -> Tensor:
     """Sum over all segmentations: log Z, the log-sum of their scores, in nats.
 
     Differentiable once in every potential; the gradient is the expected counts. ``-inf`` where no
@@ -29,12 +31,18 @@ def log_partition(p: Potentials, backend: Backend = "auto") -> Tensor:
 
     Source: Sarawagi and Cohen (2004), equation 5, with the source type reduced once a boundary.
     """
+    if isinstance(p, TailedPotentials):
+        return tail_operations.log_partition(p, backend)
     p = checked(p)
     log_z = factored.log_partition(p, resolve_backend(backend, p.lengths.device))
     return told(p, narrowed(log_z, p.duration.dtype))
 
 
-def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "auto") -> Tensor:
+def log_partition_difference(
+    p: Potentials | TailedPotentials,
+    q: Potentials | TailedPotentials,
+    backend: Backend = "auto",
+) -> Tensor:
     """Subtract log Z of one distribution from that of another, in nats [B].
 
     The difference is taken in float64. Where the segmentations of ``q`` are some of those of ``p``,
@@ -53,6 +61,8 @@ def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "a
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials) and isinstance(q, TailedPotentials):
+        return tail_operations.log_partition_difference(p, q, backend)
     p, q = checked(p), checked(q)
     if len(p.lengths) != len(q.lengths):
         raise ValueError(f"expected {len(p.lengths)} sentences in both, got {len(q.lengths)}")
@@ -61,7 +71,7 @@ def log_partition_difference(p: Potentials, q: Potentials, backend: Backend = "a
     return told(p, narrowed(difference, p.duration.dtype))
 
 
-def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+def segmentation_score(p: Potentials | TailedPotentials, labels: Tensor, starts: Tensor) -> Tensor:
     """Score one segmentation a sentence, in nats; ``-inf`` where a segment is longer than L.
 
     Differentiable in every potential. O(N) time.
@@ -78,6 +88,8 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
         ValueError: Shapes do not fit; on the CPU also where a label is out of range, position 0
             starts no segment, or the type changes inside a segment.
     """
+    if isinstance(p, TailedPotentials):
+        return tail_operations.segmentation_score(p, labels, starts)
     p = checked(p)
     labels = checked_labels(p, labels, starts)
     back_end = resolve_backend("auto", p.lengths.device)
@@ -86,7 +98,10 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
 
 
 def negative_log_likelihood(
-    p: Potentials, labels: Tensor, starts: Tensor, backend: Backend = "auto"
+    p: Potentials | TailedPotentials,
+    labels: Tensor,
+    starts: Tensor,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the loss of one segmentation a sentence: log Z less its score, in nats [B].
 
@@ -102,6 +117,8 @@ def negative_log_likelihood(
         ValueError: As :func:`segmentation_score`.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        return tail_operations.negative_log_likelihood(p, labels, starts, backend)
     p = checked(p)
     labels = checked_labels(p, labels, starts)
     back_end = resolve_backend(backend, p.lengths.device)

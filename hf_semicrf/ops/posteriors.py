@@ -7,10 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_semicrf.ops import tail_operations
 from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend, told
-from hf_semicrf.ops.host import covariance, ranking, span_marginals
+from hf_semicrf.ops.host import covariance, ranking, span_marginals, tailed
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.ops.tail_operations import checked_tail
+from hf_semicrf.ops.tails import TailedPotentials, expanded, written_out
 
 
 class Marginals(NamedTuple):
@@ -29,7 +32,9 @@ class Marginals(NamedTuple):
     segment: Tensor | None = None
 
 
-def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> Marginals:
+def marginals(
+    p: Potentials | TailedPotentials, segment: bool = False, backend: Backend = "auto"
+) -> Marginals:
     """Compute the posteriors of types, starts and ends at each position, and of segments.
 
     O(N (L C + C^2)) time; O(N C) memory, and B N L C more for ``segment``. Differentiable once: the
@@ -44,6 +49,9 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        _refuse_segments(segment)
+        return _with_tail(checked_tail(p), backend)
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     log_z, counts = covariance.expectations(p, segment, back_end, with_shared=False)
@@ -60,7 +68,9 @@ def marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -
     return Marginals(token, start, end, through_segments if segment else None)
 
 
-def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -> Tensor:
+def segment_marginals(
+    p: Potentials | TailedPotentials, spans: Tensor, backend: Backend = "auto"
+) -> Tensor:
     """Compute the probability that each of some spans is a segment, for every type.
 
     As ``marginals(p, segment=True).segment``, without its [B, N, L, C] tensor: O(N (L C + C^2) +
@@ -82,6 +92,8 @@ def segment_marginals(p: Potentials, spans: Tensor, backend: Backend = "auto") -
             not lie within the N positions.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        return tail_operations.segment_marginals(p, spans, backend)
     p = checked(p)
     spans = checked_spans(p, spans)
     back_end = resolve_backend(backend, p.lengths.device)
@@ -105,7 +117,9 @@ class MaxMarginals(NamedTuple):
     segment: Tensor | None = None
 
 
-def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto") -> MaxMarginals:
+def max_marginals(
+    p: Potentials | TailedPotentials, segment: bool = False, backend: Backend = "auto"
+) -> MaxMarginals:
     """Find the best segmentation's score through each type, start and end at each position.
 
     The highest of all is Viterbi's score, and how far another place lies below it is what the best
@@ -122,11 +136,43 @@ def max_marginals(p: Potentials, segment: bool = False, backend: Backend = "auto
         ValueError: Shapes, dtypes, devices or lengths do not fit.
         RuntimeError: The back end is not available.
     """
+    if isinstance(p, TailedPotentials):
+        _refuse_segments(segment)
+        p = checked_tail(p)
+        if p.order > 1:
+            return max_marginals(written_out(p), backend=backend)
+        through = max_marginals(expanded(p), backend=backend)
+        return MaxMarginals(*(x.amax(-2) for x in _kinds(through, p)))
     p = checked(p)
     back_end = resolve_backend(backend, p.lengths.device)
     token, start, end, through_segments = ranking.max_marginals(p, segment, back_end)
     told(p, token)
     return MaxMarginals(token, start, end, through_segments if segment else None)
+
+
+def _refuse_segments(segment: bool) -> None:
+    if segment:
+        raise ValueError(
+            "expected segment=False with a tail, whose segments have no longest length: "
+            "segment_marginals takes spans of any length"
+        )
+
+
+def _with_tail(p: TailedPotentials, backend: Backend) -> Marginals:
+    """Posteriors of checked potentials with a tail."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in p.scores().values()):
+        found = marginals(expanded(p), backend=backend)
+        return Marginals(*(x.sum(-2).clamp(max=1) for x in _kinds(found, p)))
+    log_z, counts = tailed.counts_of(p, resolve_backend(backend, p.lengths.device))
+    tail_operations.told(p, log_z)
+    within = (counts.emission, counts.start, counts.end)
+    return Marginals(*(x.clamp(0, 1).to(p.enter.dtype) for x in within))
+
+
+def _kinds(found: Marginals | MaxMarginals, p: TailedPotentials) -> tuple[Tensor, ...]:
+    """What `expanded` types say of positions, starts and ends of a type [B, N, K, C] each."""
+    token, start, end = (x.unflatten(-1, (-1, p.sizes[3])) for x in found[:3] if x is not None)
+    return token, start[..., :2, :], torch.stack([end[..., 0, :], end[..., -1, :]], -2)
 
 
 def segment_sums(segment: Tensor) -> Marginals:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -21,6 +21,7 @@ Inputs = dict[str, list[int]]
 WordIds = list[int | None]
 
 _PROBE = "to be's"
+MOST_KNOWN = 100_000  # words that are kept
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -108,6 +109,7 @@ def tokenize_words(
     sentences: Sequence[Sequence[str]],
     max_length: int | None = None,
     attached: Sequence[Sequence[bool]] | None = None,
+    known: KnownWords | None = None,
 ) -> Iterator[tuple[Inputs, WordIds]]:
     """Tokenise split sentences so that every word has a sub-word.
 
@@ -122,6 +124,7 @@ def tokenize_words(
         max_length: Sub-words in a sentence, special tokens included; None for no limit.
         attached: Whether each word follows the one before without a space, and is tokenised
             without one; none does where None.
+        known: Words of earlier calls with this tokenizer.
 
     Yields:
         Of each sentence, its inputs (``input_ids``, ``attention_mask``, ...) [T] and the word of
@@ -132,16 +135,12 @@ def tokenize_words(
             room beside the special tokens.
     """
     check_room(tokenizer, max_length)
-    rows_of = _fast_rows if getattr(tokenizer, "is_fast", False) else _slow_rows
-    pieces = _AttachedPieces(tokenizer) if attached is not None else None
-    for number, (inputs, word_ids) in enumerate(rows_of(tokenizer, sentences)):
-        words = sentences[number]
-        missing = set(range(len(words))).difference(word_ids)
-        if missing:
-            words = [_stand_in(tokenizer, w) if i in missing else w for i, w in enumerate(words)]
-            [(inputs, word_ids)] = rows_of(tokenizer, [words])
-        if pieces is not None and attached is not None and any(attached[number]):
-            inputs, word_ids = pieces.replace(inputs, word_ids, words, attached[number])
+    known = known or KnownWords(tokenizer)
+    for number, (inputs, word_ids) in enumerate(known.rows(sentences)):
+        if attached is not None and known.marks_spaces and any(attached[number]):
+            inputs, word_ids = known.attached.replace(
+                inputs, word_ids, sentences[number], attached[number]
+            )
         if max_length is not None and len(word_ids) > max_length:
             kept = _fitting_positions(word_ids, max_length)
             inputs = {name: [values[n] for n in kept] for name, values in inputs.items()}
@@ -173,35 +172,126 @@ def first_subwords(word_ids: Sequence[int | None]) -> list[int | None]:
     return [word if word != last else None for word, last in zip(word_ids, before, strict=False)]
 
 
-def _fast_rows(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]
-) -> Iterator[tuple[Inputs, WordIds]]:
-    """The inputs and the words of each sentence, by a fast tokenizer, all at once."""
-    words = [list(sentence) for sentence in sentences]
-    if not words:
-        return
-    batch = tokenizer(words, is_split_into_words=True, verbose=False)
-    for row in range(len(words)):
-        yield {name: list(values[row]) for name, values in batch.items()}, batch.word_ids(row)
+class KnownWords:
+    """The sub-words of the words met so far, so that each is tokenised once.
 
+    A tokenizer of transformers tokenises split words each by itself, and puts its special tokens
+    around them: a sentence is put together from what is known of its words, as the tokenizer would.
 
-def _slow_rows(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]
-) -> Iterator[tuple[Inputs, WordIds]]:
-    """The same by a tokenizer in Python, which is given one word after the other."""
-    known: dict[str, list[int]] = {}
-    for words in sentences:
-        for word in set(words) - known.keys():
-            known[word] = list(tokenizer.encode(word, add_special_tokens=False))
-        inside = [index for word in words for index in known[word]]
+    Args:
+        tokenizer: As `prepare_tokenizer` returns it; not to be changed from now on.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.attached = _AttachedPieces(tokenizer)
+        self._ids: dict[str, list[int]] = {}
+        self._is_fast = getattr(tokenizer, "is_fast", False)
+        self._is_random = False
+        if self._is_fast:
+            self._before, self._inside, self._after = self._frame()
+            # with dropout a word is cut in other ways: anew for each sentence
+            self._is_random = bool(getattr(tokenizer.backend_tokenizer.model, "dropout", None))
+
+    @property
+    def marks_spaces(self) -> bool:
+        """Whether a word that follows its neighbour without a space has other sub-words."""
+        return self.attached.model is not None
+
+    def rows(self, sentences: Sequence[Sequence[str]]) -> Iterator[tuple[Inputs, WordIds]]:
+        """The inputs and the words of each sentence.
+
+        Args:
+            sentences: Words of each.
+        """
+        if not self._is_random:
+            self._learn(word for words in sentences for word in words)
+        known = self._ids
+        for words in sentences:
+            if self._is_random:
+                known.clear()
+                self._learn(words)
+            pieces = [known[word] for word in words]
+            if not all(pieces):
+                pieces = [
+                    piece or self._stand_in(w) for piece, w in zip(pieces, words, strict=True)
+                ]
+            ids = [index for piece in pieces for index in piece]
+            owners: WordIds = [n for n, piece in enumerate(pieces) for _ in piece]
+            yield self._framed(ids, owners) if self._is_fast else self._slow_row(ids, owners)
+
+    def _learn(self, words: Iterable[str]) -> None:
+        """Tokenise the words that are new."""
+        distinct = dict.fromkeys(words)
+        if len(self._ids) > MOST_KNOWN:
+            self._ids.clear()
+        new = [word for word in distinct if word not in self._ids]
+        if not self._is_fast:
+            for word in new:
+                self._ids[word] = list(self.tokenizer.encode(word, add_special_tokens=False))
+            return
+        groups = [new[at : at + 64] for at in range(0, len(new), 64)]
+        for group, (inputs, owners) in zip(groups, self._tokenized(groups, False), strict=True):
+            found: list[list[int]] = [[] for _ in group]
+            for index, owner in zip(inputs["input_ids"], owners, strict=True):
+                if owner is not None:
+                    found[owner].append(index)
+            self._ids.update(zip(group, found, strict=True))
+
+    def _stand_in(self, word: str) -> list[int]:
+        """The sub-words of the token for a word that the tokenizer drops."""
+        for token in ("unk_token", "mask_token", "eos_token"):
+            if (name := getattr(self.tokenizer, token)) is not None:
+                self._learn([name])
+                return self._ids[name]
+        raise ValueError(
+            "expected a tokenizer with an unknown, mask or end token, to stand for the word "
+            f"{word!r}, which has no sub-word"
+        )
+
+    def _tokenized(
+        self, sentences: Sequence[Sequence[str]], special: bool = True
+    ) -> Iterator[tuple[Inputs, WordIds]]:
+        """The inputs and the words of each sentence, by a fast tokenizer itself."""
+        words = [list(sentence) for sentence in sentences]
+        if not words:
+            return
+        batch = self.tokenizer(
+            words, is_split_into_words=True, add_special_tokens=special, verbose=False
+        )
+        for row in range(len(words)):
+            yield {name: list(values[row]) for name, values in batch.items()}, batch.word_ids(row)
+
+    def _frame(self) -> tuple[Inputs, dict[str, int], Inputs]:
+        """Each column before a sentence, at its sub-words (but for their ids) and behind it."""
+        [(inputs, owners)] = self._tokenized([_PROBE.split()])
+        inside = [n for n, word in enumerate(owners) if word is not None]
+        first, end = inside[0], inside[-1] + 1
+        return (
+            {name: values[:first] for name, values in inputs.items()},
+            {name: values[first] for name, values in inputs.items() if name != "input_ids"},
+            {name: values[end:] for name, values in inputs.items()},
+        )
+
+    def _framed(self, ids: list[int], owners: WordIds) -> tuple[Inputs, WordIds]:
+        """A sentence with its special tokens, as a fast tokenizer gives it."""
+        inputs = {}
+        for name, before in self._before.items():
+            own = ids if name == "input_ids" else [self._inside[name]] * len(ids)
+            inputs[name] = before + own + self._after[name]
+        before, after = self._before["input_ids"], self._after["input_ids"]
+        return inputs, [None] * len(before) + owners + [None] * len(after)
+
+    def _slow_row(self, inside: list[int], owners: WordIds) -> tuple[Inputs, WordIds]:
+        """A sentence with its special tokens, as a tokenizer in Python gives it."""
+        tokenizer = self.tokenizer
         ids = tokenizer.build_inputs_with_special_tokens(inside)
         special = len(ids) - len(inside)
         before = next(n for n in range(special + 1) if ids[n : n + len(inside)] == inside)
         inputs = {"input_ids": list(ids), "attention_mask": [1] * len(ids)}
         if "token_type_ids" in tokenizer.model_input_names:
             inputs["token_type_ids"] = tokenizer.create_token_type_ids_from_sequences(inside)
-        owners: WordIds = [n for n, word in enumerate(words) for _ in known[word]]
-        yield inputs, [None] * before + owners + [None] * (special - before)
+        return inputs, [None] * before + owners + [None] * (special - before)
 
 
 class _AttachedPieces:
@@ -289,17 +379,6 @@ def _without_space_in(state: dict[str, Any]) -> tuple[dict[str, Any] | None, boo
             found = found or any(was for _, was in parts)
             state = {**state, name: [part for part, _ in parts if part is not None]}
     return state, found
-
-
-def _stand_in(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
-    """The token for a word that the tokenizer drops."""
-    for token in (tokenizer.unk_token, tokenizer.mask_token, tokenizer.eos_token):
-        if token is not None:
-            return token
-    raise ValueError(
-        "expected a tokenizer with an unknown, mask or end token, to stand for the word "
-        f"{word!r}, which has no sub-word"
-    )
 
 
 def _fitting_positions(word_ids: WordIds, max_length: int) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_semicrf.options import check
 from hf_semicrf.results import Segment
-from hf_semicrf.text.subwords import check_room, first_subwords, tokenize_words
+from hf_semicrf.text.subwords import KnownWords, check_room, first_subwords, tokenize_words
 
 Bounds = tuple[int, int]  # of words, half-open
 
@@ -45,6 +45,7 @@ def windows_of(
     overlap: int | None,
     longest: int,
     attached: Sequence[Sequence[bool]] | None = None,
+    known: KnownWords | None = None,
     parts: Sequence[Sequence[Bounds] | None] | None = None,
     window_length: int = WINDOW_LENGTH,
 ) -> Iterator[list[Window]]:
@@ -59,6 +60,7 @@ def windows_of(
             it fits, whatever it shares then.
         longest: Words in the longest segment.
         attached: As `tokenize_words` takes it.
+        known: As `tokenize_words` takes it.
         parts: Of each text the words [first, end) of its sentences, each of which has a window of
             its own; None where it is read as a whole.
         window_length: Sub-words up to which such a window takes in what is around its sentence.
@@ -72,13 +74,16 @@ def windows_of(
     check(overlap=overlap, longest=longest, window_length=window_length)
     check_room(tokenizer, max_length)
     joins = attached and [row for row in attached if row]
-    tokenized = tokenize_words(tokenizer, [text for text in texts if text], attached=joins)
+    tokenized = tokenize_words(tokenizer, [text for text in texts if text], None, joins, known)
     for number, text in enumerate(texts):
         if not text:
             yield []
             continue
         own_parts = parts[number] if parts is not None else None
         inputs, words = next(tokenized)
+        if own_parts is None and (max_length is None or len(words) <= max_length):
+            yield [Window(0, len(text), inputs, words)]
+            continue
         inside = [n for n, word in enumerate(words) if word is not None]
         before, after = inside[0], inside[-1] + 1  # the special tokens are around these
         bounds = [n for n, word in enumerate(first_subwords(words)) if word is not None] + [after]
@@ -191,6 +196,8 @@ def sections(
         windows: The text's windows in order.
         segments: What was found in each, in words of the text.
     """
+    if len(windows) == 1:
+        return [(0, windows[0].end)]
     cuts = [0]
     for n, (left, right) in enumerate(zip(windows, windows[1:], strict=False)):
         both = [*segments[n], *segments[n + 1]]

@@ -114,7 +114,8 @@ class Splitter:
             return _checked(self.function(text), text)
         if self.name.startswith(PATTERN):
             return _re2_spans(self.name.removeprefix(PATTERN), text)
-        return [match.span() for match in _pattern(self.name).finditer(text)]
+        pattern = _ASCII_PATTERNS.get(self.name) if text.isascii() else None
+        return [match.span() for match in (pattern or _pattern(self.name)).finditer(text)]
 
     def words(self, text: str) -> list[tuple[str, int, int]]:
         """(word, first character, character after the last) of each word."""
@@ -149,6 +150,14 @@ def _checked(found: Iterable[Span], text: str) -> list[Span]:
             )
         before = end
     return spans
+
+
+# what the patterns below come to in ASCII, where they are found in less than half the time
+_ASCII_PATTERNS = {
+    "unicode": re.compile(r"\w+(?:-\w+)*|\S"),
+    "hyphens": re.compile(r"\w+|\S"),
+    "punctuation": re.compile(r"[^\W_]+|\S"),
+}
 
 
 @lru_cache

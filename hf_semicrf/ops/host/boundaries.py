@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import implementation
+from hf_semicrf.ops.registry import implementation, kernels
 
 UNITS = {"torch": 1.0, "triton": math.log(2)}  # nats
 
@@ -35,6 +35,8 @@ class LogSums(NamedTuple):
 def log_sums(p: Potentials, backend: str) -> LogSums:
     """Scan in both directions and put the state in nats; log Z is the state's."""
     _, state = implementation(backend, "scan").scan(p)
+    if backend == "triton":
+        state = kernels("scan").in_float64(state)
     log_z = state.total[:, 0] * UNITS[backend]
     beyond = torch.arange(p.sizes[1] + 1, device=log_z.device) > p.lengths[:, None]
 

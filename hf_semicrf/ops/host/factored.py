@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import Expectations, State
 from hf_semicrf.ops.host import score
-from hf_semicrf.ops.host.magnitude import LARGEST, centred
+from hf_semicrf.ops.host.magnitude import LARGEST, centred, narrowed
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import implementation, kernels, operation, split_potentials
 
@@ -71,6 +71,17 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor, backend: s
     if wants_gradient(p):
         return score.told(p, labels, starts, score.segmentation_score(p, labels, starts)[0])
     return _call(_segmentation_score, *p, labels, starts, backend)
+
+
+def best_score(p: Potentials, labels: Tensor, starts: Tensor, backend: str) -> Tensor:
+    """Score what :func:`best` found, in nats and the potentials' dtype [B]; differentiable.
+
+    NaN where nothing was found, or where it leaves the range of that dtype.
+    """
+    if backend == "triton" and not wants_gradient(p) and not torch.compiler.is_compiling():
+        return kernels("score").best_score(p, labels, starts)
+    value = segmentation_score(p, labels.clamp(min=0), starts, backend)
+    return narrowed(torch.where(labels[:, 0] < 0, torch.nan, value), p.duration.dtype)
 
 
 def expectations(
@@ -191,14 +202,15 @@ def _loss(*inputs):
     if backend == "triton":
         nll, ends = kernels("score").segmentation_loss(p, labels, starts, log_z)
         return nll, log_z, *state, ends
-    gold, ends = implementation(backend, "score").segmentation_score(p, labels, starts)
+    segmentation = labels.contiguous(), starts.contiguous()
+    gold, ends = implementation(backend, "score").segmentation_score(p, *segmentation)
     return loss_of(log_z, gold), log_z, *state, ends
 
 
 @OPERATIONS["_loss"].register_fake
 def _(*args):
     log_z, *state = _fake_scan(*args)
-    ends = torch.empty_like(args[9], dtype=torch.int32)
+    ends = args[9].new_empty(args[9].shape, dtype=torch.int32)
     dtype = torch.float64 if args[-1] == "torch" else args[4].dtype
     return torch.empty_like(log_z, dtype=dtype), log_z, *state, ends
 

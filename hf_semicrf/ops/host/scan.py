@@ -85,7 +85,7 @@ def _scan(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
     for block, scores, inside in score_blocks(directions):
         steps = _safe_steps(scores, inside, transition)
         if steps < 4:
-            take_steps(_log_sum, buffer[block], alpha[block], scores, transition)
+            take_steps(log_sum, buffer[block], alpha[block], scores, transition)
         else:
             _product_steps(buffer[block], alpha[block], scores, transition, steps)
     device = directions[0].lengths.device
@@ -128,7 +128,7 @@ def score_blocks(directions: Sequence[Potentials]) -> Iterator[tuple[slice, Tens
         yield slice(first, last + longest), scores.cpu(), inside.cpu()
 
 
-def _log_sum(x: np.ndarray, axis: int, out: np.ndarray) -> None:
+def log_sum(x: np.ndarray, axis: int, out: np.ndarray) -> None:
     """Write log(sum(exp(x))) along an axis; -inf where all of it is -inf."""
     top = x.max(axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
@@ -146,7 +146,7 @@ def take_steps(
     """Take the steps of a block as the recurrence stands, with a log-sum or a maximum.
 
     Args:
-        reduce: :func:`_log_sum` or ``np.maximum.reduce``.
+        reduce: :func:`log_sum` or ``np.maximum.reduce``.
         buffer: pre of the block, from L - 1 boundaries before it on [L + T, R, C]; written.
         alpha: Of the block's boundaries [1 + T, R, C]; written from the second on.
         scores: Of the segments, by end [T, L, R, C].

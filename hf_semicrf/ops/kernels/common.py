@@ -60,6 +60,12 @@ def in_float64(pointer, index, mask):
 
 
 @triton.jit
+def state_in(pointer, dtype: tl.constexpr):
+    """The state of a sentence, whose memory is float64, as the scan of a dtype fills it."""
+    return pointer.to(tl.pointer_type(dtype))
+
+
+@triton.jit
 def finite(x):
     """A maximum as a shift: 0 where nothing but -inf was compared."""
     return tl.where(x == -float("inf"), 0.0, x)

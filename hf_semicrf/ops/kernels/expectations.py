@@ -27,8 +27,17 @@ import triton.language as tl
 from torch import Tensor
 
 from hf_semicrf.ops.forward_backward import Expectations, State
-from hf_semicrf.ops.kernels.common import LOG2E, centred, contiguous, power_of_two, usable
+from hf_semicrf.ops.kernels.common import (
+    LOG2E,
+    centred,
+    contiguous,
+    power_of_two,
+    state_in,
+    usable,
+)
 from hf_semicrf.ops.potentials import Potentials
+
+FINER = tl.constexpr(8)  # tiles in float64, whose exponentials are long code, than in float32
 
 
 @triton.jit
@@ -69,11 +78,11 @@ def _durations(duration, d, c, types, dtype):
 
 
 @triton.jit
-def _state(pointer, index, count, c, types, dtype):
+def _state(pointer, index, count, c, types):
     """Rows of the scan's state; -inf outside."""
     inside = ((index >= 0) & (index < count))[:, None] & (c < types)[None, :]
     at = index[:, None] * types + c[None, :]
-    return tl.load(pointer + at, mask=inside, other=-float("inf")).to(dtype)
+    return tl.load(pointer + at, mask=inside, other=-float("inf"))
 
 
 @triton.jit
@@ -103,6 +112,7 @@ def counts_kernel(
 ):  # fmt: skip
     """Everything but the transitions; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
+    scale_out += (b * tl.num_programs(1) + tl.program_id(1)) * tiles * FINER
     precise = duration.dtype.element_ty == tl.float64
     if duration.dtype.element_ty != tl.float64:
         precise = tl.load(total + 2 * b + 1) > 0.0
@@ -127,8 +137,8 @@ def counts_kernel(
             # results
             emission_out, segment_out, start_out, end_out, shared_out, scale_out,
             # sizes
-            batch, positions, longest, types, tiles,
-            ROWS, TYPES, tl.float64,
+            batch, positions, longest, types, tiles * FINER,
+            ROWS // FINER, TYPES, tl.float64,
         )  # fmt: skip
 
 
@@ -163,8 +173,8 @@ def _counts_as(
         end += row
     if segment is not None:
         segment += row * longest
-    post = pre + (batch + b) * (positions + 1) * types
-    pre += b * (positions + 1) * types
+    post = state_in(pre + (batch + b) * (positions + 1) * types, dtype)
+    pre = state_in(pre + b * (positions + 1) * types, dtype)
     suffix_offset = offset + (batch + b) * (positions + 1)
     offset += b * (positions + 1)
     shared_out += (b * tl.num_programs(1) + chunk) * ((longest + types + 2) * types)
@@ -187,9 +197,7 @@ def _counts_as(
             before = tl.where(
                 (back > 0)[:, None], _emissions(emission, s, length, c, types, zeros), 0.0
             )
-            left = _state(pre, s, length, c, types, dtype) + _rows(
-                start, s, length, c, types, zeros
-            )
+            left = _state(pre, s, length, c, types) + _rows(start, s, length, c, types, zeros)
             left += passed[None, :] + tl.cumsum(before, 0)
             passed += tl.sum(before, 0)
             shift = tl.load(offset + s, mask=s >= 0, other=0.0) - z
@@ -197,7 +205,7 @@ def _counts_as(
             for d in range(tl.minimum(span, longest - r0)):
                 m = n0 + d + r * 0
                 left += _emissions(emission, m, length, c, types, zeros)
-                right = _state(post, m + 1, length + 1, c, types, dtype)
+                right = _state(post, m + 1, length + 1, c, types)
                 right += _rows(end, m, length, c, types, zeros)
                 right += _rows(duration, back + d, longest, c, types, zeros)
                 right += _segment(segment, s, back + d, length, longest, c, types, zeros)
@@ -209,20 +217,20 @@ def _counts_as(
         local_z = tl.sum(local, 0)
         scale = tl.where(local_z > 0.0, expected_w / tl.where(local_z > 0.0, local_z, 1.0), 0.0)
         scale = tl.where(z == z, scale, float("nan"))  # NaN for NaN
-        tl.store(scale_out + (b * tl.num_programs(1) + chunk) * tiles + tile, scale)
+        tl.store(scale_out + tile, scale)
 
         if gold_labels is not None:
             gold = tl.load(gold_labels + b * positions + n, mask=n < length, other=-1).to(tl.int32)
             gold_type = gold[:, None] == c[None, :]
 
         # segments [n, n + d + 1)
-        left = _state(pre, n, length, c, types, dtype) + _rows(start, n, length, c, types, zeros)
+        left = _state(pre, n, length, c, types) + _rows(start, n, length, c, types, zeros)
         shift = tl.load(offset + n, mask=n < length, other=0.0) - z
         started = zeros
         for d in range(span):
             m = n + d
             left += _emissions(emission, m, length, c, types, zeros)
-            right = _state(post, m + 1, length + 1, c, types, dtype)
+            right = _state(post, m + 1, length + 1, c, types)
             right += _rows(end, m, length, c, types, zeros)
             right += _durations(duration, d, c, types, dtype)[None, :]
             right += _segment(segment, n, d + r * 0, length, longest, c, types, zeros)
@@ -239,9 +247,7 @@ def _counts_as(
                          mask=(m < length)[:, None] & real[None, :])  # fmt: skip
 
         # segments [n - d, n + 1)
-        right = _state(post, n + 1, length + 1, c, types, dtype) + _rows(
-            end, n, length, c, types, zeros
-        )
+        right = _state(post, n + 1, length + 1, c, types) + _rows(end, n, length, c, types, zeros)
         shift = tl.load(suffix_offset + n + 1, mask=n < length, other=0.0) - z
         if gold_lengths is not None:
             ends = tl.load(gold_lengths + b * positions + n, mask=n < length, other=0)
@@ -249,7 +255,7 @@ def _counts_as(
         for d in range(longest):
             s = n - d
             right += _emissions(emission, s, length, c, types, zeros)
-            left = _state(pre, s, length, c, types, dtype)
+            left = _state(pre, s, length, c, types)
             left += _rows(start, s, length, c, types, zeros)
             left += _durations(duration, d, c, types, dtype)[None, :]
             left += _segment(segment, s, d + r * 0, length, longest, c, types, zeros)
@@ -306,6 +312,7 @@ def transitions_kernel(
 ):  # fmt: skip
     """Neighbouring types: exp(alpha + transition + beta - log Z), summed over boundaries."""
     b = tl.program_id(0).to(tl.int64)
+    scale += (b * tl.num_programs(1) + tl.program_id(1)) * tiles * FINER
     precise = transition.dtype.element_ty == tl.float64
     if transition.dtype.element_ty != tl.float64:
         precise = tl.load(total + 2 * b + 1) > 0.0
@@ -328,8 +335,8 @@ def transitions_kernel(
             # results
             shared_out,
             # sizes
-            batch, positions, longest, types, rows, tiles,
-            STEPS, SOURCES, TYPES, tl.float64,
+            batch, positions, longest, types, rows // FINER, tiles * FINER,
+            max(1, STEPS // FINER), SOURCES, TYPES, tl.float64,
         )  # fmt: skip
 
 
@@ -357,11 +364,10 @@ def _transitions_as(
     score = tl.load(transition + at, mask=real, other=-float("inf"))
     score = usable(score.to(dtype)) * LOG2E
 
-    beta = alpha + (batch + b) * (positions + 1) * types
-    alpha += b * (positions + 1) * types
+    beta = state_in(alpha + (batch + b) * (positions + 1) * types, dtype)
+    alpha = state_in(alpha + b * (positions + 1) * types, dtype)
     suffix_offset = offset + (batch + b) * (positions + 1)
     offset += b * (positions + 1)
-    first_tile = (b * tl.num_programs(1) + chunk) * tiles
     begin = chunk * tiles * rows
     counts = tl.zeros([SOURCES, TYPES], dtype)
     for n0 in range(tl.maximum(begin, 1), tl.minimum(begin + tiles * rows, length), STEPS):
@@ -371,13 +377,13 @@ def _transitions_as(
         exponent += tl.load(suffix_offset + n, mask=inner, other=0.0)
         before = tl.load(alpha + n[:, None] * types + source[None, :],
                          mask=inner[:, None] & (source < types)[None, :],
-                         other=-float("inf")).to(dtype)  # fmt: skip
+                         other=-float("inf"))  # fmt: skip
         after = tl.load(beta + n[:, None] * types + target[None, :],
                         mask=inner[:, None] & (target < types)[None, :],
-                        other=-float("inf")).to(dtype)  # fmt: skip
+                        other=-float("inf"))  # fmt: skip
         before += exponent.to(dtype)[:, None]
         mass = tl.exp2(before[:, :, None] + (after[:, None, :] + score[None, :, :]))
-        factor = tl.load(scale + first_tile + (n - begin) // rows, mask=inner, other=0.0)
+        factor = tl.load(scale + (n - begin) // rows, mask=inner, other=0.0)
         mass = mass * factor[:, None, None]
         if gold_labels is not None:
             label = tl.load(gold_labels + b * positions + n, mask=inner, other=-1).to(tl.int32)
@@ -421,7 +427,7 @@ def expectations(
     )
     segment_out = duration.new_zeros((batch, positions, longest, types) if with_segment else (0,))
     shared = duration.new_empty(batch, parts, (longest + types + 2) * types)
-    scale = duration.new_empty(batch, parts * tiles)
+    scale = duration.new_empty(batch, parts * tiles * FINER.value)
     counts_kernel[(batch, parts)](
         # potentials
         emission, segment, start, end, duration, lengths,

@@ -42,6 +42,7 @@ from hf_semicrf.ops.kernels.common import (
     finite,
     log2,
     log_sum_exp2,
+    state_in,
     usable,
 )
 from hf_semicrf.ops.kernels.magnitude import is_large, magnitudes
@@ -69,6 +70,7 @@ def scan_kernel(
     # sizes
     batch, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    PRECISE_WINDOW: tl.constexpr, PRECISE_SOURCES: tl.constexpr, PRECISE_LONG: tl.constexpr,
     ROWS: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """One sentence, one direction; see the head of this file."""
@@ -76,13 +78,12 @@ def scan_kernel(
     length = tl.load(lengths + b).to(tl.int32)
     first_row = b * positions  # of this sentence in an input
     first_boundary = (reverse.to(tl.int64) * batch + b) * (positions + 1)  # and in an output
-    place = (reverse * tl.num_programs(0) + tl.program_id(0)) * ((2 * WINDOW + SOURCES) * TYPES)
-    if KEEP:
-        at = first_boundary + tl.where(reverse == 1, length, 0)
-        c = tl.arange(0, TYPES)
-        nothing = tl.zeros([TYPES], duration.dtype.element_ty) - float("inf")
-        tl.store(alpha_out + at * types + c, nothing, mask=c < types)
-        tl.store(offset_out + at, tl.zeros([], tl.float64))
+    pre_out += first_boundary * types
+    alpha_out += first_boundary * types
+    offset_out += first_boundary
+    program = reverse * tl.num_programs(0) + tl.program_id(0)
+    table += program * ((2 * WINDOW + SOURCES) * TYPES)
+    wide += program * ((2 * PRECISE_WINDOW + PRECISE_SOURCES) * TYPES)
     precise = duration.dtype.element_ty == tl.float64
     if duration.dtype.element_ty != tl.float64:
         precise = is_large(large, b)
@@ -91,25 +92,24 @@ def scan_kernel(
                 # potentials
                 emission, segment, start, end, duration, transition, initial, final,
                 # results and scratch
-                pre_out, alpha_out, offset_out, table + place,
+                pre_out, alpha_out, offset_out, table,
                 # where
-                first_row, first_boundary, reverse, length, longest, types,
+                first_row, reverse, length, longest, types,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
             )  # fmt: skip
             if reverse == 0:
                 tl.store(log_z + b, total * LN2)
-                if KEEP:
-                    tl.store(total_out + 2 * b, total)
-                    tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
+                tl.store(total_out + 2 * b, total)
+                tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
     if precise:
         total = _scan_as(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # results and scratch
-            pre_out, alpha_out, offset_out, wide + place,
+            pre_out, alpha_out, offset_out, wide,
             # where
-            first_row, first_boundary, reverse, length, longest, types,
-            WINDOW, TYPES, SOURCES, LONG, KEEP, tl.float64,
+            first_row, reverse, length, longest, types,
+            PRECISE_WINDOW, TYPES, PRECISE_SOURCES, PRECISE_LONG, True, tl.float64,
         )  # fmt: skip
         if reverse == 0:
             level, least = survey(
@@ -118,9 +118,8 @@ def scan_kernel(
             )  # fmt: skip
             total = tl.where(is_told(total * LN2, least), total, float("nan"))
             tl.store(log_z + b, total * LN2 + level)
-            if KEEP:
-                tl.store(total_out + 2 * b, total)
-                tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64) + 1.0)
+            tl.store(total_out + 2 * b, total)
+            tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64) + 1.0)
 
 
 @triton.jit
@@ -130,7 +129,7 @@ def _scan_as(
     # results and scratch
     pre_out, alpha_out, offset_out, table,
     # where
-    first_row, first_boundary, reverse, length, longest, types,
+    first_row, reverse, length, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
@@ -140,6 +139,11 @@ def _scan_as(
     source = tl.arange(0, SOURCES)
     real = c < types
     zeros = tl.zeros([TYPES], dtype)
+    pre_out, alpha_out = state_in(pre_out, dtype), state_in(alpha_out, dtype)
+    if KEEP:
+        at = tl.where(reverse == 1, length, 0)
+        tl.store(alpha_out + at * types + c, zeros + minus_inf, mask=real)
+        tl.store(offset_out + at, tl.zeros([], tl.float64))
 
     # transition[source, c]; its transpose when reading from right to left
     stride_source = tl.where(reverse == 1, 1, types)
@@ -176,7 +180,7 @@ def _scan_as(
                 # results and scratch
                 pre_out, alpha_out, offset_out, table,
                 # where
-                first_row, first_boundary, reverse, length, longest, types,
+                first_row, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers: `steps` as weights
                 initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros,
@@ -189,7 +193,7 @@ def _scan_as(
                 # results and scratch
                 pre_out, alpha_out, offset_out, table,
                 # where
-                first_row, first_boundary, reverse, length, longest, types,
+                first_row, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers
                 initial_row, shortest, steps, highest, zeros,
@@ -202,7 +206,7 @@ def _scan_as(
             # results and scratch
             pre_out, alpha_out, offset_out, table,
             # where
-            first_row, first_boundary, reverse, length, longest, types,
+            first_row, reverse, length, longest, types,
             stride_source, stride_c,
             # what is in registers: no transitions where they do not fit
             initial_row, shortest, steps, highest, zeros,
@@ -218,7 +222,7 @@ def _scan_as(
 def _scan_steps(
     emission, segment, start, end, duration, transition,
     pre_out, alpha_out, offset_out, table,
-    first_row, first_boundary, reverse, length, longest, types,
+    first_row, reverse, length, longest, types,
     stride_source, stride_c,
     initial_row, shortest, steps, highest, zeros,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
@@ -265,7 +269,7 @@ def _scan_steps(
             earlier_top, earlier_sum = _earlier_sums(
                 emission, segment, start, end, duration, pre_out, offset_out,
                 # where
-                first_row, first_boundary, t0, length, reverse, longest, types,
+                first_row, t0, length, reverse, longest, types,
                 # what is in registers
                 offset, zeros, WINDOW, TYPES,
             )  # fmt: skip
@@ -289,7 +293,7 @@ def _scan_steps(
                     segment, first_row, t + 2, length, reverse, longest, types, WINDOW, TYPES, LONG
                 )
             n = tl.where(reverse == 1, length - t, t)
-            at = (first_boundary + n) * types
+            at = n * types
             following = tl.where(reverse == 1, at - types, at + types)
             if FAST:
                 # what waits for the step before: the newest segment joins the rest, types change
@@ -316,7 +320,7 @@ def _scan_steps(
             offset += delta.to(tl.float64)
             if KEEP:
                 tl.store(alpha_out + following + c, alpha, mask=real)
-                tl.store(offset_out + first_boundary + tl.where(reverse == 1, n - 1, n + 1), offset)
+                tl.store(offset_out + tl.where(reverse == 1, n - 1, n + 1), offset)
             if SOURCES < TYPES:
                 tl.debug_barrier()
                 pre = _enter_in_blocks(
@@ -347,7 +351,7 @@ def _scan_steps(
     if FAST:
         pre = log2(entered) + highest
     if KEEP:
-        at = first_boundary + tl.where(reverse == 1, 0, length)
+        at = tl.where(reverse == 1, 0, length)
         tl.store(pre_out + at * types + c, pre, mask=real)
     return alpha, offset
 
@@ -359,7 +363,7 @@ def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, sourc
     total = zeros
     for s0 in range(0, types, source.shape[0]):
         s = s0 + source
-        before = tl.load(alpha + s, mask=s < types, other=-float("inf")).to(zeros.dtype)
+        before = tl.load(alpha + s, mask=s < types, other=-float("inf"))
         step = tl.load(
             transition + s[:, None] * stride_source + c[None, :] * stride_c,
             mask=(s[:, None] < types) & (c[None, :] < types), other=-float("inf"),
@@ -375,7 +379,7 @@ def _enter_in_blocks(alpha, transition, stride_source, stride_c, types, c, sourc
 @triton.jit
 def _earlier_sums(
     emission, segment, start, end, duration, pre_out, offset_out,
-    first_row, first_boundary, t0, length, reverse, longest, types,
+    first_row, t0, length, reverse, longest, types,
     offset, zeros, WINDOW: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
     """For each position t0 + j: the log-sum of the segments that start before t0 and end there.
@@ -390,7 +394,7 @@ def _earlier_sums(
         content, scores, _ = read_earlier_segments(
             emission, segment, start, end, duration, pre_out, offset_out,
             # where
-            first_row, first_boundary, t0, back, length, reverse, longest, types,
+            first_row, t0, back, length, reverse, longest, types,
             # sums so far
             content, offset, zeros,
             WINDOW, TYPES, LOG2E,
@@ -412,14 +416,25 @@ def scan(p: Potentials) -> tuple[Tensor, State]:
     return _launch(p, directions=2)
 
 
+def in_float64(state: State) -> State:
+    """The state as numbers, where the memory of a sentence may hold float32: see `state_in`."""
+    precise = state.total[:, 1, None, None] > 0
+
+    def read(x: Tensor) -> Tensor:
+        narrow = x.flatten(2).view(torch.float32)[..., : x[0, 0].numel()].reshape(x.shape)
+        return torch.where(precise, x, narrow.double())
+
+    return state._replace(pre=read(state.pre), alpha=read(state.alpha))
+
+
 def _launch(p: Potentials, directions: int) -> tuple[Tensor, State]:
-    """Run the scan; the state of a single direction is scratch."""
+    """Run the scan; the state of a single direction is scratch, and for the most part unused."""
     batch, positions, longest, types = p.sizes
     plan = Plan.of(longest, types)
     keep = directions == 2 or plan.long or plan.sources < plan.types
-    shape = (directions, batch, positions + 1) if keep else (0,)
-    # float32 would not hold what the sentences with large scores need
-    pre = p.duration.new_empty((*shape, types) if keep else shape, dtype=torch.float64)
+    shape = (directions, batch, positions + 1)
+    # memory for sentences with large scores; the others fill half of theirs, with float32
+    pre = p.duration.new_empty((*shape, types), dtype=torch.float64)
     alpha = torch.empty_like(pre)
     offset = p.duration.new_empty(shape, dtype=torch.float64)
     log_z = p.duration.new_empty(batch, dtype=torch.float64)

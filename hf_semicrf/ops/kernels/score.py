@@ -35,7 +35,7 @@ def score_kernel(
     # results
     score_out, lengths_out,
     # sizes
-    positions, longest, types, ROWS: tl.constexpr,
+    positions, longest, types, ROWS: tl.constexpr, OF_BEST: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
@@ -87,6 +87,9 @@ def score_kernel(
     # NaN where a number leaves the range of the dtype
     finite = tl.abs(total) < float("inf")
     result = tl.where(finite & (tl.abs(result) == float("inf")), float("nan"), result)
+    if OF_BEST:
+        told = tl.load(labels + first_row).to(tl.int32) >= 0
+        result = tl.where(told, result, float("nan"))
     tl.store(score_out + b, result)
 
 
@@ -96,6 +99,14 @@ def segmentation_score(p: Potentials, labels: Tensor, starts: Tensor) -> tuple[T
     As :func:`hf_semicrf.ops.host.score.segmentation_score`; -inf where a label is not a type.
     """
     return _launch(p, labels, starts, None, torch.float64)
+
+
+def best_score(p: Potentials, labels: Tensor, starts: Tensor) -> Tensor:
+    """Score of a best segmentation in nats and the potentials' dtype [B]; NaN where labels are -1.
+
+    And NaN where it leaves the range of that dtype.
+    """
+    return _launch(p, labels, starts, None, p.duration.dtype, of_best=True)[0]
 
 
 def segmentation_loss(
@@ -109,7 +120,12 @@ def segmentation_loss(
 
 
 def _launch(
-    p: Potentials, labels: Tensor, starts: Tensor, log_z: Tensor | None, dtype: torch.dtype
+    p: Potentials,
+    labels: Tensor,
+    starts: Tensor,
+    log_z: Tensor | None,
+    dtype: torch.dtype,
+    of_best: bool = False,
 ) -> tuple[Tensor, Tensor]:
     batch, positions, longest, types = p.sizes
     inputs = contiguous((*p, labels, starts))
@@ -124,6 +140,6 @@ def _launch(
         out, ends,
         # sizes
         positions, longest, types,
-        ROWS=512, num_warps=4,
+        ROWS=512, OF_BEST=of_best, num_warps=4,
     )  # fmt: skip
     return out, ends

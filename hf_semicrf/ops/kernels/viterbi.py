@@ -29,6 +29,7 @@ from hf_semicrf.ops.kernels.common import (
     contiguous,
     finite,
     index_dtype,
+    state_in,
     usable,
 )
 from hf_semicrf.ops.kernels.magnitude import is_large, magnitudes
@@ -70,13 +71,15 @@ def viterbi_kernel(
     # sizes
     positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    PRECISE_WINDOW: tl.constexpr, PRECISE_SOURCES: tl.constexpr, PRECISE_LONG: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
     b = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + b).to(tl.int32)
     first_row = b * positions  # of this sentence in an input and in a pointer
-    place = tl.program_id(0) * (2 * WINDOW * TYPES)
+    table += b * (2 * WINDOW * TYPES)
+    wide += b * (2 * PRECISE_WINDOW * TYPES)
     label = length * 0
     told = length > 0
     precise = duration.dtype.element_ty == tl.float64
@@ -87,7 +90,7 @@ def viterbi_kernel(
                 # potentials
                 emission, segment, start, end, duration, transition, initial, final,
                 # scratch and pointers
-                pre_out, alpha_out, offset_out, table + place, length_out, source_out,
+                pre_out, alpha_out, offset_out, table, length_out, source_out,
                 # sizes
                 b, length, positions, longest, types,
                 WINDOW, TYPES, SOURCES, LONG, duration.dtype.element_ty,
@@ -97,10 +100,10 @@ def viterbi_kernel(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # scratch and pointers
-            pre_out, alpha_out, offset_out, wide + place, length_out, source_out,
+            pre_out, alpha_out, offset_out, wide, length_out, source_out,
             # sizes
             b, length, positions, longest, types,
-            WINDOW, TYPES, SOURCES, LONG, tl.float64,
+            PRECISE_WINDOW, TYPES, PRECISE_SOURCES, PRECISE_LONG, tl.float64,
         )  # fmt: skip
         _, least = survey(
             emission, segment, start, end, duration, transition, initial, final,
@@ -131,7 +134,9 @@ def _best_as(
     real = c < types
     zeros = tl.zeros([TYPES], dtype)
     first_row = b * positions  # of this sentence in an input and in a pointer
-    first_boundary = b * (positions + 1)  # and in the state
+    pre_out = state_in(pre_out + b * (positions + 1) * types, dtype)
+    alpha_out = state_in(alpha_out + b * types, dtype)
+    offset_out += b * (positions + 1)
 
     if SOURCES == TYPES:
         steps = tl.load(
@@ -152,8 +157,8 @@ def _best_as(
     shift = tl.sum(zeros)
     offset = tl.zeros([], tl.float64)
     if LONG:
-        tl.store(pre_out + first_boundary * types + c, pre, mask=real)
-        tl.store(offset_out + first_boundary, offset)
+        tl.store(pre_out + c, pre, mask=real)
+        tl.store(offset_out, offset)
 
     # what step t reads is loaded in step t - 2; written out, since the functions that scan has for
     # both directions made decoding up to 13 % slower on an H100
@@ -181,7 +186,7 @@ def _best_as(
             open_segments, earlier_length = _best_earlier(
                 emission, segment, start, end, duration, pre_out, offset_out,
                 # where
-                first_row, first_boundary, t0, length, longest, types,
+                first_row, t0, length, longest, types,
                 # what is in registers
                 offset, zeros, WINDOW, TYPES,
             )  # fmt: skip
@@ -215,25 +220,25 @@ def _best_as(
                 best = _best_source(score, pre, source)
             else:
                 tl.debug_barrier()  # until every thread has read the last boundary's alpha
-                tl.store(alpha_out + b * types + c, alpha, mask=real)
+                tl.store(alpha_out + c, alpha, mask=real)
                 tl.debug_barrier()
                 pre = zeros + minus_inf
                 best = tl.zeros([TYPES], tl.int32)
                 for s0 in range(0, types, SOURCES):
                     s = s0 + source
-                    before = tl.load(alpha_out + b * types + s, mask=s < types, other=minus_inf)
+                    before = tl.load(alpha_out + s, mask=s < types, other=minus_inf)
                     step = tl.load(
                         transition + s[:, None] * types + c[None, :],
                         mask=(s[:, None] < types) & real[None, :], other=minus_inf,
                     )  # fmt: skip
-                    score = before.to(dtype)[:, None] + usable(step.to(dtype))
+                    score = before[:, None] + usable(step.to(dtype))
                     top = tl.max(score, 0)
                     best = tl.where(top > pre, _best_source(score, top, s), best)
                     pre = tl.maximum(pre, top)
             tl.store(source_out + (first_row + t) * types + c, best, mask=real)
             if LONG:
-                tl.store(pre_out + (first_boundary + t + 1) * types + c, pre, mask=real)
-                tl.store(offset_out + first_boundary + t + 1, offset)
+                tl.store(pre_out + (t + 1) * types + c, pre, mask=real)
+                tl.store(offset_out + t + 1, offset)
 
             # the best of the next step's segments but the newest
             if WINDOW > 1:
@@ -298,7 +303,7 @@ def _walk_back(
 @triton.jit
 def _best_earlier(
     emission, segment, start, end, duration, pre_out, offset_out,
-    first_row, first_boundary, t0, length, longest, types,
+    first_row, t0, length, longest, types,
     offset, zeros, WINDOW: tl.constexpr, TYPES: tl.constexpr,
 ):  # fmt: skip
     """For each position t0 + j: the best segment that starts before t0 and ends there.
@@ -313,7 +318,7 @@ def _best_earlier(
         content, scores, length_minus_one = read_earlier_segments(
             emission, segment, start, end, duration, pre_out, offset_out,
             # where, from left to right
-            first_row, first_boundary, t0, back, length, 0, longest, types,
+            first_row, t0, back, length, 0, longest, types,
             # sums so far
             content, offset, zeros,
             WINDOW, TYPES, 1.0,
@@ -328,9 +333,9 @@ def best(p: Potentials) -> tuple[Tensor, Tensor]:
     batch, positions, longest, types = p.sizes
     plan = Plan.of(longest, types)
     new = p.duration.new_empty
-    pre = new((batch, positions + 1, types) if plan.long else (0,), dtype=torch.float64)
-    offset = new((batch, positions + 1) if plan.long else (0,), dtype=torch.float64)
-    alpha = new((batch, types) if plan.sources < plan.types else (0,), dtype=torch.float64)
+    pre = new((batch, positions + 1, types), dtype=torch.float64)
+    offset = new((batch, positions + 1), dtype=torch.float64)
+    alpha = new((batch, types), dtype=torch.float64)
     length_out = new((batch, positions, types), dtype=index_dtype(longest))
     source_out = new((batch, positions, types), dtype=index_dtype(types))
     labels = new((batch, positions), dtype=torch.long)

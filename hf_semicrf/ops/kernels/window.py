@@ -34,6 +34,7 @@ from hf_semicrf.ops.kernels.common import (
 )
 
 MAX_WINDOW_ELEMENTS = 8192  # of the window's tile: more would not fit in registers
+PRECISE_ELEMENTS = 64  # a warp, of the tiles in float64: its logarithms are long code
 MAX_RESIDENT_TYPES = 128  # up to which the transitions stay in registers
 
 
@@ -174,7 +175,7 @@ def advance_window(
 def read_earlier_segments(
     emission, segment, start, end, duration, pre_out, offset_out,
     # where
-    first_row, first_boundary, t0, back, length, reverse, longest, types,
+    first_row, t0, back, length, reverse, longest, types,
     # sums so far
     content, offset, zeros,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SCALE: tl.constexpr,
@@ -191,12 +192,11 @@ def read_earlier_segments(
     j = tl.arange(0, WINDOW)
     s = t0 - back
     n = tl.where(reverse == 1, length - 1 - s, s)
-    boundary = first_boundary + tl.where(reverse == 1, length - s, s)
+    boundary = tl.where(reverse == 1, length - s, s)
     row = (first_row + n) * types
     content += read_emission(emission, row, c, types, zeros) * SCALE
     offset_change = (tl.load(offset_out + boundary) - offset).to(zeros.dtype)
     score = tl.load(pre_out + boundary * types + c, mask=c < types, other=-float("inf"))
-    score = score.to(zeros.dtype)
     score += content + offset_change
     score += read_row(start, end, reverse, row, c, types, zeros) * SCALE
     length_minus_one = back + j
@@ -223,6 +223,10 @@ class Plan(NamedTuple):
         sources: Source types that are read at a time; all of them where they stay in registers.
         long: Whether segments outgrow the window, so that time is cut into blocks.
         warps: One warp needs no barrier; more where a thread would hold too many registers.
+        precise_window: Rows where scores are large: few, since float64 takes the most instructions
+            and registers of a program, and so of all its sentences.
+        precise_sources: Source types at a time there.
+        precise_long: Whether segments outgrow that window.
     """
 
     window: int
@@ -230,6 +234,9 @@ class Plan(NamedTuple):
     sources: int
     long: bool
     warps: int
+    precise_window: int
+    precise_sources: int
+    precise_long: bool
 
     @classmethod
     def of(cls, longest: int, types: int) -> Plan:
@@ -238,28 +245,37 @@ class Plan(NamedTuple):
         window = min(power_of_two(longest), max(2, MAX_WINDOW_ELEMENTS // tile))
         sources = tile if tile <= MAX_RESIDENT_TYPES else min(tile // 2, 32)
         elements = max(window * tile, sources * tile)
-        return cls(window, tile, sources, longest > window, max(1, min(16, elements // 1024)))
+        warps = max(1, min(16, elements // 1024))
+        few = max(2, PRECISE_ELEMENTS * warps // tile)
+        precise = min(power_of_two(longest), few)
+        return cls(
+            window, tile, sources, longest > window, warps,
+            precise, min(tile, few), longest > precise,
+        )  # fmt: skip
 
     def tables(self, programs: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Room for each program's durations, :func:`write_durations`, and its transitions.
 
-        In the potentials' dtype and in float64, for where the other one is too narrow.
+        In the potentials' dtype, and in float64 for where the other one is too narrow.
         """
-        shape = (programs, 2 * self.window + self.sources, self.types)
-        table = like.new_empty(shape)
-        return table, table if like.dtype == torch.float64 else table.new_empty(
-            shape, dtype=torch.float64
+        return like.new_empty(programs, 2 * self.window + self.sources, self.types), like.new_empty(
+            (programs, 2 * self.precise_window + self.precise_sources, self.types),
+            dtype=torch.float64,
         )
 
     def options(self) -> dict[str, int | bool]:
         """The kernels' compile-time arguments."""
+        taken = (self.window, self.sources, self.precise_window, self.precise_sources)
         return {
             "WINDOW": self.window,
             "TYPES": self.types,
             "SOURCES": self.sources,
             "LONG": self.long,
+            "PRECISE_WINDOW": self.precise_window,
+            "PRECISE_SOURCES": self.precise_sources,
+            "PRECISE_LONG": self.precise_long,
             # of a tile unlike the window's: tiles of one shape get one layout, and the window has
             # its own reasons
-            "ROWS": next(n for n in (8, 16, 32) if n not in (self.window, self.sources)),
+            "ROWS": next(n for n in (8, 16, 32, 4, 64) if n not in taken),
             "num_warps": self.warps,
         }
