@@ -391,8 +391,8 @@ def _check_text(text: Any, number: int) -> Text:
     """The text; refuses what is none."""
     if not _is_text(text):
         raise ValueError(
-            'expected a string, a list of words or a mapping with "text" and "offsets" as a '
-            f"text, got {text!r:.80} (text {number})"
+            "expected a string, a list of words or of sentences' words, or a mapping with "
+            f'"text" and "offsets" as a text, got {text!r:.80} (text {number})'
         )
     return text
 
