@@ -31,7 +31,7 @@ def column_rows(path: Path, options: Options) -> Rows:
     """Read sentences of one word a line, with an empty line after each.
 
     Lines that begin with # before a sentence are comments, unless they have the columns of a word
-    and a tag of the file. A line that begins with -DOCSTART- begins a document.
+    and a tag of the file. Lines that begin with -DOCSTART- part documents.
     """
     numbers, blocks = [], []  # of each block its document, and its lines
     for number, block in _blocks(path, options):
@@ -52,7 +52,7 @@ def column_rows(path: Path, options: Options) -> Rows:
         layout = choose_layout(path, list(filter(None, sentences)), width, options)
     rows = [line.cells for line in words if len(line.cells) == layout.width]
     tags = {cell_of(cells, layout.tag) for cells in rows} - {None}
-    documents = numbers if options.tagged and any(numbers) else [None] * len(blocks)
+    documents = numbers if options.tagged and len({*numbers}) > 1 else [None] * len(blocks)
     for document, block in zip(documents, blocks, strict=True):
         for row in _sentence(path, block, options, layout, tags, tabs):
             if isinstance(row, Row) and document is not None:
