@@ -198,7 +198,7 @@ def test_the_settings_are_saved_with_the_model(tmp_path):
     assert (saved.neighbours, saved.window_length) == ("file", 64)
 
 
-def test_train_takes_neighbours_where_the_file_has_an_order(tmp_path, capsys):
+def test_train_takes_the_neighbours_that_the_data_have(tmp_path, capsys):
     bert = save_tiny_bert(tmp_path / "bert")
     rows = [{**row, "doc_id": n // 4} for n, row in enumerate(sentences(24))]
     files = {
@@ -206,9 +206,14 @@ def test_train_takes_neighbours_where_the_file_has_an_order(tmp_path, capsys):
         "none": write_jsonl(tmp_path / "none.jsonl", sentences(24)),
     }
     command = ["--model_name_or_path", bert, "--max_steps", "1", "--use_cpu", "true"]
-    for name, expected in (("documents", "document"), ("none", "none")):
+    asked = ["--neighbours", "auto"]
+    for name, how, expected in (
+        ("documents", asked, "document"),
+        ("none", asked, "none"),
+        ("documents", [], "none"),
+    ):
         place = str(tmp_path / name)
-        train.main([*command, "--train_file", files[name], "--output_dir", place])
+        train.main([*command, *how, "--train_file", files[name], "--output_dir", place])
         assert f"neighbours: {expected}\n" in capsys.readouterr().err
         assert SemiCRFConfig.from_pretrained(place).neighbours == expected
     line = error_of(

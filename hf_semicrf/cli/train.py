@@ -120,10 +120,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--neighbours",
         choices=(*OPTIONS["neighbours"].choices, "auto"),
-        default="auto",
-        help="sentences that each one is read together with: none, those of its document (a "
-        "column doc_id, or -DOCSTART- lines), or those beside it in the file where the data know "
-        "no documents; auto takes the latter where the file is in the order of a text",
+        help="sentences that each one is read together with: none (the default), those of its "
+        "document (a column doc_id, or -DOCSTART- lines), or those beside it in the file where "
+        "the data know no documents; auto takes what the training data have",
     )
     group.add_argument(
         "--window_length", help="sub-words in which these fit, with the sentence; 128"
@@ -343,8 +342,12 @@ def _prepare(
     if "max_segment_length" not in head:
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
-    found = choose_neighbours(splits["train"], args.tokens_column)
-    if head["neighbours"] == "document" and found != "document":
+    found = None
+    if args.neighbours in ("document", "auto"):
+        found = choose_neighbours(splits["train"], args.tokens_column)
+    if args.neighbours == "auto":
+        head["neighbours"] = found
+    elif args.neighbours == "document" and found != "document":
         raise ValueError(
             f"{read['train'][1].source}: expected a column doc_id that several sentences share, or "
             "-DOCSTART- lines, for --neighbours document; got none"
@@ -354,10 +357,6 @@ def _prepare(
         stored = AutoConfig.from_pretrained(args.model_name_or_path)
         if args.splitter is None and not isinstance(stored, SemiCRFConfig):
             head["splitter"] = choice.name
-        if args.neighbours == "auto":
-            head["neighbours"] = found
-            if isinstance(stored, SemiCRFConfig):
-                del head["neighbours"]
         model: Any = SemiCRFForTokenClassification.from_pretrained(
             args.model_name_or_path,
             labels=labels,
