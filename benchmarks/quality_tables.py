@@ -168,6 +168,23 @@ def lost() -> str:
     return markdown_table(["head", "beside", *columns], lines)
 
 
+def more() -> str:
+    """Heads beside the default of the same runs: F1, and the difference to it."""
+    rows, lines = read_lines(RESULTS / "more_f1_h100.jsonl"), []
+    corpora = [name for name in CORPORA if chosen(rows, corpus=name)]
+    for head in dict.fromkeys(sorted((r["head"] for r in rows), key=len)):
+        cells = []
+        for corpus in corpora:
+            own, plain = (chosen(rows, head=h, corpus=corpus) for h in (head, "default"))
+            cells += [difference(own, plain, f"{split}_f1") for split in ("validation", "test")]
+            alone = [r | {"test_f1": r["test_f1_alone"]} for r in own if "test_f1_alone" in r]
+            cells.append(difference(alone, plain, "test_f1"))
+        lines.append([head, *cells])
+    kinds = ("validation", "test", "test, alone")
+    columns = [f"{CORPORA[name]}, {kind}" for name in corpora for kind in kinds]
+    return markdown_table(["head", *columns], lines)
+
+
 def pooled(rows: Iterable[dict]) -> list[tuple[float, float, int]]:
     """Mean score, precision and number of entities of each bin of scores, over the seeds."""
     bins: dict[float, list[dict]] = {}
@@ -256,4 +273,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality_validation": validation,
     "quality_earlier": earlier,
     "quality_lost": lost,
+    "quality_more": more,
 }
