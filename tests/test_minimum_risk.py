@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, random_potentials, to_device
+from transformers import BertConfig
 
-from hf_semicrf import ops
+from hf_semicrf import (
+    HeadSettings,
+    SemiCRF,
+    SemiCRFConfig,
+    SemiCRFForTokenClassification,
+    ops,
+)
+
+TINY = BertConfig(
+    vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+)
 
 
 def tilings(length, longest, types):
@@ -135,3 +146,31 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 def test_thresholds_that_fit_no_length_and_type_are_refused(each, message):
     with pytest.raises(ValueError, match=message):
         ops.minimum_risk(torch.zeros(1, 2, 2, 2), torch.tensor([2]), each)
+
+
+def test_a_head_lowers_its_threshold_for_each_position_and_keeps_the_factor():
+    torch.manual_seed(0)
+    head = SemiCRF(6, 3, HeadSettings(3, threshold=0.3, threshold_factor=0.5)).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    hidden, lengths = torch.randn(40, 7, 6), torch.full((40,), 7)
+    for given, first in ((None, 0.3), (0.2, 0.2)):
+        found = head(hidden, lengths, segment_marginals=True, threshold=given)
+        each = torch.tensor([first, first / 2, first / 4])[:, None].expand(3, 3)
+        segment = found.marginals.segment
+        labels, starts = ops.minimum_risk(segment, lengths, each)
+        assert torch.equal(found.labels, labels) and torch.equal(found.starts, starts)
+        _, others = ops.minimum_risk(segment, lengths, first)
+        assert not torch.equal(starts, others)
+
+
+def test_the_factor_is_set_and_saved_with_the_model(tmp_path):
+    config = SemiCRFConfig(TINY, labels=["O", "B-A", "I-A"], threshold_factor=0.9)
+    model = SemiCRFForTokenClassification(config)
+    model.set_threshold(0.2)
+    assert (model.config.threshold, model.config.threshold_factor) == (0.2, 0.9)
+    assert model.classifier.threshold_factor == 0.9
+    model.set_threshold(0.3, 0.5)
+    assert model.classifier.threshold_factor == 0.5
+    model.config.save_pretrained(tmp_path)
+    assert SemiCRFConfig.from_pretrained(tmp_path).threshold_factor == 0.5
