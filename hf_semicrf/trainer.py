@@ -36,7 +36,7 @@ from hf_semicrf.saving import filling, replacing
 logger = logging.get_logger(__name__)
 
 EPOCHS = 8
-LEAST_STEPS = 400  # for few sentences
+FEW, LEAST_STEPS = 500, 400  # steps for fewer sentences than that
 
 
 @dataclass
@@ -67,7 +67,10 @@ class SemiCRFTrainingArguments(TrainingArguments):
     )
     num_train_epochs: float | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": "Passes over the data; by default 8, or as many as make 400 steps."},
+        metadata={
+            "help": "Passes over the data; by default 8, and as many as make 400 steps of fewer than "
+            "500 sentences."
+        },
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentences a batch."})
@@ -318,13 +321,13 @@ class SemiCRFTrainer(ListedPushes, Trainer):
 
 
 def default_epochs(args: TrainingArguments, rows: Any) -> float:
-    """Passes over the training data: `EPOCHS`, or more where these are fewer than `LEAST_STEPS`.
+    """Passes over the training data: `EPOCHS`, but `LEAST_STEPS` of fewer than `FEW` sentences.
 
     Args:
         args: Say how many sentences a step takes.
         rows: The training data.
     """
-    if not isinstance(rows, Sized) or not len(rows):
+    if not isinstance(rows, Sized) or not 0 < len(rows) < FEW:
         return EPOCHS
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(len(rows) / batch)))
