@@ -39,7 +39,7 @@ def by_ray(table: pa.Table, model: str, workers: int) -> int:
         fn_constructor_args=(model,),
         batch_format="pyarrow",
         batch_size=BATCH,
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
     )
     return tagged.materialize().count()
 

@@ -16,6 +16,7 @@ first batch of each length costs; and `hf-semicrf predict` on one GPU and on two
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -23,9 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 STARTED = time.perf_counter()
 LABELS = ["O", "B-Chemical", "I-Chemical", "B-Disease", "I-Disease"]
@@ -162,11 +166,20 @@ def correctness(model: Any, texts: list[str], tokenizer: Any, options: Line) -> 
     return line
 
 
+def in_turn(items: Iterable[Any], size: int, prepare: Callable[[list[Any]], Any]) -> Iterator[Any]:
+    """What `ahead` does, without a thread."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield prepare(chunk)
+
+
 def throughput(
     model: Any, texts: list[str], tokenizer: Any, size: int, rounds: int, graphs: bool
 ) -> Iterator[Line]:
     """Texts a second of the tokenizer alone, of `predict` and of the stock pipeline."""
     from transformers import pipeline
+
+    from hf_semicrf.inference import prediction
 
     def alone() -> None:
         for at in range(0, len(texts), 64):
@@ -180,6 +193,25 @@ def throughput(
         functions["predict, cuda_graphs"] = lambda: model.predict(
             texts, tokenizer, size, cuda_graphs=True
         )
+
+    def changed(function: Callable[[], Any], **names: Any) -> Callable[[], Any]:
+        """A call with other ways to prepare: in turn, or without the garbage collector."""
+
+        def call() -> None:
+            with ExitStack() as stack:
+                if "ahead" in names:
+                    stack.enter_context(mock.patch.object(prediction, "ahead", names["ahead"]))
+                if "collect" in names:
+                    gc.disable()
+                    stack.callback(gc.enable)
+                function()
+
+        return call
+
+    for name in [name for name in functions if name.startswith("predict")]:
+        functions[f"{name}, no thread"] = changed(functions[name], ahead=in_turn)
+        functions[f"{name}, no collection"] = changed(functions[name], collect=False)
+        functions[f"{name}, neither"] = changed(functions[name], ahead=in_turn, collect=False)
     times: dict[str, list[float]] = {name: [] for name in functions}
     for n in range(rounds + 1):
         for name, function in functions.items():

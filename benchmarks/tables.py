@@ -15,6 +15,7 @@ from pathlib import Path
 import partial_labels
 import quality_tables
 import readme_tables
+import recall_tables
 import speed_tables
 from speed_tables import read
 
@@ -51,13 +52,30 @@ def batches() -> str:
     )
 
 
+def export() -> str:
+    """What an exported model scores and weighs, by its weights."""
+    return markdown_table(
+        ["weights", "precision", "recall", "F1", "MB"],
+        [
+            [
+                r["weights"],
+                *(f"{100 * r[name]:.2f}" for name in ("precision", "recall", "f1")),
+                f"{r['bytes'] / 1e6:.0f}",
+            ]
+            for r in read("export_cpu.jsonl")
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "batches": batches,
+    "export": export,
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,
+    **recall_tables.TABLES,
 }
 
 
@@ -75,5 +93,6 @@ if __name__ == "__main__":
     speed_tables.figures(PICTURES)
     quality_tables.figures(PICTURES)
     readme_tables.draw_speed(PICTURES / "speed.png")
+    recall_tables.draw(PICTURES / "recall.png")
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         page.write_text(fill(page.read_text()))

@@ -14,13 +14,19 @@ from hf_semicrf.registration import register_with_transformers
 if TYPE_CHECKING:
     from hf_semicrf.data import (
         SemiCRFDataCollator,
+        SemiCRFFrameCollator,
         TokenizeAndAlign,
         choose_max_segment_length,
     )
     from hf_semicrf.evaluation import seqeval_metrics
     from hf_semicrf.head import HeadSettings, SemiCRF
     from hf_semicrf.labels import LabelScheme
-    from hf_semicrf.model import SemiCRFConfig, SemiCRFForTokenClassification
+    from hf_semicrf.model import (
+        SemiCRFConfig,
+        SemiCRFForFrameClassification,
+        SemiCRFForTokenClassification,
+        SemiCRFFrameConfig,
+    )
     from hf_semicrf.pipeline import SemiCRFPipeline
     from hf_semicrf.text import prepare_tokenizer
     from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
@@ -33,7 +39,10 @@ _ROOM_OF = {
     "SemiCRF": "head",
     "SemiCRFConfig": "model",
     "SemiCRFDataCollator": "data",
+    "SemiCRFForFrameClassification": "model",
     "SemiCRFForTokenClassification": "model",
+    "SemiCRFFrameCollator": "data",
+    "SemiCRFFrameConfig": "model",
     "SemiCRFPipeline": "pipeline",
     "SemiCRFTrainer": "trainer",
     "SemiCRFTrainingArguments": "trainer",
@@ -51,7 +60,10 @@ __all__ = [
     "SemiCRF",
     "SemiCRFConfig",
     "SemiCRFDataCollator",
+    "SemiCRFForFrameClassification",
     "SemiCRFForTokenClassification",
+    "SemiCRFFrameCollator",
+    "SemiCRFFrameConfig",
     "SemiCRFPipeline",
     "SemiCRFTrainer",
     "SemiCRFTrainingArguments",

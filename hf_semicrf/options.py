@@ -44,8 +44,8 @@ class Option:
             return "True or False" if self.kind is bool else "a string that is not empty"
         what = "an int" if self.kind is int else "a number"
         if self.high < MOST:
-            over = f", above {self.low}" if self.above else ""
-            return f"{what} in {self.low}..{self.high}{over}"
+            ends = f"above {self.low}, up to" if self.above else f"in {self.low}.."
+            return f"{what} {ends}{' ' * self.above}{self.high}"
         what = what.replace("number", "finite number")
         return f"{what} above {self.low}" if self.above else f"{what} of at least {self.low}"
 
@@ -113,6 +113,8 @@ SEED = _whole(0, 2**32 - 1)
 OPTIONS: dict[str, Option] = {
     # the head
     "max_segment_length": COUNT,
+    "min_segment_length": COUNT,
+    "length_prior": _one_of("free", "geometric", "negative_binomial", "poisson", "gamma"),
     "scorer": _one_of("sum", "boundary", "span"),
     "head_dropout": SHARE,
     "head_width": COUNT,
@@ -126,6 +128,9 @@ OPTIONS: dict[str, Option] = {
     # the configuration
     "label_scheme": _or_none(_one_of(*SCHEMES, "plain", *(f"{name}-suffix" for name in SCHEMES))),
     "unknown": _one_of("error", "marginalize"),
+    "frame_seconds": _or_none(POSITIVE),
+    "sampling_rate": COUNT,
+    "downsample": COUNT,
     "base_model": _or_none(TEXT),
     "has_word_starts": FLAG,
     # prediction and evaluation
@@ -138,7 +143,11 @@ OPTIONS: dict[str, Option] = {
     "n_best": _whole(0),
     "cuda_graphs": FLAG,
     "texts_at_once": _or_none(COUNT),
+    "window_seconds": _or_none(POSITIVE),
+    "overlap_seconds": AT_LEAST_0,
     "bins": COUNT,
+    "tolerance": AT_LEAST_0,
+    "iou": _number(0.5, 1),
     "size": COUNT,
     "rank": _whole(0),
     "processes": COUNT,
@@ -152,12 +161,19 @@ OPTIONS: dict[str, Option] = {
     "loss": _one_of("sentence", "segment"),
     "rule": _one_of("half_f1", "best_f1"),
     "temperature": POSITIVE,
+    # recall
+    "recall": _or_none(_number(0, BELOW_1, above=True)),
+    "confidence": _or_none(_number(0, BELOW_1, above=True)),
+    "covering": _one_of("words", "exact"),
+    "largest": _or_none(COUNT),
+    "replace": _one_of("label", "mask", "mapping"),
     # data
     "tokens_column": TEXT,
     "tags_column": TEXT,
     "types_column": TEXT,
     "text_column": TEXT,
     "spans_column": _or_none(TEXT),
+    "document_column": _or_none(TEXT),
     "separator": _or_none(TEXT),
     "encoding": TEXT,
     "misaligned": _one_of("error", "drop", "expand"),
@@ -208,6 +224,7 @@ OPTIONS: dict[str, Option] = {
     "epochs": COUNT,
     "number": COUNT,
     "shard_size": COUNT,
+    "port": _whole(0, 65535),
     "by": _one_of("total", "word"),
 }
 
@@ -228,13 +245,15 @@ def check(*, optional: bool = True, **values: Any) -> dict[str, Any]:
     }
 
 
-def check_decoding(threshold: Any, decode: Any) -> float | None:
-    """The threshold, where it may stand beside the way to decode.
+def check_decoding(threshold: Any, decode: Any, recall: Any = None) -> float | None:
+    """The threshold, where it may stand beside the way to decode and a recall.
 
     Raises:
-        ValueError: One of them is not among its values, or both are given.
+        ValueError: One of them is not among its values, or several are given.
     """
-    found = check(threshold=threshold, decode=decode)["threshold"]
+    found = check(threshold=threshold, decode=decode, recall=recall)["threshold"]
     if decode is not None and found is not None:
         raise ValueError(f'expected decode="viterbi" or a threshold, got both ({threshold})')
+    if recall is not None and (decode is not None or found is not None):
+        raise ValueError(f"expected a recall, a threshold or decode, got recall={recall} and more")
     return found

@@ -121,7 +121,7 @@ class SemiCRFPipeline(ListedUploads, Pipeline):
         check(**{name: value for name, value in options.items() if name != "splitter"})
         Splitter.of(options.get("splitter"))
         both = {**getattr(self, "_forward_params", {}), **options}
-        check_decoding(both.get("threshold"), both.get("decode"))
+        check_decoding(*(both.get(name) for name in ("threshold", "decode", "recall")))
         return {}, options, {}
 
     def preprocess(self, input_: Any) -> dict[str, Any]:

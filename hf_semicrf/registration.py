@@ -20,23 +20,23 @@ from threading import local
 from types import ModuleType
 from typing import Any
 
-MODEL_TYPE = "semicrf"
+MODEL_TYPES = {"semicrf": "SemiCRFConfig", "semicrf_frames": "SemiCRFFrameConfig"}
 TASK = "semicrf-ner"
 
 
 class ConfigEntries(dict[str, Any]):
-    """The configurations registered from outside transformers, ours imported at its first use.
+    """The configurations registered from outside transformers, ours imported at their first use.
 
     Args:
         entries: Those that are there already.
     """
 
     def __init__(self, entries: dict[str, Any]):
-        super().__init__({MODEL_TYPE: None} | entries)
+        super().__init__(dict.fromkeys(MODEL_TYPES) | entries)
 
     def __getitem__(self, key: str) -> Any:
         """The class of a configuration."""
-        return self._imported()[key] if key == MODEL_TYPE else super().__getitem__(key)
+        return self._imported()[key] if key in MODEL_TYPES else super().__getitem__(key)
 
     def values(self) -> Any:
         """All classes."""
@@ -49,8 +49,9 @@ class ConfigEntries(dict[str, Any]):
     def _imported(self) -> dict[str, Any]:
         """The entries without a gap."""
         found = dict(self)
-        if found.get(MODEL_TYPE) is None:
-            found[MODEL_TYPE] = self[MODEL_TYPE] = import_module("hf_semicrf.model").SemiCRFConfig
+        for kind, name in MODEL_TYPES.items():
+            if found.get(kind) is None:
+                found[kind] = self[kind] = getattr(import_module("hf_semicrf.model"), name)
         return found
 
 

@@ -44,6 +44,22 @@ class Entity(TypedDict):
     text: str
 
 
+class TimedSegment(TypedDict):
+    """A segment of a recording; a dictionary.
+
+    Attributes:
+        label: Its type.
+        score: Probability of exactly this segment, in 0..1.
+        start: Where it begins, in seconds.
+        end: Where it ends, in seconds.
+    """
+
+    label: str
+    score: float
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A text, its entities and how sure they are.
@@ -88,3 +104,71 @@ class Prediction:
             "entropy": self.entropy,
             "alternatives": self.alternatives,
         }
+
+
+class PromisedPart(TypedDict):
+    """A threshold of a promise, and what it was read off.
+
+    Attributes:
+        type: The type whose entities it is of; None for all.
+        threshold: The least posterior of a candidate.
+        documents: Documents with such entities, less the largest, which is set aside.
+        entities: Their entities.
+        missed: Those of them that are missed.
+        largest: Entities of the largest document: the promise is of documents with no more.
+        extra_words: Words of candidates that lie in no entity, as a share of those that do.
+        method: How the threshold was found.
+    """
+
+    type: str | None
+    threshold: float
+    documents: int
+    entities: int
+    missed: int
+    largest: int
+    extra_words: float
+    method: str
+
+
+class Promise(TypedDict):
+    """A recall that was calibrated, as a configuration's ``promises`` hold it.
+
+    Attributes:
+        recall: The share of entities that is found, at least.
+        confidence: The share of calibration data for which that is so; None for the expectation.
+        covering: "words" where an entity is found if all its words lie in candidates, "exact" if
+            it is one of them.
+        parts: A threshold for all entities, or one for each type.
+        unit: What the data consist of: "row", or the column that tells documents apart.
+        rows: How many there were, those without entities included.
+        data: Name of the data.
+        depends_on: What the promise holds for: weights, temperature, splitter, windows, ...
+        digest: Of all this, so that a change is seen.
+    """
+
+    recall: float
+    confidence: float | None
+    covering: str
+    parts: list[PromisedPart]
+    unit: str
+    rows: int
+    data: str | None
+    depends_on: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """A text whose candidates are covered.
+
+    Attributes:
+        text: The new text: a string, or a list of words with one item for a covered run.
+        spans: What was covered, in order: mappings with "start" and "end" (half-open, in the units
+            of the old text) and "label", the type of the most probable candidate there.
+        mapping: What stands in the new text to what stood in the old one; empty but for
+            ``replace="mapping"``. `hf_semicrf.inference.restore` puts it back.
+    """
+
+    text: str | list[str]
+    spans: list[dict[str, Any]]
+    mapping: dict[str, str]

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from hf_semicrf.data import count_entities
+from hf_semicrf.evaluation import calibrate_recall
 from hf_semicrf.head import (
     evaluating,
     fit_temperature,
@@ -31,6 +32,7 @@ from hf_semicrf.hub import CARD_NAME, PLOT_NAME, ListedPushes, render_card
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme
 from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.reporting import plot_scores
+from hf_semicrf.results import Promise
 from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
@@ -68,8 +70,8 @@ class SemiCRFTrainingArguments(TrainingArguments):
     num_train_epochs: float | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "Passes over the data; by default 8, and as many as make 400 steps of fewer than "
-            "500 sentences."
+            "help": "Passes over the data; by default 8, and as many as make 400 steps of fewer "
+            "than 500 sentences."
         },
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
@@ -215,6 +217,52 @@ class SemiCRFTrainer(ListedPushes, Trainer):
         if doubts:
             self.remarks["not calibrated"] = "; ".join(doubts)
         return doubts
+
+    def calibrate_recall(
+        self,
+        data: Any,
+        recall: float = 0.98,
+        confidence: float | None = None,
+        covering: str = "words",
+        types: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Promise:
+        """Promise that a share of the entities is found on documents like these.
+
+        The threshold is the highest on the posteriors of segments at which the share of entities
+        that are missed is controlled on new documents: ``model.predict(..., recall=recall)`` then
+        returns every segment above it. What is longer than the model's segments, or ends inside a
+        word where ``covering="exact"``, counts as missed. The model's configuration has the promise
+        from now on, in the place of an earlier one of the same recall; call this after `calibrate`,
+        and save the model after it.
+
+        Args:
+            data: Documents that neither training nor `calibrate` has seen, each a row of words and
+                tags; where they have "text" and "offsets" too, as `read_corpus` makes them, the
+                model is given the text, and the promise is of strings.
+            recall: The share of entities that is to be found, on average.
+            confidence: For which share of such data the promise has to come true, say 0.95; None
+                for the average over data.
+            covering: "words" where an entity is found if all its words lie in segments that are
+                returned, "exact" where it has to be one of them.
+            types: Types that get a threshold and a promise each; None for one of all entities.
+            **options: Of `hf_semicrf.evaluation.calibrate_recall`: ``name`` of the data,
+                ``document_column`` where a document has several rows, columns and windows.
+
+        Returns:
+            The promise.
+
+        Raises:
+            NotCarriedError: The data cannot carry the recall; the message and ``error.best`` name
+                the best that they carry.
+            ValueError: An option is out of range, or a word has no tag.
+        """
+        options = {"batch_size": self.args.per_device_eval_batch_size, **options}
+        model = self.accelerator.unwrap_model(self.model)
+        tokenizer = self.processing_class
+        return calibrate_recall(
+            model, tokenizer, data, recall, confidence, covering, types, **options
+        )
 
     def create_model_card(
         self,

@@ -29,7 +29,8 @@ def test_every_test_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize("page", BACKED, ids=lambda page: page.name)
 def test_every_row_is_backed_by_a_test(page):
-    rows = re.findall(r"^\| (?!---|what \|)(.*) \|$", page.read_text(), re.M)
+    claims = re.sub("<!-- table.*?<!-- end -->", "", page.read_text(), flags=re.S)  # measured
+    rows = re.findall(r"^\| (?!---|what \|)(.*) \|$", claims, re.M)
     assert len(rows) > 2
     for row in rows:
         cell = row.split(" | ")[-1]

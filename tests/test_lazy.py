@@ -28,7 +28,8 @@ from hf_semicrf import (
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 PUBLIC = ["HeadSettings", "LabelScheme", "SemiCRF", "SemiCRFConfig", "SemiCRFDataCollator"]
-PUBLIC += ["SemiCRFForTokenClassification", "SemiCRFPipeline", "SemiCRFTrainer"]
+PUBLIC += ["SemiCRFForFrameClassification", "SemiCRFForTokenClassification"]
+PUBLIC += ["SemiCRFFrameCollator", "SemiCRFFrameConfig", "SemiCRFPipeline", "SemiCRFTrainer"]
 PUBLIC += ["SemiCRFTrainingArguments", "TokenizeAndAlign", "choose_max_segment_length"]
 PUBLIC += ["prepare_tokenizer", "seqeval_metrics"]
 
@@ -255,7 +256,7 @@ def test_workers_of_a_data_set_align_too(folder):
 
 
 def test_the_names_are_those_of_the_rooms():
-    assert SemiCRFConfig.model_type == registration.MODEL_TYPE
+    assert registration.MODEL_TYPES[SemiCRFConfig.model_type] == "SemiCRFConfig"
     assert pipeline.TASK == registration.TASK
     with pytest.raises(KeyError):
         registration.TaskEntry()["default"]

@@ -26,7 +26,9 @@ from hf_semicrf import (
     SemiCRF,
     SemiCRFConfig,
     SemiCRFDataCollator,
+    SemiCRFForFrameClassification,
     SemiCRFForTokenClassification,
+    SemiCRFFrameConfig,
     SemiCRFPipeline,
     SemiCRFTrainingArguments,
     TokenizeAndAlign,
@@ -38,7 +40,16 @@ from hf_semicrf import (
     ops,
     text,
 )
-from hf_semicrf.cli import demo, evaluate, predict, suggest, train
+from hf_semicrf.cli import (
+    backend,
+    calibrate,
+    demo,
+    evaluate,
+    predict,
+    redact,
+    suggest,
+    train,
+)
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
@@ -76,6 +87,8 @@ def good_values(option: Option) -> list[Any]:
     if option.kind is bool:
         return [True, False, np.True_, torch.tensor(False)]
     least = int(option.low) + option.above
+    if least > option.high:  # between 0 and 1
+        return [0.5, np.float32(0.5), np.float64(0.25), torch.tensor(0.75)]
     values = [least, np.int32(least), torch.tensor(least), np.array(least)]
     if option.kind is float:
         share = option.low + 0.5
@@ -131,6 +144,7 @@ def entries(folder: Any) -> dict[str, Entry]:
     posterior, marginals = ops.marginals(p, segment=True).segment, ops.marginals(p)
     batch = {"input_ids": torch.ones(1, 3).long(), "word_mask": torch.ones(1, 3).bool()}
     crf = SemiCRF(4, 3)
+    frames = SemiCRFForFrameClassification(SemiCRFFrameConfig(types=["a"], frame_seconds=1.0))
     tagger = SemiCRFPipeline(model=model, tokenizer=tokenizer)
     options = names_of(inference.predict)
     nowhere = str(folder / "nowhere.jsonl")
@@ -174,6 +188,16 @@ def entries(folder: Any) -> dict[str, Entry]:
         "SemiCRFForTokenClassification.set_threshold": of(
             model.set_threshold, threshold=0.5, with_none=("threshold_factor",)
         ),
+        "SemiCRFFrameConfig": of(
+            SemiCRFFrameConfig, with_none=("hidden_size",),
+            names=[*names_of(SemiCRFFrameConfig), *names_of(HeadSettings)],
+        ),
+        "SemiCRFForFrameClassification.predict": of(
+            frames.predict, [], 16_000,
+            names=["batch_size", "window_seconds", "overlap_seconds"],
+        ),
+        "timed_scores": of(evaluation.timed_scores, [], []),
+        "frame_metrics": of(evaluation.frame_metrics, frames.config),
         "SemiCRF": of(SemiCRF, hidden_size=4, num_types=3),
         "SemiCRF.forward": of(crf.forward, torch.zeros(1, 3, 4), torch.tensor([3])),
         "HeadSettings": of(HeadSettings),
@@ -214,6 +238,12 @@ def entries(folder: Any) -> dict[str, Entry]:
         "ops.kl_divergence": of(ops.kl_divergence, made, made),
         "ops.log_partition_difference": of(ops.log_partition_difference, made, made),
         "ops.segment_marginals": of(ops.segment_marginals, made, torch.zeros(1, 1, 2).long()),
+        "ops.decoded_posteriors": of(
+            ops.decoded_posteriors,
+            ops.TailedPotentials(p._replace(segment=None), torch.zeros(3), torch.zeros(3)),
+            torch.zeros(1, 3).long(),
+            torch.ones(1, 3).bool(),
+        ),
         "ops.negative_log_likelihood": of(
             ops.negative_log_likelihood, made, torch.zeros(1, 3).long(), torch.ones(1, 3).bool()
         ),
@@ -246,6 +276,21 @@ def entries(folder: Any) -> dict[str, Entry]:
             data.with_neighbours, rows, neighbours="none", window_length=8
         ),
         "data.entity_spans": of(data.entity_spans, rows, SCHEME),
+        "SemiCRFForTokenClassification.redact": of(
+            model.redact, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.redact": of(
+            inference.redact, model, [], tokenizer, recall=0.9, without_none=("recall",)
+        ),
+        "inference.read_candidates": of(inference.read_candidates, model, [], tokenizer, 0.5),
+        "inference.conditions": of(inference.conditions, model, tokenizer, "strings"),
+        "evaluation.calibrate_recall": of(
+            evaluation.calibrate_recall, model, tokenizer, rows, without_none=("recall",)
+        ),
+        "evaluation.control_recall": of(
+            evaluation.control_recall, [0.5], [0], recall=0.9, without_none=("recall",)
+        ),
+        "evaluation.found_at": of(evaluation.found_at, [], None, 0),
         "inference.write_shards": of(inference.write_shards, folder / "shards", [], list, {}),
         "evaluation.breakdown": of(evaluation.breakdown, [], []),
         "evaluation.evaluate_tagger": of(evaluation.evaluate_tagger, model, tokenizer, rows),
@@ -280,9 +325,10 @@ OTHERS = {
     *("Known.of_tags.longest", "Scored.tempered.temperature", "Scored.potentials"),
     *("SemiCRFForTokenClassification.config_class.label_scheme", "ReadReport.empty"),
     *("SemiCRFOutput.potentials", "SemiCRFPipeline.get_iterator.batch_size"),
+    *("SemiCRFForFrameClassification.config_class.unknown", "SemiCRFFrameOutput.loss"),
     *("SemiCRFTokenClassifierOutput.loss", "SemiCRFTrainer.calibrate.temperature"),
     *("sections.windows", "spans_in_window.windows", "word_start_table.size"),
-    "span_scores.backend",
+    *("span_scores.backend", "Control.threshold", "SemiCRFTrainer.calibrate_recall.recall"),
     "SemiCRFForTokenClassification.set_temperature.temperature",  # tested below
 }
 FLAGS = {"sentences", "epochs", "number", "shard_size", "by"}  # of command lines alone
@@ -358,9 +404,12 @@ def test_a_temperature_is_refused_and_the_model_stays_as_it_was():
 
 
 COMMANDS = {
+    backend: ["m"],
+    calibrate: [".", "--file", __file__],
     demo: [],
     evaluate: ["m", "--dataset_name", "d"],
     predict: ["m", "text"],
+    redact: ["m", "--file", __file__, "--recall", "0.9"],
     suggest: ["m", "--file", __file__],
     train: ["--model_name_or_path", "m", "--train_file", __file__, "--output_dir", "o"],
 }
@@ -435,7 +484,9 @@ def fuzz_options(rng: random.Random, values: int = 20) -> int:
     """
     for _ in range(values):
         place, given = rng.choice(list(FUZZED.items()))
-        name = rng.choice(names_of(place) or list(OPTIONS))
+        # those that other settings bound are tested with the settings
+        names = set(names_of(place) or OPTIONS) - {"length_prior", "min_segment_length"}
+        name = rng.choice(sorted(names))
         value = random_value(rng)
         try:
             place(**given, **{name: value})

@@ -26,6 +26,9 @@ TABLE = {
     "threshold": (0.4, (None, 0, 1, 0.25), (-0.1, 2, *NO_NUMBER)),
     "threshold_factor": (1.0, (1, 0.5), (0, -0.5, 1.5, None, *NO_NUMBER)),
     "potentials": ("factored", ("edge",), ("dense", None, True)),
+    "length_prior": ("free", (), ("normal", "", None, 1)),
+    "tail_order": (2, (1, 5), (0, *NO_INT)),
+    "min_segment_length": (1, (2, 8), (0, *NO_INT)),
 }
 GOOD = [(name, value) for name, (_, good, _) in TABLE.items() for value in good]
 BAD = [(name, value) for name, (_, _, bad) in TABLE.items() for value in bad]

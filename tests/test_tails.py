@@ -15,6 +15,7 @@ from torch.library import opcheck
 from torch.testing import assert_close
 
 from hf_semicrf import ops
+from hf_semicrf.export import numpy_decoder
 from hf_semicrf.ops import Potentials, TailedPotentials
 from hf_semicrf.ops.host import tail_scan, tailed
 from hf_semicrf.ops.tails import expanded
@@ -170,6 +171,17 @@ def test_max_marginals_entropy_and_divergence(case):
         ops.log_partition(plain) - ops.log_partition(written(q)),
         **FLOAT64,
     )
+
+
+def test_the_numpy_decoder(case):
+    p, _, sentences = case
+    arrays = {name: x.numpy() for name, x in p.scores().items()} | {"order": p.order}
+    found = numpy_decoder.decode(arrays, p.lengths.numpy(), None)
+    labels, starts = ops.best_segmentation(p)
+    assert_close(torch.from_numpy(found.labels), labels)
+    assert_close(torch.from_numpy(found.starts), starts)
+    posteriors = ops.decoded_posteriors(p, labels, starts)
+    assert_close(torch.from_numpy(found.posteriors), posteriors, **FLOAT64)
 
 
 def test_samples_have_the_marginals():

@@ -3,10 +3,12 @@ r"""Rank untagged texts by how unsure a trained model is of them, for annotation
 hf-semicrf suggest out --file unlabelled.jsonl --number 50 --output suggestions.jsonl
 hf-semicrf suggest out --file unlabelled.txt --number 20 --by word --format html \
     --output suggestions.html
+hf-semicrf suggest out --file unlabelled.txt --format label_studio --output tasks.json
 
 What ranks is the entropy of the distribution over a text's segmentations, in nats: in total, which
 favours long texts with several doubts, or per word, which favours short ones. Each JSON line is the
-file's row with its entropy and the entities found, as a start for annotation.
+file's row with its entropy and the entities found, as a start for annotation; so are the tasks for
+Label Studio, Prodigy and doccano.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
     Suggestion = tuple[dict[str, Any], Prediction]
 
+TOOLS = ("label_studio", "prodigy", "doccano")
+
 
 def parser() -> Parser:
     """The parser of the command."""
@@ -55,7 +59,10 @@ def parser() -> Parser:
         "--by", choices=OPTIONS["by"].choices, default="total", help="what ranks; total"
     )
     made.add_argument(
-        "--format", choices=["jsonl", "html"], default="jsonl", help="JSON lines or a page; jsonl"
+        "--format",
+        choices=["jsonl", "html", *TOOLS],
+        default="jsonl",
+        help="JSON lines, a page, or what Label Studio, Prodigy and doccano import; jsonl",
     )
     made.add_argument("--output", type=new_file, help="file to write instead of standard output")
     add_reading(made, tagged=False)
@@ -76,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from hf_semicrf.data import ReadReport
+    from hf_semicrf.data import ReadReport, write_rows
     from hf_semicrf.reporting import uncertainty_page
     from hf_semicrf.saving import replacing
+    from hf_semicrf.text import FUNCTION, Splitter
 
     model, tokenizer = load(args.model, args.device)
     report = ReadReport()
@@ -86,6 +94,12 @@ def _run(args: argparse.Namespace) -> None:
     if args.format == "html":
         title = "Texts to annotate, the least sure first"
         written = uncertainty_page([prediction for _, prediction in ranked], title)
+    elif args.format in TOOLS:
+        own = model.config.splitter
+        splitter = Splitter.of(None if own == FUNCTION else own).words
+        rows = [with_doubt(*one) for one in ranked]
+        found = [prediction.entities for _, prediction in ranked]
+        written = "\n".join(write_rows(rows, found, args.format, splitter, args.model))
     else:
         written = "\n".join(to_jsonl(*one) for one in ranked)
     if args.output:
@@ -127,6 +141,16 @@ def rank(suggestions: Iterable[Suggestion], number: int, by: str) -> list[Sugges
     return heapq.nlargest(number, (s for s in suggestions if s[1].words), key=doubt)
 
 
+def with_doubt(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
+    """A row with the entropy and the number of words.
+
+    Args:
+        row: As the reader gives it.
+        prediction: What the model knows of it.
+    """
+    return {**row, "entropy": round(prediction.entropy, 4), "words": len(prediction.words)}
+
+
 def to_jsonl(row: Mapping[str, Any], prediction: Prediction) -> str:
     """A row with the entropy, the number of words and the entities, as JSON on one line.
 
@@ -134,6 +158,5 @@ def to_jsonl(row: Mapping[str, Any], prediction: Prediction) -> str:
         row: As the reader gives it.
         prediction: What the model knows of it.
     """
-    known = {"entropy": round(prediction.entropy, 4), "words": len(prediction.words)}
-    whole = {**row, **known, "entities": prediction.entities}
+    whole = {**with_doubt(row, prediction), "entities": prediction.entities}
     return json.dumps(whole, ensure_ascii=False, default=str)

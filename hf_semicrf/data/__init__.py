@@ -12,6 +12,7 @@ from hf_semicrf.data.alignment import (
 )
 from hf_semicrf.data.collator import SemiCRFDataCollator
 from hf_semicrf.data.files import undecoded
+from hf_semicrf.data.frames import SemiCRFFrameCollator, frame_labels
 from hf_semicrf.data.labels import (
     count_entities,
     entity_spans,
@@ -33,7 +34,7 @@ from hf_semicrf.data.readers import (
 )
 from hf_semicrf.data.records import ReadReport
 from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
-from hf_semicrf.data.writers import WRITERS, write_rows
+from hf_semicrf.data.writers import WRITERS, label_studio_prediction, write_rows
 
 __all__ = [
     "SplitterChoice",
@@ -42,6 +43,7 @@ __all__ = [
     "FORMATS",
     "ReadReport",
     "SemiCRFDataCollator",
+    "SemiCRFFrameCollator",
     "Text",
     "TokenizeAndAlign",
     "WRITERS",
@@ -51,7 +53,9 @@ __all__ = [
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",
+    "frame_labels",
     "label_names",
+    "label_studio_prediction",
     "longest_entity",
     "named_tags",
     "read_corpus",

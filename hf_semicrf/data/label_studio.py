@@ -37,7 +37,10 @@ def read_task(row: Row, options: Options) -> Row | Damage:
         )
     try:
         annotations = _results(row.fields.get("annotations", row.fields.get("completions")))
-        predictions = _results(row.fields.get("predictions"))
+        listed = row.fields.get("predictions")
+        if isinstance(listed, list):  # an export has their ids alone
+            listed = [prediction for prediction in listed if not isinstance(prediction, int)]
+        predictions = _results(listed)
         counted = [spans for spans, cancelled, _ in annotations if not cancelled]
         truth = [spans for spans, cancelled, true in annotations if true and not cancelled]
         chosen = (truth or counted) or ([] if annotations else [p for p, _, _ in predictions])

@@ -176,27 +176,46 @@ def _label_studio(
 
 
 def _task(placed: Placed, model: str | None) -> dict[str, Any]:
+    prediction = label_studio_prediction(placed.text, placed.entities, model)
+    return {"data": {**placed.others, "text": placed.text}, "predictions": [prediction]}
+
+
+def label_studio_prediction(
+    text: str,
+    entities: Sequence[Entity],
+    model: str | None = None,
+    from_name: str = "label",
+    to_name: str = "text",
+) -> dict[str, Any]:
+    """A prediction of Label Studio's, whose score is that of the least sure entity.
+
+    Args:
+        text: The text.
+        entities: Its entities, with start and end in characters.
+        model: Name of the model.
+        from_name: Name of the tag Labels in the labelling interface.
+        to_name: Name of the tag Text.
+    """
     results = [
         {
             "id": f"e{n}",
             "type": "labels",
-            "from_name": "label",
-            "to_name": "text",
+            "from_name": from_name,
+            "to_name": to_name,
             "value": {
                 "start": e["start"],
                 "end": e["end"],
-                "text": placed.text[e["start"] : e["end"]],
+                "text": text[e["start"] : e["end"]],
                 "labels": [e["label"]],
             },
         }
         | ({"score": e["score"]} if "score" in e else {})
-        for n, e in enumerate(placed.entities)
+        for n, e in enumerate(entities)
     ]
     prediction: dict[str, Any] = {"result": results}
-    scores = [e["score"] for e in placed.entities if "score" in e]
-    prediction |= {"score": min(scores)} if scores else {}  # the least sure entity ranks a task
-    prediction |= {"model_version": model} if model else {}
-    return {"data": {**placed.others, "text": placed.text}, "predictions": [prediction]}
+    scores = [e["score"] for e in entities if "score" in e]
+    prediction |= {"score": min(scores)} if scores else {}
+    return prediction | ({"model_version": model} if model else {})
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Any], Sequence[Entity], Splitter], list[str]]] = {

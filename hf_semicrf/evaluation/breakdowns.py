@@ -60,10 +60,7 @@ def evaluate_tagger(
     """
     check(bins=bins, tokens_column=tokens_column, tags_column=tags_column)
     known = model.config.scheme
-    tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
-    scheme = known
-    if not all(known.knows(tag) for tag in tags if isinstance(tag, str) and tag != UNKNOWN):
-        scheme = scheme_of(label_names(dataset, tags_column), report)
+    scheme = scheme_of_data(known, dataset, tags_column, report)
     gold = list(entity_spans(dataset, scheme, tags_column, report))
     sentences = list(dataset[tokens_column])
     documents = documents_of(dataset, model.config.neighbours)
@@ -109,6 +106,23 @@ def _by_sentence(
             of_document[number].append({**entity, **moved})
         rows += of_document
     return rows
+
+
+def scheme_of_data(
+    known: LabelScheme, dataset: Dataset, tags_column: str, report: ReadReport | None
+) -> LabelScheme:
+    """The scheme of a data set's tags: the model's where it knows them all.
+
+    Args:
+        known: The scheme of the model.
+        dataset: The data set.
+        tags_column: Column of the tags.
+        report: What `read_corpus` filled when it read the data.
+    """
+    tags = {tag for row in named_tags(dataset, tags_column) for tag in row}
+    if all(known.knows(tag) for tag in tags if isinstance(tag, str) and tag != UNKNOWN):
+        return known
+    return scheme_of(label_names(dataset, tags_column), report)
 
 
 def as_tagged(spans: Sequence[ScoredSpan], scheme: LabelScheme) -> list[ScoredSpan]:

@@ -76,7 +76,10 @@ class Decoder(NamedTuple):
             ValueError: A sentence has more words than the potentials have positions.
         """
         present = {name: x for name, x in potentials.items() if x is not None}
-        tempered = {name: np.asarray(x) / self.temperature for name, x in present.items()}
+        tempered = {
+            name: x if name == "order" else np.asarray(x) / self.temperature
+            for name, x in present.items()
+        }
         threshold: float | np.ndarray | None = self.threshold
         if self.threshold is not None and self.threshold_factor != 1:
             longest = len(tempered["duration"])
@@ -160,10 +163,12 @@ def decode(
 ) -> Segmentations:
     """Decode potentials: segments above a threshold, or the most probable segmentation.
 
-    O(N (L C + C^2)) time; the scores of all segments are held, B N L C numbers.
+    O(N (L C + C^2)) time; the scores of all segments are held, B N L C numbers. Where lengths have
+    a tail, L is N.
 
     Args:
-        potentials: Arrays by name, in nats.
+        potentials: Arrays by name, in nats; with a tail also ``enter`` [C], ``stay`` [C] and its
+            ``order``, as `hf_semicrf.ops.TailedPotentials` has them.
         lengths: Positions of each sentence [B]; those of length 0 come out empty.
         threshold: As `Decoder` has it, or one for each length less one and type [L, C] or [L, 1].
 
@@ -171,6 +176,8 @@ def decode(
         ValueError: A sentence has more words than the potentials have positions.
     """
     lengths = np.asarray(lengths)
+    if "enter" in potentials:
+        potentials = written_out(potentials)
     scores = segment_scores(potentials, np.maximum(lengths, 1))
     transition, initial, final = (
         np.asarray(potentials[name], dtype=np.float64)
@@ -189,6 +196,26 @@ def decode(
         )
         labels, starts = best(scores, transition, initial, final, lengths)
     return Segmentations(labels, starts, _at_segments(posterior, labels, starts))
+
+
+def written_out(potentials: Arrays) -> dict[str, np.ndarray]:
+    """Potentials with a score of every length, of those whose lengths have a tail.
+
+    Args:
+        potentials: As `decode` takes them.
+    """
+    rest = {k: x for k, x in potentials.items() if k not in ("enter", "stay", "order")}
+    local = (rest.get(name) for name in ("emission", "start", "end"))
+    positions = next(np.shape(x)[1] for x in local if x is not None)
+    duration, enter, stay = (
+        np.asarray(potentials[name], dtype=np.float64) for name in ("duration", "enter", "stay")
+    )
+    more = np.arange(max(0, positions - len(duration)), dtype=np.float64)[:, None]
+    stayed = np.where(more > 0, more * np.where(np.isneginf(stay), 0, stay), 0)
+    stayed = np.where((more > 0) & np.isneginf(stay), -np.inf, stayed)
+    order = int(potentials.get("order", 1))
+    ways = sum((np.log1p(more / n) for n in range(1, order)), np.zeros_like(more))
+    return {**rest, "duration": np.concatenate([duration, enter + stayed + ways])}
 
 
 def segment_scores(potentials: Arrays, lengths: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from hf_semicrf.export.numpy_decoder import Decoder, word_index
 from hf_semicrf.results import Entity, Segment
-from hf_semicrf.text import AS_WRITTEN, Splitter, Window, attached, sections, windows_of
+from hf_semicrf.text import AS_WRITTEN, KnownWords, Splitter, Window, attached, sections, windows_of
 
 
 class OnnxTagger:
@@ -40,6 +40,7 @@ class OnnxTagger:
         self.joins_words = settings["splitter"] in AS_WRITTEN
         self.limits = (settings["max_length"], None, settings["max_segment_length"])
         self.tokenizer = _Tokenizer(folder / "tokenizer.json", settings["stand_in"])
+        self.known = KnownWords(self.tokenizer)  # type: ignore[arg-type]
         self.session = onnxruntime.InferenceSession(folder / "model.onnx")
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.inputs = {given.name for given in self.session.get_inputs()} - {"word_index"}
@@ -63,7 +64,7 @@ class OnnxTagger:
         else:
             spans, words, joins = [(n, n + 1) for n in range(len(text))], list(text), attached(text)
         joined = [joins] if self.joins_words else None
-        [windows] = windows_of([words], self.tokenizer, *self.limits, joined)
+        [windows] = windows_of([words], self.tokenizer, *self.limits, joined, self.known)
         found = [self._segments(words, window) for window in windows]
         entities: list[Entity] = []
         for segments, (first, end) in zip(found, sections(windows, found), strict=True):
@@ -111,8 +112,11 @@ class _Tokenizer:
     def num_special_tokens_to_add(self) -> int:
         return self.backend_tokenizer.num_special_tokens_to_add(False)
 
-    def __call__(self, sentences: Sequence[Sequence[str]], **_: Any) -> _Encoded:
-        return _Encoded(self.backend_tokenizer.encode_batch(sentences, is_pretokenized=True))
+    def __call__(
+        self, sentences: Sequence[Sequence[str]], add_special_tokens: bool = True, **_: Any
+    ) -> _Encoded:
+        rows = self.backend_tokenizer.encode_batch(sentences, True, add_special_tokens)
+        return _Encoded(rows)
 
 
 class _Encoded(dict[str, list[list[int]]]):

@@ -14,6 +14,7 @@ from hf_semicrf.head.calibration import (
 )
 from hf_semicrf.head.mode import evaluating
 from hf_semicrf.head.module import SemiCRF, SemiCRFOutput
+from hf_semicrf.head.scorers import Scores
 from hf_semicrf.head.settings import DEFAULTS, HeadSettings, RemovedError, without_removed
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "HeadSettings",
     "RemovedError",
     "Scored",
+    "Scores",
     "SemiCRF",
     "SemiCRFOutput",
     "evaluating",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_semicrf import ops
-from hf_semicrf.head.scorers import SCORERS
+from hf_semicrf.head.lengths import SHAPED, fitted, shaped
+from hf_semicrf.head.scorers import SCORERS, Scores
 from hf_semicrf.head.settings import HeadSettings
 from hf_semicrf.labels import Known, Rules
 from hf_semicrf.options import check, check_decoding
@@ -34,7 +36,7 @@ class SemiCRFOutput(NamedTuple):
     starts: Tensor | None = None
     segment_posteriors: Tensor | None = None
     marginals: ops.Marginals | None = None
-    potentials: ops.Potentials | None = None
+    potentials: ops.Potentials | ops.TailedPotentials | None = None
 
 
 class SemiCRF(nn.Module):
@@ -75,10 +77,16 @@ class SemiCRF(nn.Module):
         self.rules = rules
         self.scorer = SCORERS[settings.scorer](hidden_size, num_types, settings, backend)
         layers, longest = settings.mix_layers, settings.max_segment_length
+        self.longest, self.shortest = longest, settings.min_segment_length
+        self.length_prior = settings.length_prior
+        self.tail_order = settings.tail_order if self.length_prior == "negative_binomial" else 1
         # logarithms of the layers' weights, times their number
         self.mix_bias = nn.Parameter(torch.empty(layers)) if layers else None
         # 'bias' in the name keeps weight decay away from them
-        self.duration_bias = nn.Parameter(torch.empty(longest, num_types))
+        shape = SHAPED.get(self.length_prior)
+        self.duration_bias = nn.Parameter(torch.empty(shape or longest, num_types))
+        tail = 0 if not settings.has_tail else 1 if shape else 2  # enter and stay, or stay alone
+        self.tail_bias = nn.Parameter(torch.empty(tail, num_types)) if tail else None
         self.transition_bias = nn.Parameter(torch.empty(num_types, num_types))
         self.initial_bias = nn.Parameter(torch.empty(num_types))
         self.final_bias = nn.Parameter(torch.empty(num_types))
@@ -89,25 +97,67 @@ class SemiCRF(nn.Module):
         for parameter in self.parameters(recurse=False):
             nn.init.normal_(parameter, std=INIT_STD)
 
-    def potentials(self, hidden: Tensor, lengths: Tensor) -> ops.Potentials:
-        """The potentials of a batch, float32 at least.
+    @torch.no_grad()
+    def fit_lengths(self, lengths: Sequence[Sequence[int]]) -> None:
+        """Set what lengths score, and the tail, from the segments of training data.
+
+        Args:
+            lengths: Lengths of the segments of each type, in positions, the outside type first;
+                types without any stay as they are.
+
+        Raises:
+            ValueError: They are not of as many types, or a length is below 1.
+        """
+        types = self.duration_bias.shape[1]
+        if len(lengths) != types or any(n < 1 for row in lengths for n in row):
+            raise ValueError(f"expected lengths of at least 1 for each of {types} types")
+        for kind, row in enumerate(lengths):
+            if kind and len(row):
+                scores, tail = fitted(row, self.length_prior, self.longest, self.tail_order)
+                self.duration_bias[:, kind] = scores.to(self.duration_bias)
+                if self.tail_bias is not None and tail is not None:
+                    self.tail_bias[:, kind] = tail.to(self.tail_bias)
+
+    def potentials(self, hidden: Tensor, lengths: Tensor) -> ops.Potentials | ops.TailedPotentials:
+        """The potentials of a batch, float32 at least; with a tail where the lengths have one.
 
         Args:
             hidden: Hidden states [B, N, H], or [B, N, K H] of ``mix_layers`` K layers side by side.
             lengths: Positions of each sentence [B].
         """
+        return self.with_lengths(self.scores(hidden), lengths)
+
+    def scores(self, hidden: Tensor) -> Scores:
+        """What the scorer reads from hidden states [B, N, H].
+
+        With "sum" and "boundary" each position has its own, so that windows of a long sequence can
+        be scored one by one.
+        """
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.to(self.duration_bias.dtype)
+            hidden = hidden.to(self.transition_bias.dtype)
             if self.mix_bias is not None:
                 layers = hidden.unflatten(-1, (len(self.mix_bias), -1))
                 hidden = torch.einsum("bnkh,k->bnh", layers, self.mix_bias.exp() / layers.shape[2])
-        scores = self.scorer(hidden)
+        return self.scorer(hidden)
+
+    def with_lengths(
+        self, scores: Scores, lengths: Tensor
+    ) -> ops.Potentials | ops.TailedPotentials:
+        """Potentials of scores, with what all sentences share.
+
+        Args:
+            scores: Of positions and segments.
+            lengths: Positions of each sentence [B].
+        """
+        duration: Tensor = self.duration_bias
+        if self.length_prior in SHAPED:
+            duration = shaped(self.length_prior, duration, self.longest)
         p = ops.Potentials(
             emission=scores.emission,
             segment=scores.segment,
             start=scores.start,
             end=scores.end,
-            duration=self.duration_bias,
+            duration=duration,
             transition=self.transition_bias,
             initial=self.initial_bias,
             final=self.final_bias,
@@ -116,12 +166,25 @@ class SemiCRF(nn.Module):
         forbidden = None
         if torch.compiler.is_compiling():  # a graph keeps no tensor of an earlier call
             duration = p.duration.clone()
-            duration[1:, 0] = -torch.inf
+            duration[1:, 0] = duration[: self.shortest - 1, 1:] = -torch.inf
             p = p._replace(duration=duration)
             p = p if self.rules is None else self.rules.apply(p)
         else:
-            forbidden = _forbidden(self.rules, *self.duration_bias.shape, hidden.device)
-        return ops.packed(p, forbidden=forbidden, backend=self.backend)
+            sizes = (self.longest, self.duration_bias.shape[1], self.shortest)
+            forbidden = _forbidden(self.rules, *sizes, lengths.device)
+        p = ops.packed(p, forbidden=forbidden, backend=self.backend)
+        return p if self.tail_bias is None else self._with_tail(p, duration[-1], self.tail_bias)
+
+    def _with_tail(self, p: ops.Potentials, last: Tensor, tail: Tensor) -> ops.TailedPotentials:
+        """Potentials with their tail, for types that may have length L and more."""
+        enter, stay = tail.to(p.duration.dtype)[[0, -1]]
+        enter = enter if len(tail) == 2 else last.to(stay) + stay
+        never = torch.zeros(len(enter), dtype=torch.bool)
+        never[0] = True  # the outside type
+        if self.rules is not None:
+            never |= ~torch.tensor(self.rules.duration[-1])
+        never = never.to(enter.device, non_blocking=True)
+        return ops.TailedPotentials(p, enter.masked_fill(never, -torch.inf), stay, self.tail_order)
 
     def forward(
         self,
@@ -156,7 +219,45 @@ class SemiCRF(nn.Module):
             ValueError: Shapes or values do not fit, or both a threshold and "viterbi" are given.
         """
         threshold = check_decoding(threshold, None if isinstance(decode, bool) else decode)
-        p = self.potentials(hidden, lengths)
+        return self._of_potentials(
+            self.potentials(hidden, lengths),
+            labels,
+            starts,
+            decode,
+            segment_marginals,
+            threshold,
+            known,
+            allowed,
+        )
+
+    @torch.no_grad()
+    def decode(self, p: ops.Potentials | ops.TailedPotentials) -> SemiCRFOutput:
+        """Find the segmentation of potentials, with each segment's probability.
+
+        Args:
+            p: From `potentials` or `with_lengths`.
+        """
+        return self._of_potentials(p, decode=True, segment_marginals=True)
+
+    def _of_potentials(
+        self,
+        p: ops.Potentials | ops.TailedPotentials,
+        labels: Tensor | None = None,
+        starts: Tensor | None = None,
+        decode: bool | Literal["viterbi"] | None = None,
+        segment_marginals: bool = False,
+        threshold: float | None = None,
+        known: Known | None = None,
+        allowed: Tensor | None = None,
+    ) -> SemiCRFOutput:
+        """As `forward`, of potentials."""
+        if isinstance(p, ops.TailedPotentials):
+            if allowed is not None or threshold is not None:
+                raise ValueError(
+                    "expected neither allowed segments nor a threshold with a tail, whose segments "
+                    "have no longest length: known takes what is known of positions"
+                )
+            return self._with_tail_scored(p, labels, starts, decode, segment_marginals, known)
         if allowed is not None:
             segment = p.duration.new_zeros(()) if p.segment is None else p.segment
             p = p._replace(segment=torch.where(allowed, segment, -torch.inf))
@@ -180,9 +281,36 @@ class SemiCRF(nn.Module):
             posteriors = None
             if segment_marginals and marginals.segment is not None:
                 posteriors = ops.at_segments(
-                    marginals.segment, found, found_starts, lengths, self.backend
+                    marginals.segment, found, found_starts, p.lengths, self.backend
                 )
         return SemiCRFOutput(nll, found, found_starts, posteriors, marginals, p)
+
+    def _with_tail_scored(
+        self,
+        p: ops.TailedPotentials,
+        labels: Tensor | None,
+        starts: Tensor | None,
+        decode: bool | Literal["viterbi"] | None,
+        segment_marginals: bool,
+        known: Known | None,
+    ) -> SemiCRFOutput:
+        """As `_of_potentials`, with a tail."""
+        nll = None
+        if known is not None:
+            agreeing = known.apply_with_tail(p)
+            nll = ops.log_partition_difference(p, agreeing, self.backend)
+        elif labels is not None and starts is not None:
+            nll = ops.negative_log_likelihood(p, labels, starts, self.backend)
+        if not (not self.training if decode is None else decode):
+            return SemiCRFOutput(nll, potentials=p)
+        with torch.no_grad():
+            tempered = p.map(lambda x: x.detach() / self.temperature)
+            found = ops.best_segmentation(tempered, self.backend)
+            marginals = ops.marginals(tempered, backend=self.backend)
+            posteriors = None
+            if segment_marginals:
+                posteriors = ops.decoded_posteriors(tempered, *found, self.backend)
+        return SemiCRFOutput(nll, *found, posteriors, marginals, p)
 
     def _nll(
         self, p: ops.Potentials, edge: Tensor | None, labels: Tensor, starts: Tensor
@@ -262,13 +390,16 @@ def _thresholds(
 
 
 @lru_cache(maxsize=64)
-def _forbidden(rules: Rules | None, longest: int, types: int, device: torch.device) -> Tensor:
+def _forbidden(
+    rules: Rules | None, longest: int, types: int, shortest: int, device: torch.device
+) -> Tensor:
     """What no sentence may have, of durations, transitions, first and last types, side by side.
 
     [(L + C + 2) C] bool on a device, kept for the next call.
     """
     duration = torch.zeros(longest, types, dtype=torch.bool)
     duration[1:, 0] = True  # the outside type has length 1 only
+    duration[: shortest - 1, 1:] = True
     flags = [duration, *(torch.zeros(n, dtype=torch.bool) for n in (types**2, types, types))]
     if rules is not None:
         flags = [

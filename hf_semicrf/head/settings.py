@@ -17,6 +17,7 @@ class HeadSettings:
 
     Args:
         max_segment_length: Longest segment L, in positions: words, where the model runs on text.
+            With a tail, the length beyond which it begins.
         scorer: How hidden states score segments. "sum": by the scores of their positions.
             "boundary": also by scores of their first and last positions. "span": also by a small
             network that reads each segment as a whole.
@@ -33,6 +34,13 @@ class HeadSettings:
             first; below 1, long segments need less.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
+        length_prior: What lengths score. "free": a parameter each, up to L, and nothing longer.
+            With a tail there is no longest segment: "geometric" and "negative_binomial" have a
+            parameter for each length up to L, "poisson" and "gamma" a shape of two or three; see
+            `hf_semicrf.head.lengths`. A tail wants the scorer "sum" or "boundary", factored
+            potentials and ``threshold=None``: decoding is Viterbi's.
+        tail_order: Order r of a negative binomial tail, a whole number.
+        min_segment_length: Shortest segment of a type other than the outside.
 
     Raises:
         ValueError: A value is out of its range, or of another type.
@@ -47,6 +55,9 @@ class HeadSettings:
     threshold: float | None = 0.4
     threshold_factor: float = 1.0
     potentials: str = "factored"
+    length_prior: str = "free"
+    tail_order: int = 2
+    min_segment_length: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -56,7 +67,27 @@ class HeadSettings:
             raise RemovedError(message)
         for name, value in check(**vars(self)).items():
             object.__setattr__(self, name, value)
+        if self.min_segment_length > self.max_segment_length:
+            raise ValueError(
+                f"expected min_segment_length of at most max_segment_length "
+                f"{self.max_segment_length}, got {self.min_segment_length}"
+            )
+        if self.has_tail:
+            for name, allowed in WITH_TAIL.items():
+                if (got := getattr(self, name)) not in allowed:
+                    raise ValueError(
+                        f"expected {name} among {allowed} with the tail of "
+                        f"length_prior={self.length_prior!r}, got {got!r}"
+                    )
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether segments have no longest length."""
+        return self.length_prior != "free"
+
+
+# what a tail goes with
+WITH_TAIL = {"scorer": ("sum", "boundary"), "potentials": ("factored",), "threshold": (None,)}
 
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(HeadSettings)}
 

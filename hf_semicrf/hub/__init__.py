@@ -11,7 +11,7 @@ from hf_semicrf.hub.allowed import (
     is_local,
     leaving,
 )
-from hf_semicrf.hub.model_card import find_card, render_card
+from hf_semicrf.hub.model_card import card_with_promises, find_card, render_card
 from hf_semicrf.hub.push import (
     ListedUploads,
     card_files,
@@ -31,6 +31,7 @@ __all__ = [
     "ListedUploads",
     "card_files",
     "card_for_push",
+    "card_with_promises",
     "endpoint_additions",
     "find_card",
     "is_local",

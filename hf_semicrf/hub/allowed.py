@@ -34,7 +34,10 @@ _WEIGHTS = re.compile(
 )
 _WHEEL = re.compile(r"hf_semicrf-[0-9][0-9a-z.]*-py3-none-any\.whl", re.ASCII)
 _INDEX = re.compile(r"(adapter_)?model\.safetensors\.index(\.[a-z0-9]+)?\.json", re.ASCII)
-_SETTINGS = {"config.json", "adapter_config.json", "tokenizer_config.json", "decoder.json"}
+_SETTINGS = {
+    *("config.json", "adapter_config.json", "tokenizer_config.json", "decoder.json"),
+    "preprocessor_config.json",  # of a feature extractor
+}
 _TOKENIZER = {
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "spm_char.model"),

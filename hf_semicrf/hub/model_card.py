@@ -25,15 +25,20 @@ from hf_semicrf.reporting import (
     length_table,
     markdown_table,
     markdown_text,
+    promise_table,
     reliability_table,
     type_table,
 )
+from hf_semicrf.results import Promise
 from hf_semicrf.text import one_line, visible
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["hf_semicrf", "semi-markov-crf", "named-entity-recognition"]
+_RECALL = "## Promised recall"
 _NO_DATASET = "The data set was not named to this card."
-_NOT_OF_THE_HEAD = ("self", "encoder_config", "labels", "base_model", "has_word_starts", "kwargs")
+_NOT_OF_THE_HEAD = (
+    *("self", "encoder_config", "labels", "base_model", "has_word_starts", "promises", "kwargs"),
+)
 
 
 def render_card(
@@ -125,12 +130,25 @@ def render_card(
         breakdown=breakdown,
         length_scores=length_table(breakdown) if breakdown else None,
         reliability=reliability_table(breakdown) if breakdown else None,
+        recall=_recall(config.promises),
         plot=plot,
         speed=markdown_table(("measured", "value"), list(speed.items())) if speed else None,
         training=_training(training or {}),
         examples=[_example(example) for example in examples],
     )
     return str(card)
+
+
+def card_with_promises(card: str, promises: Sequence[Promise]) -> str:
+    """A card of this library with other promises of recall.
+
+    Args:
+        card: As `render_card` writes it.
+        promises: As a configuration holds them.
+    """
+    without = re.sub(rf"^{_RECALL}\n.*?(?=^## )", "", card, flags=re.M | re.S)
+    written = _recall(promises)
+    return re.sub(r"^(?=## Speed$)", lambda _: written, without, count=1, flags=re.M)
 
 
 def find_card(folder: str | os.PathLike | None) -> str | None:
@@ -210,6 +228,22 @@ def _training(training: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     settings = {**training, "versions": training.get("versions", versions)}
     return markdown_table(("setting", "value"), list(settings.items()))
+
+
+def _recall(promises: Sequence[Promise]) -> str:
+    """The section on promises of recall; nothing without any."""
+    if not promises:
+        return ""
+    return (
+        f"{_RECALL}\n\n`predict(..., recall=...)` and `redact(..., recall=...)` take every segment "
+        "whose posterior is at least a threshold. On documents like those that it was read off, "
+        "the share of entities that is found is the recall or more: on average over such data, or "
+        "for the share of them that the confidence says. Documents have to be exchangeable with "
+        "those, and have no more entities than the largest of them; of other text nothing is "
+        "promised.\n\n"
+        f"{promise_table(promises)}\n"
+        "Extra words are those beside the entities' own, as a share of these.\n\n"
+    )
 
 
 def _example(example: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from hf_semicrf.inference.feeding import Arriving, Feed, sent
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
 
+_ADAPTERS = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 _LOCK = Lock()
 _GRAPHS: WeakKeyDictionary[nn.Module, Graphs] = WeakKeyDictionary()
 
@@ -141,16 +142,24 @@ def _state(model: nn.Module) -> Hashable:
     """All of a model that a graph keeps: where its tensors lie, and its plain settings."""
     tensors = (*model.parameters(), *model.buffers())
     settings = (
-        (name, repr(value))
+        (name, _plain(value))
         for module in model.modules()
         for name, value in vars(module).items()
-        if not name.startswith(("_parameters", "_buffers", "_modules"))
-        if value is None or isinstance(value, bool | int | float | str | tuple | list)
+        if name != "training" and (name[0] != "_" or name in _ADAPTERS)
     )
-    cuda = torch.backends.cuda
     return (
-        tuple((x.data_ptr(), x.dtype, x.shape) for x in tensors),
-        tuple((name, value) for name, value in settings if name != "training"),
+        tuple((x.data_ptr(), x.dtype) for x in tensors),
+        tuple((name, value) for name, value in settings if value is not None),
         (torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")),
-        (torch.get_float32_matmul_precision(), cuda.matmul.allow_tf32),
+        (torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32),
+        torch.is_inference_mode_enabled(),
     )
+
+
+def _plain(value: Any) -> str | None:
+    """A setting of a module as text; None for all that is no number, word or row of these."""
+    if hasattr(value, "_attn_implementation"):  # an encoder's configuration
+        return str(value._attn_implementation)
+    if isinstance(value, tuple | list) and all(_plain(item) is not None for item in value):
+        return repr(value)
+    return repr(value) if isinstance(value, bool | int | float | str) else None

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from hf_semicrf.head import evaluating
+from hf_semicrf.inference.candidates import Candidates, candidates_of, joined_candidates
 from hf_semicrf.inference.distribution import (
     Distribution,
     distributions,
@@ -21,6 +23,13 @@ from hf_semicrf.inference.distribution import (
 )
 from hf_semicrf.inference.feeding import Arriving, Feed, ahead, padded_length, sent
 from hf_semicrf.inference.graphs import Graphs
+from hf_semicrf.inference.promises import (
+    AGAIN,
+    check_kept,
+    dependencies,
+    promise_of,
+    thresholds_of,
+)
 from hf_semicrf.labels import allowed_segments, spans_in_window, spans_of_words
 from hf_semicrf.ops import ScoreError
 from hf_semicrf.options import check, check_decoding
@@ -58,6 +67,7 @@ class WindowResult:
         constraints: What is known of spans of its words, counted from its first.
         segments: The decoded segments, in words of the text.
         distribution: Posteriors, entropy and n-best list, where asked for.
+        candidates: All probable segments, counted from its first word, where asked for.
     """
 
     window: Window
@@ -65,6 +75,7 @@ class WindowResult:
     constraints: list[dict[str, Any]] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     distribution: Distribution | None = None
+    candidates: Candidates | None = None
 
 
 @dataclass
@@ -136,10 +147,24 @@ class Document:
             for segment in result.segments
             if first <= segment.first and segment.end <= end
         )
-        return [
-            Entity(label=label, score=posterior, **self._place(first, end))  # type: ignore[typeddict-item]
-            for first, end, label, posterior in segments
-        ]
+        return [self._entity(*segment) for segment in segments]
+
+    def candidates(self) -> Candidates:
+        """All probable segments, in words of the text."""
+        parts = [result.candidates for result in self.results if result.candidates is not None]
+        return joined_candidates([result.window for result in self.results], parts)
+
+    def above(self, thresholds: Sequence[float], types: Sequence[str]) -> list[Entity]:
+        """The candidates whose posterior is at least the threshold of their type.
+
+        Args:
+            thresholds: Of each type but the outside.
+            types: Names of the types, the outside's first.
+        """
+        found = self.candidates()
+        kept = found.where(found.posterior >= np.array(thresholds)[found.type - 1])
+        rows = zip(*(column.tolist() for column in kept), strict=True)
+        return [self._entity(first, end, types[kind], score) for first, end, kind, score in rows]
 
     def prediction(self, types: tuple[str, ...]) -> Prediction:
         """What its windows found, and what else they know.
@@ -177,6 +202,10 @@ class Document:
             ],
         )
 
+    def _entity(self, first: int, end: int, label: str, score: float) -> Entity:
+        """Words [first, end) as an entity."""
+        return Entity(label=label, score=score, **self._place(first, end))  # type: ignore[typeddict-item]
+
     def _place(self, first: int, end: int) -> dict[str, Any]:
         """Where words [first, end) stand in the text."""
         start, stop = self.spans[first][0], self.spans[end - 1][1]
@@ -192,6 +221,7 @@ def predict(
     *,
     threshold: float | None = None,
     decode: Decode | None = None,
+    recall: float | None = None,
     max_length: int | None = None,
     overlap: int | None = None,
     constraints: Sequence[Constraints | None] | None = None,
@@ -199,8 +229,9 @@ def predict(
     cuda_graphs: bool = False,
 ) -> list[list[Entity]]:
     """What ``SemiCRFForTokenClassification.predict`` promises."""
-    options = {"threshold": threshold, "decode": decode, "max_length": max_length}
-    options |= {"overlap": overlap, "splitter": splitter, "cuda_graphs": cuda_graphs}
+    options: dict[str, Any] = {"threshold": threshold, "decode": decode, "recall": recall}
+    options |= {"max_length": max_length, "overlap": overlap}
+    options |= {"splitter": splitter, "cuda_graphs": cuda_graphs}
     return list(_stream(_items, model, texts, tokenizer, batch_size, constraints, **options))
 
 
@@ -227,6 +258,7 @@ def _stream(
     *,
     threshold: float | None = None,
     decode: Decode | None = None,
+    recall: float | None = None,
     max_length: int | None = None,
     overlap: int | None = None,
     splitter: Split | None = None,
@@ -241,14 +273,110 @@ def _stream(
         cuda_graphs=cuda_graphs,
         texts_at_once=texts_at_once,
     )
-    threshold = check_decoding(threshold, decode)
+    threshold = check_decoding(threshold, decode, recall)
+    if recall is not None and own["cuda_graphs"]:
+        raise ValueError("expected cuda_graphs or a recall, got both")
     graphs = Graphs.of(model) if own["cuda_graphs"] else None
     tokenizer = _prepared(tokenizer)
     items = items_of(texts, constraints)
+    types, thresholds = model.config.scheme.types, None
+    if recall is not None:
+        promise = promise_of(model.config.promises, check(recall=recall)["recall"])
+        kind = promise["depends_on"]["texts"]
+        windows = {name: own[name] for name in ("max_length", "overlap")}
+        check_kept(promise, conditions(model, tokenizer, kind, splitter, **windows))
+        thresholds = thresholds_of(promise, types)
+        items = _of_kind(items, kind, recall)
     cutter = _Cutter(model, tokenizer, own, splitter)
     size = own["texts_at_once"] or max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * own["batch_size"])
-    read = _read_ahead(model, items, size, cutter, own["batch_size"], threshold, decode, graphs)
+    least = None if thresholds is None else min(thresholds)
+    read = _read_ahead(
+        model, items, size, cutter, own["batch_size"], threshold, decode, graphs, least
+    )
+    if thresholds is not None:
+        return (document.above(thresholds, types) for document in read)
     return (document.entities() for document in read)
+
+
+def _of_kind(items: Iterable[Item], kind: str, recall: float) -> Iterator[Item]:
+    """The texts; refuses those on which a recall was not promised."""
+    for number, (text, spans) in enumerate(items):
+        if kind_of(text) != kind:
+            raise ValueError(
+                f"expected {kind}, on which recall {recall} was promised, got {kind_of(text)} "
+                f"(text {number}): give the same, or {AGAIN}"
+            )
+        if spans:
+            raise ValueError(
+                "expected constraints or a recall, which was promised without, got both (text "
+                f"{number})"
+            )
+        yield text, spans
+
+
+def kind_of(text: Text) -> str:
+    """What a promise calls texts like this one."""
+    if isinstance(text, Mapping):
+        return "strings with offsets"
+    return "strings" if isinstance(text, str) else "lists of words"
+
+
+def conditions(
+    model: Any,
+    tokenizer: Any,
+    texts: str,
+    splitter: Split | None = None,
+    max_length: int | None = None,
+    overlap: int | None = None,
+) -> dict[str, Any]:
+    """What a promise of recall depends on, under options of `predict`.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        texts: What `kind_of` calls them.
+        splitter: Cuts strings into words; the model's own where None.
+        max_length: Sub-words in a window.
+        overlap: Words that neighbouring windows share.
+    """
+    own = check(max_length=max_length, overlap=overlap)
+    tokenizer = _prepared(tokenizer)
+    name = model.config.splitter if splitter is None else Splitter.of(splitter).name
+    limit = _room(model, tokenizer, own["max_length"])
+    return dependencies(model, tokenizer, texts, name, limit, own["overlap"])
+
+
+def read_candidates(
+    model: Any,
+    texts: Sequence[Text],
+    tokenizer: Any,
+    least: float,
+    batch_size: int = 32,
+    *,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    splitter: Split | None = None,
+) -> list[Document]:
+    """Texts with all their segments whose posterior is high enough.
+
+    Args:
+        model: The model.
+        texts: As `predict` takes them.
+        tokenizer: The encoder's tokenizer.
+        least: The least posterior of a candidate.
+        batch_size: As `predict` takes it, like all that follow.
+        max_length: Sub-words in a window.
+        overlap: Words that neighbouring windows share.
+        splitter: Cuts strings into words.
+
+    Returns:
+        The documents, whose `candidates` are read.
+    """
+    own = check(batch_size=batch_size, max_length=max_length, overlap=overlap)
+    tokenizer = _prepared(tokenizer)
+    documents = _documents(model, texts, tokenizer, own, None, splitter)
+    _read(model, documents, tokenizer, own["batch_size"], None, None, least=least)
+    return documents
 
 
 def analyze(
@@ -337,8 +465,7 @@ class _Cutter:
         self.tokenizer = tokenizer
         self.known = KnownWords(tokenizer)
         self.splitter = None if splitter is None else Splitter.of(splitter)
-        limits = (options["max_length"], longest_input(model, tokenizer))
-        self.limit = min((n for n in limits if n is not None), default=None)
+        self.limit = _room(model, tokenizer, options["max_length"])
         self.overlap = options["overlap"]
 
     def documents(self, items: Sequence[tuple[int, Item]]) -> list[Document]:
@@ -478,6 +605,7 @@ def _read_ahead(
     threshold: float | None,
     decode: Decode | None,
     graphs: Graphs | None,
+    least: float | None,
 ) -> Iterator[Document]:
     """Documents that have been read, while a thread prepares those behind them.
 
@@ -490,6 +618,7 @@ def _read_ahead(
         threshold: As `predict` takes it.
         decode: As `predict` takes it.
         graphs: Those of the model, or None.
+        least: The least posterior of a candidate; None for no candidates.
     """
 
     def prepared(
@@ -499,7 +628,7 @@ def _read_ahead(
         return documents, _batches(model, documents, cutter.tokenizer, batch_size)
 
     for documents, batches in ahead(enumerate(items), size, prepared):
-        _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size)
+        _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size, least=least)
         yield from documents
 
 
@@ -511,6 +640,7 @@ def _read(
     threshold: float | None,
     decode: Decode | None,
     n_best: int | None = None,
+    least: float | None = None,
 ) -> None:
     """Run the model over all windows, in batches of like lengths.
 
@@ -522,8 +652,10 @@ def _read(
         threshold: As `predict` takes it.
         decode: As `predict` takes it.
         n_best: How many segmentations the distributions list; None for no distributions.
+        least: The least posterior of a candidate; None for no candidates.
     """
-    _run(model, _batches(model, documents, tokenizer, batch_size), threshold, decode, n_best)
+    batches = _batches(model, documents, tokenizer, batch_size)
+    _run(model, batches, threshold, decode, n_best, least=least)
 
 
 @torch.no_grad()
@@ -535,6 +667,7 @@ def _run(
     n_best: int | None = None,
     graphs: Graphs | None = None,
     batch_size: int = 1,
+    least: float | None = None,
 ) -> None:
     """Run the model over batches; on a GPU, a batch is launched before the last one is fetched."""
     running: deque[tuple[_Batch, Any, Arriving]] = deque()
@@ -557,9 +690,9 @@ def _run(
                 raise ValueError(_where(batch.results, error)) from error
             running.append((batch, head, arriving))
             if len(running) > depth:
-                _fetch(model.config, *running.popleft(), n_best)
+                _fetch(model.config, *running.popleft(), n_best, least)
         while running:
-            _fetch(model.config, *running.popleft(), n_best)
+            _fetch(model.config, *running.popleft(), n_best, least)
 
 
 def _replayed(
@@ -582,7 +715,14 @@ def _replayed(
         return graphs.run(run, batch.feed, allowed, rows, (threshold, decode))
 
 
-def _fetch(config: Any, batch: _Batch, head: Any, columns: Arriving, n_best: int | None) -> None:
+def _fetch(
+    config: Any,
+    batch: _Batch,
+    head: Any,
+    columns: Arriving,
+    n_best: int | None,
+    least: float | None,
+) -> None:
     """Give the windows of a batch what the model has found in them."""
     types = config.scheme.types
     try:
@@ -590,6 +730,9 @@ def _fetch(config: Any, batch: _Batch, head: Any, columns: Arriving, n_best: int
     except ScoreError as error:
         raise ValueError(_where(batch.results, error)) from error
     _take_segments(config, batch.results, segments)
+    if least is not None:
+        for result, part in zip(batch.results, candidates_of(head, least), strict=True):
+            result.candidates = part
     if n_best is not None:
         found = distributions(head, config.head_temperature, types, n_best)
         for result, distribution in zip(batch.results, found, strict=True):
@@ -652,6 +795,12 @@ def _take_segments(
                 segment._replace(first=first + segment.first, end=first + segment.end)
                 for segment in segments
             ]
+
+
+def _room(model: Any, tokenizer: Any, max_length: int | None) -> int | None:
+    """Sub-words in a window; None for no limit."""
+    limits = (max_length, longest_input(model, tokenizer))
+    return min((n for n in limits if n is not None), default=None)
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hf_semicrf.labels.schemes import OUTSIDE, LabelScheme, split_long_segments
-from hf_semicrf.ops import Potentials
+from hf_semicrf.ops import Potentials, TailedPotentials
 
 MOST_TYPES = 63  # a set of types is the bits of one int64
 
@@ -101,6 +101,11 @@ class Known(NamedTuple):
             final=twice(p.final),
             lengths=p.lengths,
         )
+
+    def apply_with_tail(self, p: TailedPotentials) -> TailedPotentials:
+        """The same of potentials with a tail."""
+        enter, stay = (torch.cat([x, x]) for x in (p.enter, p.stay))
+        return TailedPotentials(self.apply(p.body), enter, stay, p.order)
 
 
 def types_as_bits(names: Iterable[str], types: Sequence[str]) -> int:

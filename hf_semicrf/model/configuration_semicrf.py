@@ -18,6 +18,7 @@ from hf_semicrf.head import DEFAULTS, HeadSettings, without_removed
 from hf_semicrf.hub import AUTO_MAP, ListedUploads, is_local, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
 from hf_semicrf.options import check
+from hf_semicrf.results import Promise
 from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, WINDOW_LENGTH, Splitter
 
 SETTINGS = (
@@ -56,6 +57,8 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
             with them.
         base_model: Public name of the pretrained encoder, for the model card.
         has_word_starts: Whether the model knows which tokens start a word.
+        promises: The recalls that were calibrated (``SemiCRFTrainer.calibrate_recall``), each as
+            `hf_semicrf.results.Promise`.
         **kwargs: The settings of the head, as `hf_semicrf.HeadSettings` lists them, such as
             ``max_segment_length``; and what every configuration takes, such as ``id2label``.
 
@@ -79,10 +82,17 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
         window_length: int = WINDOW_LENGTH,
         base_model: str | None = None,
         has_word_starts: bool = False,
+        promises: Sequence[Promise] = (),
         **kwargs: Any,
     ):
         kwargs = without_removed(kwargs)
         head = HeadSettings(**{name: kwargs.pop(name) for name in DEFAULTS if name in kwargs})
+        if head.has_tail:
+            raise ValueError(
+                "expected length_prior='free' of a model of words, whose labels are cut at the "
+                f"longest segment, got {head.length_prior!r}: SemiCRFForFrameClassification and "
+                "the module SemiCRF take a tail"
+            )
         if splitter != FUNCTION:
             splitter = Splitter.of(splitter).name
         own = check(
@@ -132,6 +142,7 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
             setattr(self, name, value)
         self.constraints = dict(constraints) if isinstance(constraints, Mapping) else constraints
         self.splitter = splitter
+        self.promises = list(promises)
         self.base_model = None if base_model and is_local(base_model) else base_model
         super().__init__(**kwargs)
         self.rules  # noqa: B018  (refuse constraints that cannot be met)

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scored, SemiCRF, SemiCRFOutput
 from hf_semicrf.hub import ListedUploads, card_files, card_for_push, is_local
-from hf_semicrf.inference import analyze, predict, predict_stream
+from hf_semicrf.inference import analyze, predict, predict_stream, redact
 from hf_semicrf.labels import UNKNOWN_TAG, Known, Rules, split_long_segments
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
 from hf_semicrf.model.continuing import continued_state
@@ -30,9 +30,9 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
-from hf_semicrf.ops import kernels_for, mean_loss
+from hf_semicrf.ops import kernels_for, mean_loss, preload
 from hf_semicrf.options import check_decoding
-from hf_semicrf.results import Entity, Prediction
+from hf_semicrf.results import Entity, Prediction, Redaction
 from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
 
 logger = logging.get_logger(__name__)
@@ -89,6 +89,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn"):
             setattr(self, flag, getattr(built, flag, False))
         super().__init__(config)
+        preload()
         if is_local(self.name_or_path or ""):
             self.name_or_path = ""  # peft writes this beside an adapter; the configuration knows it
         scheme = config.scheme
@@ -434,6 +435,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         *,
         threshold: float | None = None,
         decode: Literal["viterbi"] | None = None,
+        recall: float | None = None,
         max_length: int | None = None,
         overlap: int | None = None,
         constraints: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
@@ -458,6 +460,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
                 ``threshold_factor`` counts in either case.
             decode: "viterbi" for the entities of the most probable segmentation as a whole,
                 whatever the model's threshold.
+            recall: A recall that the model was calibrated for: every segment is returned whose
+                posterior is at least the threshold that was found then, overlapping ones too.
             max_length: Sub-words in a window, special tokens included; the encoder's limit by
                 default. Long windows can be worse than short ones where the encoder was fine-tuned
                 on short texts.
@@ -489,7 +493,8 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
                 stream, say: see `predict_stream`), a text is none of these, the tokenizer is none,
                 scores are not finite, no segmentation meets the constraints, or ``cuda_graphs`` is
-                asked for and the model is not on one CUDA device.
+                asked for and the model is not on one CUDA device. Of a recall also: the model was
+                not calibrated for it, or something differs on which its promise depends.
             RuntimeError: With ``cuda_graphs``, the encoder cannot be captured.
         """
         return predict(
@@ -499,6 +504,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             batch_size,
             threshold=threshold,
             decode=decode,
+            recall=recall,
             max_length=max_length,
             overlap=overlap,
             constraints=constraints,
@@ -544,6 +550,51 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
             constraints=constraints,
             texts_at_once=texts_at_once,
             **options,
+        )
+
+    def redact(
+        self,
+        texts: Sequence[str | Sequence[str]],
+        tokenizer: Any,
+        batch_size: int = 32,
+        *,
+        recall: float,
+        replace: Literal["label", "mask", "mapping"] = "label",
+        max_length: int | None = None,
+        overlap: int | None = None,
+        splitter: str | None = None,
+    ) -> list[Redaction]:
+        """Cover what may be an entity, so that a promised share of all entities can't be read.
+
+        Args:
+            texts: Raw strings, or lists of words; what the recall was calibrated on.
+            tokenizer: The encoder's tokenizer.
+            batch_size: Windows that are encoded together.
+            recall: As `predict` takes it. All its candidates are covered; those that overlap
+                together, under the label of the most probable one.
+            replace: What stands in the place of a covered run: its "label" in brackets, a "mask" of
+                as many blocks as it had characters, or a numbered label of a "mapping", the same
+                one wherever the same run stands in a text.
+            max_length: As `predict` takes it, like all that follow.
+            overlap: Words that neighbouring windows share.
+            splitter: Cuts strings into words.
+
+        Returns:
+            For each text the new one, what was covered, and the mapping: keep that apart.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        return redact(
+            self,
+            texts,
+            tokenizer,
+            batch_size,
+            recall=recall,
+            replace=replace,
+            max_length=max_length,
+            overlap=overlap,
+            splitter=splitter,
         )
 
     def analyze(

@@ -1,9 +1,10 @@
 """The semi-Markov CRF as functions of its potentials: the public operations, in nats.
 
-Every function takes :class:`Potentials` and ``backend="auto" | "torch" | "triton"``. Shapes: B
-sentences, N positions, segments of at most L positions, C types. A segmentation is the pair (labels
-[B, N], starts [B, N]); positions past a sentence's length hold label -1, start False and
-marginals 0.
+Every function takes :class:`Potentials` and ``backend="auto" | "torch" | "triton"``; those that do
+not end at a longest segment take :class:`TailedPotentials` as well, whose lengths have a tail.
+Shapes: B sentences, N positions, segments of at most L positions, C types. A segmentation is the
+pair (labels [B, N], starts [B, N]); positions past a sentence's length hold label -1, start False
+and marginals 0.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from hf_semicrf.ops.posteriors import (
     segment_sums,
 )
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.ops.registry import kernels_for, preload
 from hf_semicrf.ops.routing import dense_route
 from hf_semicrf.ops.scoring import span_scores
 from hf_semicrf.ops.segmentations import at_segments, segment_bounds
@@ -64,6 +65,7 @@ __all__ = [
     "entropy",
     "k_best",
     "kernels_for",
+    "preload",
     "kl_divergence",
     "linear_scan_streaming",
     "log_partition",

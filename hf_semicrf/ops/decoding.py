@@ -34,7 +34,7 @@ def viterbi(
     O(N (L C + C^2)) time, O(N C) memory. Not differentiable in the path; the score is.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         backend: Which implementation runs.
 
     Returns:
@@ -215,7 +215,7 @@ def k_best(
     The scores have no derivative; ``segmentation_score(p, labels[:, i], starts[:, i])`` has one.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         k: Segmentations of each sentence.
         backend: Which implementation runs.
 
@@ -253,7 +253,7 @@ def sample(
     C^2)) time for the scan, then O(L + C) for each segment drawn; O(n N) memory.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         n: Samples of each sentence.
         generator: Source of the random numbers, on any device; None for PyTorch's default, which
             torch.compile asks for.

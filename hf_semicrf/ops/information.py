@@ -23,7 +23,7 @@ def entropy(p: Potentials | TailedPotentials, backend: Backend = "auto") -> Tens
     every potential: the gradient is minus the covariance of the score and the counts.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         backend: Which implementation runs.
 
     Raises:
@@ -53,7 +53,7 @@ def kl_divergence(
     of both; with respect to q the gradient is q's expected counts less those of p.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         q: Potentials of the same sizes and lengths. Scores that one of the two leaves out are 0.
         backend: Which implementation runs.
 

@@ -19,7 +19,7 @@ def log_partition(p: Potentials | TailedPotentials, backend: Backend = "auto") -
     segmentation is legal. O(N (L C + C^2)) time; O(N C) memory with a gradient.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         backend: Which implementation runs.
 
     Returns:
@@ -50,7 +50,7 @@ def log_partition_difference(
     partly known labels. Differentiable once in every potential of both.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         q: Potentials of as many sentences; all else may differ.
         backend: Which implementation runs.
 
@@ -77,7 +77,7 @@ def segmentation_score(p: Potentials | TailedPotentials, labels: Tensor, starts:
     Differentiable in every potential. O(N) time.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         labels: Type of each position [B, N]; past the length anything.
         starts: Whether a segment starts at the position [B, N] bool.
 
@@ -108,7 +108,7 @@ def negative_log_likelihood(
     The difference is taken in float64. Differentiable once in every potential.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         labels: Type of each position [B, N].
         starts: Whether a segment starts at the position [B, N] bool.
         backend: Which implementation runs.

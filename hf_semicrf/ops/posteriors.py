@@ -41,7 +41,7 @@ def marginals(
     gradient is the covariance of counts, computed in float64.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         segment: Whether to return the [B, N, L, C] posterior of every segment too.
         backend: Which implementation runs.
 
@@ -78,7 +78,7 @@ def segment_marginals(
     errors add up over a long text; float64 potentials avoid that.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         spans: First position and position after the last of each span [B, S, 2], half-open; empty
             spans, such as (0, 0), fill up shorter rows.
         backend: Which implementation runs.
@@ -128,7 +128,7 @@ def max_marginals(
     differentiable.
 
     Args:
-        p: Potentials.
+        p: Potentials, with a tail or without one.
         segment: Whether to return the [B, N, L, C] scores through every segment too.
         backend: Which implementation runs.
 

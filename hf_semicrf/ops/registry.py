@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from hf_semicrf.ops.checks import Backend, resolve_backend
 from hf_semicrf.ops.potentials import Potentials
+from hf_semicrf.ops.routing import HAS_TRITON
 
 FIELDS = (
     "Tensor? emission, Tensor? segment, Tensor? start, Tensor? end, Tensor duration, "
@@ -71,6 +74,25 @@ def implementation(backend: str, name: str) -> ModuleType:
 def kernels(name: str) -> ModuleType:
     """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
     return importlib.import_module(f"hf_semicrf.ops.kernels.{name}")
+
+
+@lru_cache
+def preload() -> None:
+    """Read in a thread, once a process, what the first call on a GPU needs beside its kernels.
+
+    The sources of the kernels, and Triton's digest of itself, which names their files: half a
+    second that passes while weights are loaded. Nothing without a GPU.
+    """
+    if HAS_TRITON and torch.cuda.is_available():
+        Thread(target=_read_kernels, name="kernels", daemon=True).start()
+
+
+def _read_kernels() -> None:
+    from triton.runtime.cache import triton_key
+
+    for name in ("lattice", "pack", "span_scores", "scan", "expectations", "risk"):
+        kernels(name)
+    triton_key()
 
 
 def kernels_for(name: str, device: torch.device, backend: Backend = "auto") -> ModuleType | None:

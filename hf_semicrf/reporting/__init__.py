@@ -9,6 +9,7 @@ from hf_semicrf.reporting.tables import (
     markdown_table,
     markdown_text,
     plot_scores,
+    promise_table,
     reliability_table,
     type_table,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "markdown_text",
     "plot_scores",
     "plot_uncertainty",
+    "promise_table",
     "reliability_table",
     "to_ansi",
     "to_html",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_semicrf.reporting.fonts import drawing
+from hf_semicrf.results import Promise
 from hf_semicrf.saving import replacing
 from hf_semicrf.text import one_line
 
@@ -41,6 +42,32 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
 
     lines = [line(map(markdown_text, row)) for row in (header, *rows)]
     return lines[0] + line(["---"] * len(header)) + "".join(lines[1:])
+
+
+def promise_table(promises: Iterable[Promise]) -> str:
+    """What was promised on which data, a row for each threshold, as Markdown.
+
+    Args:
+        promises: As a configuration holds them.
+    """
+    header = ("recall", "confidence", "entities", "found by", "threshold", "read off", "missed")
+    rows = [
+        (
+            promise["recall"],
+            promise["confidence"] or "on average",
+            part["type"] or "all types",
+            "all words" if promise["covering"] == "words" else "exact segments",
+            part["threshold"],
+            f"{part['entities']:,} entities, {part['documents']:,} documents with up to "
+            f"{part['largest']}, {promise['data'] or 'data without a name'}",
+            f"{part['missed']:,}",
+            f"{part['extra_words']:.2f}",
+            f"{part['method']}, by {promise['unit']}",
+        )
+        for promise in promises
+        for part in promise["parts"]
+    ]
+    return markdown_table((*header, "extra words", "method"), rows)
 
 
 def type_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

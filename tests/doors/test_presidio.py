@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 
 import pytest
-from tiny import ROOT
+from datasets import Dataset
+from tiny import NAMES, ROOT, sentences
 
 presidio_analyzer = pytest.importorskip("presidio_analyzer")
 presidio_anonymizer = pytest.importorskip("presidio_anonymizer")
 
 from presidio_analyzer.nlp_engine import NlpEngineProvider  # noqa: E402
 
+from hf_semicrf.evaluation import calibrate_recall  # noqa: E402
 from hf_semicrf.integrations.presidio import SemiCRFRecognizer  # noqa: E402
+from hf_semicrf.integrations.tagger import load_tagger  # noqa: E402
 
 TEXT = "Yesterday Ada Lovelace saw Oslo."
 LABELS = {"PER": "PERSON"}
@@ -117,6 +121,32 @@ def test_a_promised_recall_reaches_predict_and_its_candidates_are_covered(monkey
     assert {(r.start, r.end) for r in results} == {(0, 12), (4, 20), (16, 20)}
     anonymized = presidio_anonymizer.AnonymizerEngine().anonymize(text, results)
     assert re.sub("<[A-Z]+>", "", anonymized.text) == " wrote ."
+
+
+def test_a_promised_recall(tiny_tagger, tmp_path):
+    tagger = load_tagger(tiny_tagger, "cpu")
+    tagger.model.set_temperature(8.0)  # unsure, so that candidates overlap
+    rows = []
+    for number, row in enumerate(sentences(210)):
+        if number % 7 == 0:  # names that nobody tagged before
+            row["tokens"] = ["Lima" if word in NAMES else word for word in row["tokens"]]
+        ends = list(itertools.accumulate(len(word) + 1 for word in row["tokens"]))
+        offsets = [[end - len(w) - 1, end - 1] for w, end in zip(row["tokens"], ends, strict=True)]
+        rows.append(row | {"text": " ".join(row["tokens"]), "offsets": offsets})
+    calibrate_recall(tagger.model, tagger.tokenizer, Dataset.from_list(rows), 0.99)
+    tagger.save_pretrained(tmp_path)
+    recognizer = SemiCRFRecognizer(str(tmp_path), recall=0.99)
+    registry = presidio_analyzer.RecognizerRegistry([recognizer], supported_languages=["en"])
+    text = "Lima Lovelace flew ."
+    (candidates,) = tagger.model.predict([text], tagger.tokenizer, recall=0.99)
+    results = analyzer(registry).analyze(text, "en")
+    found = {(r.start, r.end, r.entity_type, r.score) for r in results}
+    assert found <= {(e["start"], e["end"], e["label"], e["score"]) for e in candidates}
+    covered = {n for e in candidates for n in range(e["start"], e["end"])}
+    assert sum(e["end"] - e["start"] for e in candidates) > len(covered)  # some overlap
+    assert covered == {n for r in results for n in range(r.start, r.end)}
+    with pytest.raises(ValueError, match=r"calibrated for \(0.99\), got 0.9:"):
+        SemiCRFRecognizer(str(tmp_path), recall=0.9).analyze(text, None)
 
 
 def test_errors(tiny_tagger):

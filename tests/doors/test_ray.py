@@ -35,7 +35,7 @@ def test_a_hundred_thousand_sentences(tiny_tagger, workers):
         fn_constructor_args=(tiny_tagger,),
         batch_format="pyarrow",
         batch_size=1000,
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
     ).materialize()
     found = pa.concat_tables(ray.get(tagged.to_arrow_refs())).sort_by("id")
     assert found["id"].to_pylist() == list(range(SENTENCES))

@@ -49,6 +49,14 @@ class TailCounts(NamedTuple):
     stay: Tensor
 
 
+def running_sum(x: Tensor) -> Tensor:
+    """Sums over the first 1, 2, ... positions [B, N, C].
+
+    Along the last axis of a copy: along any other one a GPU adds up position by position.
+    """
+    return x.mT.contiguous().cumsum(-1).mT
+
+
 def expectations(
     p: TailedPotentials, state: TailState, weight: Tensor | None, shared: bool
 ) -> TailCounts:
@@ -96,7 +104,7 @@ def expectations(
         """Which share of positions lies between [B, N, C]."""
         step = opened.clone()
         step[:, 1:] -= closed[:, :-1]
-        return torch.where(inside, (step.cumsum(1) * sign).clamp_(min=0) * sign, 0)
+        return torch.where(inside, (running_sum(step) * sign).clamp_(min=0) * sign, 0)
 
     emission = running(start, end)
     if body.emission is not None:  # starts less ends need not cancel to the last bit

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_semicrf.ops.host import tail_scan, tail_viterbi
 from hf_semicrf.ops.host.magnitude import LARGEST, centred
-from hf_semicrf.ops.host.tail_expectations import TailCounts, expectations
+from hf_semicrf.ops.host.tail_expectations import TailCounts, expectations, running_sum
 from hf_semicrf.ops.host.tail_scan import TailState
 from hf_semicrf.ops.potentials import Potentials
 from hf_semicrf.ops.registry import kernels, operation, split_potentials
@@ -253,7 +253,7 @@ def segment_marginals(p: TailedPotentials, spans: Tensor, backend: str) -> Tenso
         never = body.emission == -torch.inf
 
         def between(x: Tensor) -> Tensor:
-            sums = torch.nn.functional.pad(x.cumsum(1), (0, 0, 1, 0))
+            sums = torch.nn.functional.pad(running_sum(x), (0, 0, 1, 0))
             return at(sums, stop) - at(sums, begin)
 
         score = score + between(torch.where(never, 0, body.emission))

@@ -99,7 +99,8 @@ def lattice(
     batch, count = given.shape
     mask, inside = (torch.empty_like(given, dtype=torch.bool) for _ in range(2))
     token, word = (torch.empty_like(given, dtype=torch.long) for _ in range(2))
-    lengths, positions = token.new_empty(2, batch)
+    # not two rows of one: an address that is no multiple of 16 would have kernels compiled again
+    lengths, positions = token.new_empty(batch), token.new_empty(batch)
     lattice_kernel[(batch,)](
         # marks of words, or tokens and what they are
         marks, none, table, 0 if table is None else len(table), ids, attention,

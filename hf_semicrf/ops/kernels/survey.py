@@ -12,22 +12,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hf_semicrf.ops.kernels.common import CERTAIN, LARGEST, centred
+from hf_semicrf.ops.kernels.common import CERTAIN, LARGEST
 
 
 @triton.jit
-def _look(pointer, at, inside, center: tl.constexpr, far, gain, wrong):
-    """Rows of a tensor [ROWS, TYPES], or nothing where it is absent."""
-    if pointer is not None:
-        x = tl.load(pointer + at, mask=inside, other=0.0).to(tl.float64)
-        if center:
-            x = centred(x, inside)
-        x = tl.where(inside, x, 0.0)
-        removed = (x < -LARGEST) & (x > -float("inf"))
-        far = tl.maximum(far, tl.max(tl.max(tl.where(removed, x, -float("inf")), 1), 0))
-        gain += tl.sum(tl.max(tl.maximum(x, 0.0), 1), 0)
-        wrong += tl.sum(tl.sum(tl.where(x <= LARGEST, 0, 1), 1), 0)
-    return far, gain, wrong
+def _field(field, number: tl.constexpr, pointer, rows, one, row_of_one, count):
+    """The place and number of rows of a field, where its number is the one; else what was given."""
+    if one is not None:
+        pointer = tl.where(field == number, one + row_of_one, pointer)
+        rows = tl.where(field == number, count, rows)
+    return pointer, rows
 
 
 @triton.jit
@@ -35,46 +29,47 @@ def survey(
     emission, segment, start, end, duration, transition, initial, final,
     first_row, length, longest, types, TYPES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The level, and what log Z without it has to exceed: +inf where a score cannot be used."""
+    """The level, and what log Z without it has to exceed: +inf where a score cannot be used.
+
+    One loop for all fields, since code that is compiled once a field takes the compiler long.
+    """
     c = tl.arange(0, TYPES)[None, :]
     r = tl.arange(0, ROWS)[:, None]
     level = tl.zeros([], tl.float64)
     gain = tl.zeros([], tl.float64)
-    shared = tl.zeros([], tl.float64)
     far = tl.zeros([], tl.float64) - float("inf")
     wrong = length * 0
-    for n0 in range(0, length, ROWS):
-        n = n0 + r
-        inside = (n < length) & (c < types)
-        at = (first_row + n) * types + c
-        if emission is not None:
-            x = tl.load(emission + at, mask=inside, other=-float("inf")).to(tl.float64)
-            top = tl.max(x, 1)
-            level += tl.sum(tl.where(tl.abs(top) < float("inf"), top, 0.0), 0)
-        far, gain, wrong = _look(emission, at, inside, True, far, gain, wrong)
-        far, gain, wrong = _look(start, at, inside, False, far, gain, wrong)
-        far, gain, wrong = _look(end, at, inside, False, far, gain, wrong)
-        if segment is not None:
-            most = tl.zeros([], tl.float64)
-            for d in range(tl.minimum(longest, length - n0)):
-                at = ((first_row + n) * longest + d) * types + c
-                ends = inside & (n + d < length)
-                far, most, wrong = _look(segment, at, ends, False, far, most, wrong)
-            gain += most
-    for d0 in range(0, tl.minimum(longest, length), ROWS):
-        inside = (d0 + r < tl.minimum(longest, length)) & (c < types)
-        at = (d0 + r) * types + c
-        far, shared, wrong = _look(duration, at, inside, False, far, shared, wrong)
-    for s0 in range(0, tl.where(length > 1, types, 0), ROWS):
-        inside = (s0 + r < types) & (c < types)
-        at = (s0 + r) * types + c
-        far, shared, wrong = _look(transition, at, inside, False, far, shared, wrong)
-    inside = (r < 1) & (c < types)
-    at = r * 0 + c
-    far, gain, wrong = _look(initial, at, inside, False, far, gain, wrong)
-    far, gain, wrong = _look(final, at, inside, False, far, gain, wrong)
+    own = first_row * types
+    for field in range(8):
+        pointer, rows = _field(field, 4, duration, length * 0, duration, 0, longest)
+        pointer, rows = _field(field, 0, pointer, rows, emission, own, length)
+        pointer, rows = _field(field, 1, pointer, rows, start, own, length)
+        pointer, rows = _field(field, 2, pointer, rows, end, own, length)
+        pointer, rows = _field(field, 3, pointer, rows, segment, own * longest, length * longest)
+        steps = tl.where(length > 1, types, 0)
+        pointer, rows = _field(field, 5, pointer, rows, transition, 0, steps)
+        pointer, rows = _field(field, 6, pointer, rows, initial, 0, 1)
+        pointer, rows = _field(field, 7, pointer, rows, final, 0, 1)
+        best = tl.zeros([], tl.float64)
+        for i0 in range(0, rows, ROWS):
+            i = i0 + r
+            # of a segment, the first position and the length less one; of a duration, the latter
+            begin = tl.where(field == 3, i // longest, 0)
+            length_minus_one = tl.where(field == 4, i, tl.where(field == 3, i % longest, 0))
+            inside = (i < rows) & (begin + length_minus_one < length) & (c < types)
+            x = tl.load(pointer + (i.to(tl.int64) * types + c), mask=inside, other=0.0)
+            x = x.to(tl.float64)
+            top = tl.max(tl.where(inside, x, -float("inf")), 1)
+            top = tl.where((field == 0) & (tl.abs(top) < float("inf")), top, 0.0)
+            level += tl.sum(top, 0)
+            x = tl.where(inside, x - top[:, None], 0.0)
+            removed = (x < -LARGEST) & (x > -float("inf"))
+            far = tl.maximum(far, tl.max(tl.max(tl.where(removed, x, -float("inf")), 1), 0))
+            best += tl.sum(tl.max(tl.maximum(x, 0.0), 1), 0)
+            wrong += tl.sum(tl.sum(tl.where(x <= LARGEST, 0, 1), 1), 0)
+        gain += tl.where((field == 4) | (field == 5), best * length, best)  # once a position
     logarithm = tl.log((2 * types).to(tl.float64))
-    least = far + gain + shared * length + CERTAIN + length * logarithm
+    least = far + gain + CERTAIN + length * logarithm
     return level, tl.where(wrong > 0, float("inf"), least)
 
 

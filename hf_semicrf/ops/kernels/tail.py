@@ -15,7 +15,7 @@ scanned again in LOGS, as is one whose scores leave what four steps may gain. MA
 boundary and type the segment's begin and the type before; their paths are followed in PyTorch.
 
 Memory traffic: 3 N C reads, 3 N C writes a program, in float64.
-Source: Guedon (2003), section 4; the scaling by powers of two is that of Rabiner (1989), section V.A.
+Source: Guedon (2003), section 4; Rabiner (1989), section V.A, for the scaling.
 """
 
 from __future__ import annotations
