@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -30,6 +31,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import quality_recipes
 import torch
 import transformers
 from torch.utils.data import DataLoader
@@ -46,14 +49,18 @@ from hf_semicrf import (
     SemiCRFForTokenClassification,
     TokenizeAndAlign,
     choose_max_segment_length,
+    ops,
     prepare_tokenizer,
 )
+from hf_semicrf.data import with_neighbours
 from hf_semicrf.data.labels import label_names
 from hf_semicrf.data.readers import read_corpus
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import entity_scores
+from hf_semicrf.head.calibration import segment_mask
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.model.loading import HEAD_ARGUMENTS
+from hf_semicrf.text import WINDOW_LENGTH
 from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
 
 HEADS: dict[str, dict[str, Any] | None] = {
@@ -68,6 +75,7 @@ HEADS: dict[str, dict[str, Any] | None] = {
     },
     "default": {},
 }
+READING = ("neighbours", "window_length", "alone", "marked", "teachers", "share", "sure")
 TRAINING = {field.name for field in dataclasses.fields(SemiCRFTrainingArguments)}
 
 
@@ -85,11 +93,15 @@ class Run(NamedTuple):
     commit: str
     jobs: int
     scratch: str
+    candidates: str = ""
+    models: str = ""
+    sentences: int = 0  # of training, all where 0
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells two lines of results apart."""
-        return Path(self.corpus).name, self.head, self.seed, self.split, list(self.training)
+        name = Path(self.corpus).name
+        return name, self.head, self.seed, self.split, list(self.training), self.sentences
 
 
 class Corpus(NamedTuple):
@@ -101,19 +113,66 @@ class Corpus(NamedTuple):
 
 
 @cache
-def load_corpus(folder: str, encoder: str, splits: tuple[str, ...]) -> Corpus:
+def load_corpus(
+    folder: str,
+    encoder: str,
+    splits: tuple[str, ...],
+    neighbours: str = "none",
+    window_length: int = WINDOW_LENGTH,
+) -> Corpus:
     """Read and tokenise a corpus; a worker does it once."""
     data = {s: read_corpus(next(Path(folder).glob(f"{s}.jsonl*"))) for s in splits}
     labels = label_names(data["train"])
-    align = TokenizeAndAlign(load_tokenizer(encoder), {tag: i for i, tag in enumerate(labels)})
+    ids = {tag: i for i, tag in enumerate(labels)}
+    align = TokenizeAndAlign(load_tokenizer(encoder), ids, window_length=window_length)
     rows = {}
     for name, split in data.items():
-        columns = align({"tokens": split["tokens"], "ner_tags": split["ner_tags"]})
+        columns = align(with_neighbours(split, neighbours, window_length)[:])
         rows[name] = [
             dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
         ]
     return Corpus(labels, {name: list(split["ner_tags"]) for name, split in data.items()}, rows)
+
+
+def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
+    """The corpus as a head reads it, and with every sentence alone.
+
+    Its rows "calibration" are those of the validation data that decoding is fitted on: all, or a
+    quarter as many as a run has training sentences; "unlabelled" those that it does not train on.
+    """
+    splits = tuple(dict.fromkeys(("train", "validation", run.split)))
+    alone = load_corpus(run.corpus, run.encoder, splits)
+    corpus, draw = alone, random.Random(run.seed)
+    if reading.get("neighbours", "none") != "none":
+        where = reading["neighbours"], reading.get("window_length", WINDOW_LENGTH)
+        corpus = load_corpus(run.corpus, run.encoder, splits, *where)
+        if reading.get("marked"):
+            rows = {
+                name: list(map(_marked, split, alone.rows[name]))
+                for name, split in corpus.rows.items()
+            }
+            corpus = corpus._replace(rows=rows)
+    pairs = zip(corpus.rows["train"], alone.rows["train"], strict=True)
+    share = reading.get("alone", 0.0)
+    train = [single if draw.random() < share else near for near, single in pairs]
+    calibration = corpus.rows["validation"]
+    others = []
+    if run.sentences:
+        numbers = draw.sample(range(len(train)), run.sentences)
+        others = [row for n, row in enumerate(train) if n not in {*numbers}]
+        train = [train[n] for n in numbers]
+        calibration = draw.sample(calibration, run.sentences // 4)
+    rows = {**corpus.rows, "train": train, "calibration": calibration, "unlabelled": others}
+    return corpus._replace(rows=rows), alone
+
+
+def _marked(row: dict[str, list[int]], alone: dict[str, list[int]]) -> dict[str, list[int]]:
+    """A row whose context has the token type 1."""
+    first = row["word_mask"].index(1)
+    end = first + len(alone["input_ids"]) - 2
+    kinds = [int(not first <= n < end) for n in range(len(row["input_ids"]))]
+    return {**row, "token_type_ids": kinds}
 
 
 @cache
@@ -141,8 +200,26 @@ def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Settings of a head (None for softmax) and of its training.
+class Head(NamedTuple):
+    """What the name of a head says.
+
+    Args:
+        settings: Settings of the head; None for softmax.
+        training: Settings of its training.
+        reading: What is read together with a sentence: ``neighbours``, ``window_length``, and
+            ``alone``, the share of training sentences that are read alone nevertheless. And the
+            recipes: ``teachers``, how many saved models with seeds from 11 on teach, with what
+            ``share`` of the loss; ``sure``, how sure a first model has to be of its tags in the
+            sentences that are not trained on, for a second one to learn from them.
+    """
+
+    settings: dict[str, Any] | None
+    training: dict[str, Any]
+    reading: dict[str, Any]
+
+
+def parse_head(text: str) -> Head:
+    """Read the name of a head.
 
     Raises:
         ValueError: The head or a setting is unknown, or softmax is given settings of a semi-CRF.
@@ -150,6 +227,7 @@ def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     names = [part for part in text.split("+") if "=" not in part]
     changes = settings_of(part for part in text.split("+") if "=" in part)
     training = {name: changes.pop(name) for name in list(changes) if name in TRAINING}
+    reading = {name: changes.pop(name) for name in READING if name in changes}
     if len(names) == 1 and names[0] in HEADS:
         settings = HEADS[names[0]]
     elif len(names) == 1 and names[0] in SCORERS:
@@ -162,7 +240,10 @@ def parse_head(text: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         raise ValueError(f"expected settings of training only for softmax, got {sorted(changes)}")
     if unknown := sorted(changes.keys() - set(HEAD_ARGUMENTS)):
         raise ValueError(f"expected settings of the head or of its training, got {unknown}")
-    return (None if settings is None else {**settings, **changes}), training
+    if settings is not None:
+        kept = {name: reading[name] for name in READING[:2] if name in reading}
+        settings = {**settings, **changes, **kept}
+    return Head(settings, training, reading)
 
 
 def build(run: Run, corpus: Corpus, settings: dict[str, Any] | None) -> torch.nn.Module:
@@ -210,6 +291,40 @@ def tag(trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]]) -> list[dict[
     return found
 
 
+@torch.no_grad()
+def write_candidates(
+    path: Path, trainer: SemiCRFTrainer, rows: list[dict[str, list[int]]], least: float = 0.02
+) -> None:
+    """Write the entity segments that may be decoded, as columns of an npz file.
+
+    Args:
+        path: The file: ``sentence``, ``start``, ``size`` (words), ``type``, ``posterior`` and
+            ``gold`` (whether it is a true one) of each segment, and the true ones that are less
+            probable than `least` too.
+        trainer: Of a trained and calibrated semi-CRF.
+        rows: The sentences.
+        least: Posterior that a segment has to have.
+    """
+    model, found, sentence = trainer.model.eval(), [], 0
+    loader = DataLoader(
+        rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator
+    )
+    for batch in loader:
+        scored = model(**trainer._prepare_inputs(batch), output_potentials=True).potentials
+        p = scored.tempered(model.config.head_temperature)
+        posterior = ops.marginals(p, segment=True).segment
+        gold = segment_mask(scored.labels, scored.starts, scored.potentials)
+        kept = gold | (posterior >= least)
+        kept[..., 0] = False
+        at = kept.nonzero()
+        columns = [at[:, 0] + sentence, at[:, 1], at[:, 2] + 1, at[:, 3]]
+        found.append([x.cpu().numpy() for x in (*columns, posterior[kept], gold[kept])])
+        sentence += len(posterior)
+    names = ("sentence", "start", "size", "type", "posterior", "gold")
+    columns = {n: np.concatenate(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
+    np.savez_compressed(path, **columns)
+
+
 @contextmanager
 def decoding_as(
     trainer: SemiCRFTrainer, validation: list[dict], decoding: str
@@ -219,19 +334,20 @@ def decoding_as(
     Args:
         trainer: Of a trained semi-CRF.
         validation: What they are fitted on.
-        decoding: A temperature loss or "none", "/", and a threshold rule or "viterbi".
+        decoding: A temperature loss or "none", "/", and a threshold rule or "viterbi"; then
+            perhaps "/" and a threshold factor.
     """
     config, args = trainer.model.config, trainer.args
-    before = config.head_temperature, config.threshold
+    before = config.head_temperature, config.threshold, config.threshold_factor
     trainer.model.set_temperature(1.0)
-    args.temperature_loss, _, args.threshold_rule = decoding.partition("/")
+    args.temperature_loss, args.threshold_rule, *factor = decoding.split("/")
     viterbi = args.threshold_rule == "viterbi"
     trainer.calibrate(validation, threshold=not viterbi)
-    if viterbi:
-        trainer.model.set_threshold(None)
+    if viterbi or factor:
+        trainer.model.set_threshold(None if viterbi else config.threshold, *map(float, factor))
     yield {"temperature": config.head_temperature, "threshold": config.threshold}
     trainer.model.set_temperature(before[0])
-    trainer.model.set_threshold(before[1])
+    trainer.model.set_threshold(*before[1:])
 
 
 def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> list[list[tuple]]:
@@ -247,35 +363,65 @@ def entities(found: list[dict[str, list]], scheme: LabelScheme, score: str) -> l
 
 def train_and_score(run: Run) -> dict[str, Any]:
     """Train a head, fix its decoding on the validation data, and score it on the run's split."""
-    settings, changes = parse_head(run.head)
-    splits = tuple(dict.fromkeys(("train", "validation", run.split)))
-    corpus = load_corpus(run.corpus, run.encoder, splits)
+    settings, changes, reading = parse_head(run.head)
+    corpus, alone = corpora_of(run, reading)
     scheme, rows = LabelScheme.from_labels(corpus.labels), corpus.rows
     set_seed(run.seed)
     model, tokenizer = build(run, corpus, settings), load_tokenizer(run.encoder)
     if settings is None:
-        rows = {
-            name: [{k: v for k, v in row.items() if k != "word_mask"} for row in split]
-            for name, split in rows.items()
-        }
+        rows, alone = _without_masks(rows), alone._replace(rows=_without_masks(alone.rows))
     arguments = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no"}
     arguments |= {**settings_of(run.training), **changes}
     collator = DataCollatorForTokenClassification if settings is None else SemiCRFDataCollator
-    trainer = SemiCRFTrainer(
-        model,
-        SemiCRFTrainingArguments(run.scratch, seed=run.seed, **arguments),
-        train_dataset=rows["train"],
-        processing_class=tokenizer,
-        data_collator=collator(tokenizer),
-    )
-    began = time.perf_counter()
-    trainer.train()
-    train_seconds = time.perf_counter() - began
-    if settings is not None:
-        fitted = ("head_temperature" not in settings, "threshold" not in settings)
-        trainer.calibrate(rows["validation"], *fitted)
 
+    def fitted(model: Any, train: list[dict], collator: Any, **teacher: Any) -> SemiCRFTrainer:
+        """Train a model and fix its decoding."""
+        made = (quality_recipes.Student if teacher else SemiCRFTrainer)(
+            model,
+            SemiCRFTrainingArguments(run.scratch, seed=run.seed, **arguments),
+            train_dataset=train,
+            processing_class=tokenizer,
+            data_collator=collator,
+            **teacher,
+        )
+        made.train()
+        if settings is not None:
+            numbers = ("head_temperature" not in settings, "threshold" not in settings)
+            made.calibrate(rows["calibration"], *numbers)
+        return made
+
+    teacher = {}
+    if "teachers" in reading:
+        name = f"{Path(run.corpus).name}-default-{{}}"
+        folders = [Path(run.models, name.format(11 + n)) for n in range(reading["teachers"])]
+        train = [{**row, quality_recipes.ROW: n} for n, row in enumerate(rows["train"])]
+        rows = {**rows, "train": train}
+        arguments["remove_unused_columns"] = False
+        plain = SemiCRFTrainer(
+            model, SemiCRFTrainingArguments(run.scratch), data_collator=collator(tokenizer)
+        )
+        taught = quality_recipes.teacher_of(folders, plain, rows["train"])
+        teacher = {"taught": taught, "share": reading.get("share", 0.5)}
+    began = time.perf_counter()
+    trainer = fitted(model, rows["train"], collator(tokenizer), **teacher)
+    if "sure" in reading:
+        sure = quality_recipes.with_sure_labels(trainer, rows["unlabelled"], reading["sure"])
+        model = build(run, corpus, {**(settings or {}), "unknown": "marginalize"})
+        partial_collator = SemiCRFDataCollator(tokenizer, allow_unknown=True)
+        trainer = fitted(model, [*rows["train"], *sure], partial_collator)
+    train_seconds = time.perf_counter() - began
+    if run.models:
+        model.save_pretrained(Path(run.models, "-".join(map(str, run.key[:3]))))
+    if run.candidates and settings is not None:
+        for split in ("validation", run.split):
+            name = "-".join(map(str, (*run.key[:3], split))).replace("=", "_")
+            write_candidates(Path(run.candidates, f"{name}.npz"), trainer, rows[split])
     f1 = {}
+    if "neighbours" in reading:
+        for split in dict.fromkeys(("validation", run.split)):
+            lone = tag(trainer, alone.rows[split])
+            tags = [row["tags"] for row in lone], [row["labels"] for row in lone]
+            f1[f"{split}_f1_alone"] = entity_scores(*tags, scheme)["overall_f1"]
     for split in dict.fromkeys(("validation", run.split)):
         began = time.perf_counter()
         found = tag(trainer, rows[split])
@@ -287,12 +433,17 @@ def train_and_score(run: Run) -> dict[str, Any]:
     gold = [scheme.tags_to_spans(row["labels"]) for row in found]
     decodings = {}
     for decoding in () if settings is None or run.head.startswith("crf") else run.decodings:
-        with decoding_as(trainer, rows["validation"], decoding) as numbers:
+        with decoding_as(trainer, rows["calibration"], decoding) as numbers:
             others = tag(trainer, rows[run.split])
+            chosen_by = tag(trainer, rows["validation"])
         scored = breakdown(gold, entities(others, scheme, "segment"))
-        tags = [row["tags"] for row in others], [row["labels"] for row in others]
+        tags, of_validation = (
+            ([row["tags"] for row in part], [row["labels"] for row in part])
+            for part in (others, chosen_by)
+        )
         decodings[decoding] = {
             "f1": entity_scores(*tags, scheme)["overall_f1"],
+            "validation_f1": entity_scores(*of_validation, scheme)["overall_f1"],
             "calibration_error": scored["calibration_error"],
             "recalls": {n: row["recall"] for n, row in scored["lengths"].items()},
             **numbers,
@@ -304,6 +455,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "corpus": Path(run.corpus).name,
         "head": run.head,
         "seed": run.seed,
+        "sentences": run.sentences,
         "split": run.split,
         **f1,
         "precision": scores["overall_precision"],
@@ -331,6 +483,14 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "device": device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+    }
+
+
+def _without_masks(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Rows as a softmax takes them."""
+    return {
+        name: [{k: v for k, v in row.items() if k != "word_mask"} for row in split]
+        for name, split in rows.items()
     }
 
 
@@ -449,6 +609,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpora", nargs="+", required=True, help="folders of jsonl splits")
     parser.add_argument("--heads", nargs="+", default=["softmax", "crf", "default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--sentences", nargs="+", type=int, default=[0], help="to train on, drawn by seed; 0: all"
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument(
         "--training", nargs="*", default=[], help="training arguments of all heads, name=value"
@@ -457,35 +620,50 @@ def main(arguments: list[str] | None = None) -> int:
         "--decodings",
         nargs="*",
         default=[],
-        help="other ways to decode each trained semi-CRF, such as none/half_f1, sentence/viterbi "
-        "or segment/best_f1: what the temperature and the threshold are fitted by",
+        help="other ways to decode each trained semi-CRF, such as none/half_f1, sentence/viterbi, "
+        "segment/best_f1 or sentence/half_f1/0.95: what the temperature and the threshold are "
+        "fitted by, and a factor of the threshold a word",
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
+    parser.add_argument("--candidates", default="", help="folder for the segments of each run")
+    parser.add_argument(
+        "--models", default="", help="folder where models are saved, and teachers looked for"
+    )
     parser.add_argument("--commit", default="", help="the code's commit, for the results")
     args = parser.parse_args(arguments)
     for head in args.heads:
         parse_head(head)  # refuse what is unknown before anything runs
     Path(args.scratch).mkdir(parents=True, exist_ok=True)
     done = [
-        (r["corpus"], r["head"], r["seed"], r["split"], r["training"]) for r in read_lines(args.out)
+        (
+            *(r[name] for name in ("corpus", "head", "seed", "split", "training")),
+            r.get("sentences", 0),
+        )
+        for r in read_lines(args.out)
     ]
     common = {"training": tuple(args.training), "split": args.split, "commit": args.commit}
     common["decodings"] = tuple(args.decodings)
     common |= {"encoder": args.encoder, "encoder_name": args.encoder_name}
-    common |= {"jobs": args.jobs, "scratch": args.scratch}
+    common |= {"jobs": args.jobs, "scratch": args.scratch, "candidates": args.candidates}
+    common["models"] = args.models
+    if args.candidates:
+        Path(args.candidates).mkdir(parents=True, exist_ok=True)
     runs = [
-        Run(corpus=corpus, head=head, seed=seed, **common)
+        Run(corpus=corpus, head=head, seed=seed, sentences=sentences, **common)
+        for sentences in args.sentences
         for seed in args.seeds
         for head in args.heads
         for corpus in args.corpora
     ]
     runs = [run for run in runs if run.key not in done]
-    names = ("corpus", "head", "seed")
+    names = ("corpus", "head", "seed", "sentences")
     failed = run_all(train_and_score, runs, names, args.jobs, args.scratch, args.out)
     rows = [row for row in read_lines(args.out) if row["split"] == args.split]
-    print(table(rows))
+    for sentences in dict.fromkeys(row.get("sentences", 0) for row in rows):
+        print(f"{sentences or 'all'} sentences")
+        print(table([row for row in rows if row.get("sentences", 0) == sentences]))
     if args.decodings:
         print(decoding_table(rows))
     return failed

@@ -168,6 +168,23 @@ def lost() -> str:
     return markdown_table(["head", "beside", *columns], lines)
 
 
+def more() -> str:
+    """Heads beside the default of the same runs: F1, and the difference to it."""
+    rows, lines = read_lines(RESULTS / "more_f1_h100.jsonl"), []
+    corpora = [name for name in CORPORA if chosen(rows, corpus=name)]
+    for head in dict.fromkeys(sorted((r["head"] for r in rows), key=len)):
+        cells = []
+        for corpus in corpora:
+            own, plain = (chosen(rows, head=h, corpus=corpus) for h in (head, "default"))
+            cells += [difference(own, plain, f"{split}_f1") for split in ("validation", "test")]
+            alone = [r | {"test_f1": r["test_f1_alone"]} for r in own if "test_f1_alone" in r]
+            cells.append(difference(alone, plain, "test_f1"))
+        lines.append([head, *cells])
+    kinds = ("validation", "test", "test, alone")
+    columns = [f"{CORPORA[name]}, {kind}" for name in corpora for kind in kinds]
+    return markdown_table(["head", *columns], lines)
+
+
 def pooled(rows: Iterable[dict]) -> list[tuple[float, float, int]]:
     """Mean score, precision and number of entities of each bin of scores, over the seeds."""
     bins: dict[float, list[dict]] = {}
@@ -234,6 +251,38 @@ def draw_recall(path: Path) -> None:
     save(figure, path)
 
 
+def draw_curves(path: Path, rows: Iterable[dict]) -> None:
+    """Test F1 by the number of training sentences; a panel a corpus, deviations over seeds.
+
+    Args:
+        path: The picture.
+        rows: Runs of ``quality.py --sentences``; those of all sentences are left out.
+    """
+    rows = [row for row in rows if row["sentences"]]
+    figure = Figure((9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    heads = {"softmax": ORANGE, "crf": GREY, "default": BLUE}
+    for axes, (corpus, name) in zip(panels, CORPORA.items(), strict=True):
+        for head, colour in heads.items():
+            own = chosen(rows, corpus=corpus, head=head)
+            sizes = sorted({row["sentences"] for row in own})
+            f1 = [[100 * row["test_f1"] for row in own if row["sentences"] == n] for n in sizes]
+            axes.errorbar(
+                sizes,
+                list(map(statistics.mean, f1)),
+                [statistics.stdev(v) if len(v) > 1 else 0 for v in f1],
+                color=colour,
+                label=head,
+                linewidth=1.2,
+                elinewidth=0.8,
+            )
+        axes.set(title=name, xscale="log")
+        axes.set_xlabel("training sentences")
+    panels[0].set_ylabel("test F1, %")
+    panels[-1].legend(frameon=False)
+    save(figure, path)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a picture without the frame's upper and right lines."""
     for axes in figure.axes:
@@ -256,4 +305,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality_validation": validation,
     "quality_earlier": earlier,
     "quality_lost": lost,
+    "quality_more": more,
 }

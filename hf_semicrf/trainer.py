@@ -5,6 +5,7 @@ Everything else is transformers' own Trainer, which trains the model as well.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence, Sized
@@ -36,6 +37,9 @@ from hf_semicrf.saving import filling, replacing
 
 logger = logging.get_logger(__name__)
 
+EPOCHS = 8
+FEW, LEAST_STEPS = 500, 400  # steps for fewer sentences than that
+
 
 @dataclass
 class SemiCRFTrainingArguments(TrainingArguments):
@@ -63,7 +67,13 @@ class SemiCRFTrainingArguments(TrainingArguments):
             "one with the 'best_f1'; 'none' leaves it as it is."
         },
     )
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the data."})
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Passes over the data; by default 8, and as many as make 400 steps of fewer "
+            "than 500 sentences."
+        },
+    )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentences a batch."})
     warmup_steps: float = field(
@@ -100,6 +110,9 @@ class SemiCRFTrainer(ListedPushes, Trainer):
                 "expected args=SemiCRFTrainingArguments(...), which has the head's learning rate, "
                 f"got {type(args).__name__}"
             )
+        if args.num_train_epochs is None:
+            args = copy.copy(args)  # whose other trainers may have other data
+            args.num_train_epochs = default_epochs(args, kwargs.get("train_dataset"))
         super().__init__(model, args, **kwargs)
         self.remarks: dict[str, str] = {}  # rows of the card beside the arguments
 
@@ -353,6 +366,19 @@ class SemiCRFTrainer(ListedPushes, Trainer):
             return None
         tags = ([tag for tag in row if tag != UNKNOWN_TAG] for row in self.train_dataset["labels"])
         return count_entities(map(scheme.tags_to_spans, tags))
+
+
+def default_epochs(args: TrainingArguments, rows: Any) -> float:
+    """Passes over the training data: `EPOCHS`, but `LEAST_STEPS` of fewer than `FEW` sentences.
+
+    Args:
+        args: Say how many sentences a step takes.
+        rows: The training data.
+    """
+    if not isinstance(rows, Sized) or not 0 < len(rows) < FEW:
+        return EPOCHS
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(len(rows) / batch)))
 
 
 def _fully_known(row: Mapping[str, Any]) -> bool:

@@ -397,13 +397,15 @@ def finds_the_least_risk(device: str) -> None:
         lengths = torch.tensor([positions, positions - 2], device=device)
         stops = torch.arange(positions, device=device)[:, None] + torch.arange(longest).to(device)
         past = (stops >= lengths[:, None, None])[..., None]
-        for threshold in (0.0, 0.2, 0.6):
+        each = torch.rand(longest, types, generator=generator, dtype=torch.float64).to(device)
+        for threshold in (0.0, 0.2, 0.6, each):
             expected = ops.minimum_risk(segment.masked_fill(past, 0), lengths, threshold, "torch")
             for scores in (segment, segment.float()):
                 poisoned = scores.masked_fill(past, torch.nan)
                 found = ops.minimum_risk(poisoned, lengths, threshold, "triton")
                 assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
-    opcheck(torch.ops.hf_semicrf.minimum_risk.default, (segment, lengths, 0.5))
+    opcheck(torch.ops.hf_semicrf.minimum_risk.default, (segment, lengths, 0.5, None))
+    opcheck(torch.ops.hf_semicrf.minimum_risk.default, (segment, lengths, 0.0, each))
 
 
 LARGE = {  # what is done to a field's scores

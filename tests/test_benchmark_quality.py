@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from tiny import benchmark, save_tiny_bert, sentences, write_jsonl
+from tiny import BENCHMARKS, benchmark, save_tiny_bert, sentences, write_jsonl
 
-quality = benchmark("quality")
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(BENCHMARKS)
+    quality = benchmark("quality")
 TRAINING = ("use_cpu=true", "num_train_epochs=12", "per_device_train_batch_size=8")
 RATES = "+learning_rate=1e-2+head_learning_rate=1e-1"
 
@@ -25,7 +28,7 @@ def folders(tmp_path_factory):
 def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
     encoder, corpus = folders
     split = "validation" if head == "crf" else "test"
-    ways = ("none/viterbi", "segment/best_f1", "sentence/half_f1")
+    ways = ("none/viterbi", "segment/best_f1/0.9", "sentence/half_f1")
     run = quality.Run(
         encoder, "tiny", corpus, head + RATES, 1, TRAINING, split, ways, "", 1, str(tmp_path)
     )
@@ -51,9 +54,9 @@ def test_each_kind_of_head_trains_and_is_scored(folders, head, tmp_path):
 
 
 def test_heads_are_read_from_their_names():
-    assert quality.parse_head("softmax+weight_decay=0.1") == (None, {"weight_decay": 0.1})
-    assert quality.parse_head("default+threshold=null") == ({"threshold": None}, {})
-    settings, training = quality.parse_head("span+mix_layers=4+head_learning_rate=3e-3")
+    assert quality.parse_head("softmax+weight_decay=0.1") == (None, {"weight_decay": 0.1}, {})
+    assert quality.parse_head("default+threshold=null") == ({"threshold": None}, {}, {})
+    settings, training, _ = quality.parse_head("span+mix_layers=4+head_learning_rate=3e-3")
     assert (settings, training) == (
         {"scorer": "span", "mix_layers": 4},
         {"head_learning_rate": 3e-3},
@@ -91,3 +94,21 @@ def test_finished_runs_are_left_out_and_the_table_has_means_and_deviations(tmp_p
     assert "| none/viterbi | 55.00 | 30.00 | 4 |" in quality.decoding_table(rows)
     cell = "55.00 ± 7.07 (2)"
     assert last == f"| crf | {cell} | {cell} | 55.00 | 25.00 | 10.00 | 8.00 |"
+
+
+@pytest.mark.parametrize(
+    "heads", [["default", "default+teachers=1"], ["default+sure=0.9+neighbours=file+alone=0.5"]]
+)
+def test_recipes_are_trained_and_scored(heads, folders, tmp_path):
+    encoder, corpus = folders
+    for head, seed in zip(heads, (11, 1), strict=False):
+        run = quality.Run(
+            encoder, "tiny", corpus, head + RATES, seed, TRAINING, "test", (), "", 1,
+            str(tmp_path), str(tmp_path), str(tmp_path), 24 if "sure" in head else 0,
+        )  # fmt: skip
+        if head == "default":  # whose folder a teacher is looked for in
+            run = run._replace(head="default", training=(*TRAINING, *RATES.strip("+").split("+")))
+        line = quality.train_and_score(run)
+        assert line["test_f1"] > 0.8 and line["sentences"] == run.sentences
+        segments = np.load(next(tmp_path.glob(f"*-{seed}-test.npz")))
+        assert segments["gold"].sum() == 16 and segments["posterior"].min() > 0

@@ -63,12 +63,15 @@ def test_the_best_segmentation_is_that_of_enumeration(case):
 
 
 @pytest.mark.parametrize("forbidden", [False, True])
-@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 0.5, 1.0, "each"])
 def test_decoding_is_that_of_the_operations(threshold, forbidden):
     p = random_potentials([9, 4, 1, 7], 3, 4, positions=12, seed=5, scale=1.5)
     if forbidden:
         p.transition[0, 0] = p.initial[0] = p.duration[1, 2] = p.final[1] = -torch.inf
-    found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), threshold)
+    if threshold == "each":  # one for each length and type
+        threshold = torch.rand(3, 4, generator=torch.Generator().manual_seed(3)).double() / 2
+    given = threshold.numpy() if isinstance(threshold, torch.Tensor) else threshold
+    found = numpy_decoder.decode(arrays(p), p.lengths.numpy(), given)
     segment = ops.marginals(p, segment=True).segment
     if threshold is None:
         _, labels, starts = ops.viterbi(p)
@@ -285,9 +288,9 @@ def test_onnx_and_numpy_find_what_the_model_finds(exported, tokenizer, threshold
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     names = [output.name for output in session.get_outputs()]
     decoder = numpy_decoder.Decoder.load(folder / "decoder.json")
-    model.set_threshold(threshold)
+    model.set_threshold(threshold, 0.8)
     model.set_temperature(1.5)
-    decoder = decoder._replace(threshold=threshold, temperature=1.5)
+    decoder = decoder._replace(threshold=threshold, temperature=1.5, threshold_factor=0.8)
     assert decoder == decoder_of(model)
     for texts in BATCHES:
         inputs, lengths = inputs_of(tokenizer, texts)

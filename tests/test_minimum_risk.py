@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, random_potentials, to_device
+from transformers import BertConfig
 
-from hf_semicrf import ops
+from hf_semicrf import (
+    HeadSettings,
+    SemiCRF,
+    SemiCRFConfig,
+    SemiCRFForTokenClassification,
+    ops,
+)
+
+TINY = BertConfig(
+    vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+)
 
 
 def tilings(length, longest, types):
@@ -30,20 +41,35 @@ def segments_of(labels, starts, length):
     return found
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.8, 1.0, "each"])
 @pytest.mark.parametrize("types", [1, 2, 3])
-def test_no_tiling_has_a_higher_gain(threshold, types, device):
+@pytest.mark.parametrize("lawful", [False, True])
+def test_no_tiling_has_a_higher_gain(threshold, types, lawful, device):
     generator = torch.Generator().manual_seed(types)
     lengths, longest = torch.tensor([5, 3, 1]), 3
     segment = torch.rand(3, 5, longest, types, generator=generator, dtype=torch.float64)
     before = segment.clone()
-    labels, starts = ops.minimum_risk(segment.to(device), lengths.to(device), threshold)
+    if threshold == "each":  # one for each length and type
+        threshold = torch.rand(longest, types, generator=generator, dtype=torch.float64)
+    costs = torch.as_tensor(threshold, dtype=torch.float64).expand(longest, types)
+    p = random_potentials(lengths.tolist(), longest, types, seed=types)
+    p.duration[1:, 0] = p.duration[1, -1] = -torch.inf
+    there = threshold.to(device) if isinstance(threshold, torch.Tensor) else threshold
+    labels, starts = ops.minimum_risk(
+        segment.to(device),
+        lengths.to(device),
+        there,
+        legal=to_device(p, device) if lawful else None,
+    )
     assert torch.equal(segment, before)
     for row, length in enumerate(lengths.tolist()):
 
         def gain(tiling, row=row):
-            scores = (segment[row, s, e - s - 1, c] - threshold for s, e, c in tiling if c > 0)
-            return float(sum(scores))
+            sizes = ((s, e - s - 1, c) for s, e, c in tiling if c > 0)
+            if lawful and any((d, c) == (1, types - 1) for _, d, c in sizes):
+                return -torch.inf
+            sizes = ((s, e - s - 1, c) for s, e, c in tiling if c > 0)
+            return float(sum(segment[row, s, d, c] - costs[d, c] for s, d, c in sizes))
 
         best = max(map(gain, tilings(length, longest, types)))
         found = segments_of(labels[row], starts[row], length)
@@ -106,3 +132,45 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
         ValueError, match=f"expected threshold as a number in 0..1, got {threshold}"
     ):
         ops.minimum_risk(torch.zeros(1, 2, 2, 2), torch.tensor([2]), threshold)
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        (torch.zeros(2, 3), r"of shape \[L, C\] = \[2, 2\], got torch.float32 \[2, 3\]"),
+        (torch.zeros(2, 2).long(), r"of shape \[L, C\] = \[2, 2\], got torch.int64 \[2, 2\]"),
+        (torch.tensor([[0.5, 0.5], [0.5, 1.5]]), "thresholds in 0..1, got 0.5 to 1.5"),
+        (torch.tensor([[0.5, 0.5], [0.5, torch.nan]]), "thresholds in 0..1, got nan to nan"),
+    ],
+)
+def test_thresholds_that_fit_no_length_and_type_are_refused(each, message):
+    with pytest.raises(ValueError, match=message):
+        ops.minimum_risk(torch.zeros(1, 2, 2, 2), torch.tensor([2]), each)
+
+
+def test_a_head_lowers_its_threshold_for_each_position_and_keeps_the_factor():
+    torch.manual_seed(0)
+    head = SemiCRF(6, 3, HeadSettings(3, threshold=0.3, threshold_factor=0.5)).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    hidden, lengths = torch.randn(40, 7, 6), torch.full((40,), 7)
+    for given, first in ((None, 0.3), (0.2, 0.2)):
+        found = head(hidden, lengths, segment_marginals=True, threshold=given)
+        each = torch.tensor([first, first / 2, first / 4])[:, None].expand(3, 3)
+        segment = found.marginals.segment
+        labels, starts = ops.minimum_risk(segment, lengths, each)
+        assert torch.equal(found.labels, labels) and torch.equal(found.starts, starts)
+        _, others = ops.minimum_risk(segment, lengths, first)
+        assert not torch.equal(starts, others)
+
+
+def test_the_factor_is_set_and_saved_with_the_model(tmp_path):
+    config = SemiCRFConfig(TINY, labels=["O", "B-A", "I-A"], threshold_factor=0.9)
+    model = SemiCRFForTokenClassification(config)
+    model.set_threshold(0.2)
+    assert (model.config.threshold, model.config.threshold_factor) == (0.2, 0.9)
+    assert model.classifier.threshold_factor == 0.9
+    model.set_threshold(0.3, 0.5)
+    assert model.classifier.threshold_factor == 0.5
+    model.config.save_pretrained(tmp_path)
+    assert SemiCRFConfig.from_pretrained(tmp_path).threshold_factor == 0.5

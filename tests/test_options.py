@@ -185,7 +185,9 @@ def entries(folder: Any) -> dict[str, Entry]:
             with_none=sizes,
         ),
         "SemiCRFForTokenClassification.forward": of(model.forward, **batch),
-        "SemiCRFForTokenClassification.set_threshold": of(model.set_threshold),
+        "SemiCRFForTokenClassification.set_threshold": of(
+            model.set_threshold, threshold=0.5, with_none=("threshold_factor",)
+        ),
         "SemiCRFFrameConfig": of(
             SemiCRFFrameConfig, with_none=("hidden_size",),
             names=[*names_of(SemiCRFFrameConfig), *names_of(HeadSettings)],
@@ -213,7 +215,7 @@ def entries(folder: Any) -> dict[str, Entry]:
         "SemiCRFTrainingArguments": of(SemiCRFTrainingArguments, str(folder / "o"), use_cpu=True),
         "SemiCRFDataCollator": of(SemiCRFDataCollator, tokenizer),
         "TokenizeAndAlign": of(
-            TokenizeAndAlign, tokenizer, SCHEME, with_none=("max_segment_length",)
+            TokenizeAndAlign, tokenizer, SCHEME, with_none=("max_segment_length", "window_length")
         ),
         "choose_max_segment_length": of(choose_max_segment_length, [], SCHEME),
         "LabelScheme.spans_to_tags": of(SCHEME.spans_to_tags, [], length=1),
@@ -268,6 +270,11 @@ def entries(folder: Any) -> dict[str, Entry]:
         "data.stream_rows": of(data.stream_rows, nowhere),
         "data.label_names": of(data.label_names, rows),
         "data.named_tags": of(data.named_tags, rows),
+        "data.choose_neighbours": of(data.choose_neighbours, rows),
+        "data.documents_of": of(data.documents_of, rows, neighbours="none"),
+        "data.with_neighbours": of(
+            data.with_neighbours, rows, neighbours="none", window_length=8
+        ),
         "data.entity_spans": of(data.entity_spans, rows, SCHEME),
         "SemiCRFForTokenClassification.redact": of(
             model.redact, [], tokenizer, recall=0.9, without_none=("recall",)

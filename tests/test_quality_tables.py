@@ -83,6 +83,18 @@ def test_the_pictures_are_drawn(tables, tmp_path):
         assert Path(ROOT, "docs/pictures", picture).stat().st_size < 80_000
 
 
+def test_learning_curves_are_drawn_of_what_was_run(tables, tmp_path):
+    rows = [
+        {"corpus": corpus, "head": head, "sentences": n, "seed": seed, "test_f1": n / 2000}
+        for corpus in tables.CORPORA
+        for head in ("softmax", "default")
+        for n in (0, 50, 100)
+        for seed in (1, 2)
+    ]
+    tables.draw_curves(tmp_path / "curves.png", rows)
+    assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
+
+
 def test_the_table_of_the_readme_is_up_to_date(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     made = benchmark("readme_tables").TABLES

@@ -24,6 +24,7 @@ TABLE = {
     "mix_layers": (0, (1, 4), (-1, *NO_INT)),
     "head_temperature": (1.0, (1, 0.25, 8, np.float64(2.5)), (0, -1.0, None, *NO_NUMBER)),
     "threshold": (0.4, (None, 0, 1, 0.25), (-0.1, 2, *NO_NUMBER)),
+    "threshold_factor": (1.0, (1, 0.5), (0, -0.5, 1.5, None, *NO_NUMBER)),
     "potentials": ("factored", ("edge",), ("dense", None, True)),
     "length_prior": ("free", (), ("normal", "", None, 1)),
     "tail_order": (2, (1, 5), (0, *NO_INT)),

@@ -19,7 +19,7 @@ from hf_semicrf import (
 )
 from hf_semicrf.evaluation.breakdowns import breakdown
 from hf_semicrf.evaluation.metrics import seqeval_metrics
-from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments
+from hf_semicrf.trainer import SemiCRFTrainer, SemiCRFTrainingArguments, default_epochs
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
@@ -185,3 +185,15 @@ def test_calibration_leaves_out_sentences_with_unknown_words(folder, tmp_path):
     partly = {**rows[0], "labels": [-100] * len(rows[0]["labels"])}
     subject.calibrate([*rows, partly])
     assert subject.model.config.head_temperature == found
+
+
+def test_few_sentences_are_passed_over_until_there_are_enough_steps(folder, tmp_path):
+    args = SemiCRFTrainingArguments(str(tmp_path), use_cpu=True)
+    assert args.num_train_epochs is None
+    for rows, epochs in ((50, 200), (499, 25), (500, 8), (10**6, 8), (0, 8)):
+        assert default_epochs(args, range(rows)) == epochs
+    assert default_epochs(args, iter([])) == default_epochs(args, None) == 8
+    args.gradient_accumulation_steps = 2
+    assert default_epochs(args, range(499)) == 50
+    assert trainer(folder, tmp_path).args.num_train_epochs == 400  # 24 sentences
+    assert trainer(folder, tmp_path, num_train_epochs=2).args.num_train_epochs == 2

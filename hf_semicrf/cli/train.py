@@ -38,7 +38,7 @@ SPLITS = ("train", "validation", "test")
 # flags that are settings of the head where they are given
 HEAD = (
     *("max_segment_length", "scorer", "base_model", "threshold", "head_temperature"),
-    *("constraints", "unknown", "label_scheme", "splitter"),
+    *("constraints", "unknown", "label_scheme", "splitter", "neighbours", "window_length"),
 )
 
 
@@ -116,6 +116,16 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--splitter",
         help="what a word of running text is: unicode, hyphens, punctuation, spaces, or pattern: "
         "and a regular expression; the one that agrees with the data by default",
+    )
+    group.add_argument(
+        "--neighbours",
+        choices=(*OPTIONS["neighbours"].choices, "auto"),
+        help="sentences that each one is read together with: none (the default), those of its "
+        "document (a column doc_id, or -DOCSTART- lines), or those beside it in the file where "
+        "the data know no documents; auto takes what the training data have",
+    )
+    group.add_argument(
+        "--window_length", help="sub-words in which these fit, with the sentence; 128"
     )
     group.add_argument("--base_model", help="the encoder's public name for the model card")
 
@@ -309,7 +319,14 @@ def _prepare(
         prepare_tokenizer,
         seqeval_metrics,
     )
-    from hf_semicrf.data import choose_splitter, label_names, named_tags, scheme_of
+    from hf_semicrf.data import (
+        choose_neighbours,
+        choose_splitter,
+        label_names,
+        named_tags,
+        scheme_of,
+        with_neighbours,
+    )
     from hf_semicrf.inference import longest_input
 
     set_seed(training_args.seed)
@@ -325,6 +342,16 @@ def _prepare(
     if "max_segment_length" not in head:
         tags: Any = named_tags(splits["train"], args.tags_column)
         head["max_segment_length"] = choose_max_segment_length(tags, scheme)
+    found = None
+    if args.neighbours in ("document", "auto"):
+        found = choose_neighbours(splits["train"], args.tokens_column)
+    if args.neighbours == "auto":
+        head["neighbours"] = found
+    elif args.neighbours == "document" and found != "document":
+        raise ValueError(
+            f"{read['train'][1].source}: expected a column doc_id that several sentences share, or "
+            "-DOCSTART- lines, for --neighbours document; got none"
+        )
     choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
     with opening(args.model_name_or_path):
         stored = AutoConfig.from_pretrained(args.model_name_or_path)
@@ -349,12 +376,14 @@ def _prepare(
         constraints=model.config.constraints,
         windows=True,
     )
-    inputs = {
-        name: split.map(
-            align, batched=True, remove_columns=split.column_names, desc=f"tokenising {name}"
+    config = model.config
+    inputs = {}
+    for name, split in splits.items():
+        around = with_neighbours(split, config.neighbours, config.window_length, args.tokens_column)
+        inputs[name] = around.map(
+            align, batched=True, remove_columns=around.column_names, desc=f"tokenising {name}"
         )
-        for name, split in splits.items()
-    }
+    print(f"neighbours: {config.neighbours}")
     print(choice.of(model.config.splitter))
     tell(f"labels: {' '.join(model.config.labels)}")
     longest = model.config.max_segment_length

@@ -20,6 +20,7 @@ from hf_semicrf.data.labels import (
     named_tags,
     scheme_of,
 )
+from hf_semicrf.data.neighbours import choose_neighbours, documents_of, with_neighbours
 from hf_semicrf.data.readers import (
     FORMATS,
     Text,
@@ -46,6 +47,9 @@ __all__ = [
     "Text",
     "TokenizeAndAlign",
     "WRITERS",
+    "choose_neighbours",
+    "documents_of",
+    "with_neighbours",
     "choose_max_segment_length",
     "count_entities",
     "entity_spans",

@@ -10,16 +10,20 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_semicrf.data.neighbours import AFTER, BEFORE
 from hf_semicrf.labels import UNKNOWN_TAG, LabelScheme, Rules, types_as_bits
 from hf_semicrf.options import check
 from hf_semicrf.text import (
     AS_WRITTEN,
     FUNCTION,
+    WINDOW_LENGTH,
     Splitter,
+    around,
     attached,
     check_room,
     first_subwords,
@@ -37,6 +41,7 @@ class HasScheme(Protocol):
         """The labels read as a tagging scheme."""
 
 
+Tokenized = tuple[dict[str, list[int]], list[int | None]]  # inputs, and the word of each sub-word
 SchemeSource = Mapping[str, int] | LabelScheme | HasScheme
 
 
@@ -72,6 +77,10 @@ class TokenizeAndAlign:
     and the first too long entity warn, once each; `counts` has the figures (with ``num_proc``, each
     worker counts and warns for itself).
 
+    A sentence whose row knows its neighbours (`with_neighbours`) is read in a window with them: up
+    to `window_length` sub-words, as much on both sides if it is there. Only its own words are in
+    ``word_mask``.
+
     Args:
         tokenizer: As `prepare_tokenizer` returns it.
         labels: The model's configuration, ``model.config``; or a `LabelScheme`; or tag name to tag
@@ -91,6 +100,8 @@ class TokenizeAndAlign:
             `hf_semicrf.text.attached`); that of the configuration by default.
         label_scheme: The scheme of the tags, where `labels` are names with ids and it should not be
             recognised from them.
+        window_length: Sub-words in a window with neighbours, special tokens included; that of the
+            configuration by default.
     """
 
     def __init__(
@@ -106,9 +117,13 @@ class TokenizeAndAlign:
         label_scheme: str | None = None,
         splitter: str | None = None,
         windows: bool = False,
+        window_length: int | None = None,
     ) -> None:
         """See the class."""
         own = check(max_length=max_length, windows=windows, types_column=types_column)
+        if window_length is None:
+            window_length = getattr(labels, "window_length", WINDOW_LENGTH)
+        self.window_length = check(window_length=window_length)["window_length"]
         check(tokens_column=tokens_column, tags_column=tags_column)
         if max_segment_length is not None:
             check(max_segment_length=max_segment_length)
@@ -160,15 +175,19 @@ class TokenizeAndAlign:
         types = self._allowed_types(batch, sentences)
         before = AlignmentCounts(**asdict(self.counts))
         columns: dict[str, list[list[int]]] = {}
-        joins = [attached(words) for words in sentences] if self.as_written else None
-        tokenized = tokenize_words(self.tokenizer, sentences, attached=joins)
-        for row, (inputs, word_ids) in enumerate(tokenized):
+        before_each, after_each = _neighbours(batch, len(sentences))
+        tokenized = self._tokenized([*sentences, *chain(*before_each, *after_each)])
+        for row, (left, own, right) in enumerate(
+            zip(before_each, sentences, after_each, strict=True)
+        ):
+            inputs, word_ids = _joined([tokenized[tuple(words)] for words in (*left, own, *right)])
             spans = self.scheme.tags_to_spans(tags[row]) if tags is not None else []
-            pieces = self._pieces(word_ids, spans)
+            at, words = sum(map(len, left)), len(own)
+            pieces = self._pieces(word_ids, at, words, spans)
             for positions, first, end in pieces:
                 piece = {name: [values[n] for n in positions] for name, values in inputs.items()}
                 firsts = [
-                    None if word is None or not first <= word < end else word
+                    None if word is None or not first <= word - at < end else word - at
                     for word in first_subwords([word_ids[n] for n in positions])
                 ]
                 piece["word_mask"] = [int(word is not None) for word in firsts]
@@ -182,9 +201,17 @@ class TokenizeAndAlign:
                     ]
                 for name, values in piece.items():
                     columns.setdefault(name, []).append(values)
-            self._count(len(sentences[row]), len(word_ids), [p[1:] for p in pieces], spans)
+            subwords = sum(n is None or at <= n < at + words for n in word_ids)
+            self._count(words, subwords, [p[1:] for p in pieces], spans)
         self._warn(before)
         return columns
+
+    def _tokenized(self, sentences: Iterable[Sequence[str]]) -> dict[tuple[str, ...], Tokenized]:
+        """The inputs and the words of each sentence, which is tokenised once."""
+        distinct = list(dict.fromkeys(map(tuple, sentences)))
+        joins = [attached(words) for words in distinct] if self.as_written else None
+        tokenized = tokenize_words(self.tokenizer, distinct, attached=joins)
+        return dict(zip(distinct, tokenized, strict=True))
 
     def _sentences(self, batch: Mapping[str, Sequence]) -> list[list[str]]:
         if self.tokens_column not in batch:
@@ -251,27 +278,39 @@ class TokenizeAndAlign:
         return rows
 
     def _pieces(
-        self, word_ids: Sequence[int | None], spans: Sequence[tuple[int, int, str]]
+        self,
+        word_ids: Sequence[int | None],
+        at: int,
+        words: int,
+        spans: Sequence[tuple[int, int, str]],
     ) -> list[tuple[list[int], int, int]]:
         """The rows that a sentence becomes: sub-words, and the words [first, end) of the lattice.
 
         Args:
-            word_ids: The word of each sub-word.
-            spans: The entities.
+            word_ids: The word of each sub-word, of the sentence and its neighbours.
+            at: The sentence's first word among these.
+            words: Its words.
+            spans: Its entities.
         """
         inside = [n for n, word in enumerate(word_ids) if word is not None]
         before, after = inside[0], inside[-1] + 1  # the special tokens are around these
         bounds = [n for n, word in enumerate(first_subwords(word_ids)) if word is not None] + [
             after
         ]
-        words, special = len(bounds) - 1, len(word_ids) - len(inside)
-        if self.max_length is None or len(word_ids) <= self.max_length:
-            return [(list(range(len(word_ids))), 0, words)]
-        room = self.max_length - special
-        if self.windows:
-            cuts = list(training_windows(bounds, room, [span[:2] for span in spans]))
+        special = len(word_ids) - len(inside)
+        own = bounds[at : at + words + 1]
+        size = own[-1] - own[0]
+        room = size if self.max_length is None else self.max_length - special
+        cuts: Iterable[tuple[int, int, int, int]]
+        if size <= room:
+            left, right = at, at + words
+            if len(bounds) > len(own):
+                left, right = around(bounds, left, right, min(self.window_length - special, room))
+            cuts = [(0, words, left - at, right - at)]
+        elif self.windows:
+            cuts = training_windows(own, room, [span[:2] for span in spans])
         else:
-            end = max(bisect_right(bounds, bounds[0] + room) - 1, 1)
+            end = max(bisect_right(own, own[0] + room) - 1, 1)
             for start, stop, _ in spans:
                 if 0 < start < end < stop:
                     end = start
@@ -280,7 +319,7 @@ class TokenizeAndAlign:
             (
                 [
                     *range(before),
-                    *range(bounds[left], min(bounds[right], bounds[left] + room)),
+                    *range(bounds[at + left], min(bounds[at + right], bounds[at + left] + room)),
                     *range(after, len(word_ids)),
                 ],
                 first,
@@ -351,6 +390,33 @@ def choose_max_segment_length(
     """
     check(limit=limit)
     return min(max(longest_entity(tags, scheme), 1), limit)
+
+
+def _joined(sentences: Sequence[Tokenized]) -> Tokenized:
+    """Sentences as one, with special tokens around them all; words are counted through."""
+    if len(sentences) == 1:
+        return sentences[0]
+    columns: dict[str, list[int]] = {name: [] for name in sentences[0][0]}
+    joined: list[int | None] = []
+    words = 0
+    for number, (inputs, word_ids) in enumerate(sentences):
+        inside = [n for n, word in enumerate(word_ids) if word is not None]
+        first = inside[0] if number else 0
+        end = inside[-1] + 1 if number + 1 < len(sentences) else len(word_ids)
+        for name, values in inputs.items():
+            columns[name] += values[first:end]
+        joined += [None if word is None else words + word for word in word_ids[first:end]]
+        words = next(word for word in reversed(joined) if word is not None) + 1
+    return columns, joined
+
+
+def _neighbours(
+    batch: Mapping[str, Sequence], rows: int
+) -> tuple[Sequence[list[list[str]]], Sequence[list[list[str]]]]:
+    """The sentences before and after each row, none where the batch knows none."""
+    if BEFORE not in batch or AFTER not in batch:
+        return [[]] * rows, [[]] * rows
+    return batch[BEFORE], batch[AFTER]
 
 
 def _scheme(labels: SchemeSource, name: str | None) -> LabelScheme:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from hf_semicrf.data.column_layout import Layout, cell_of, choose_layout, looks_like_tag
 from hf_semicrf.data.files import read_lines, undecoded
+from hf_semicrf.data.neighbours import DOCUMENT
 from hf_semicrf.data.records import Damage, Options, Row, Rows
 
 _ID = re.compile(r"#\s*(?:sent_id|id)\b\s*[=:]?\s*(\S+)")
@@ -30,9 +31,12 @@ def column_rows(path: Path, options: Options) -> Rows:
     """Read sentences of one word a line, with an empty line after each.
 
     Lines that begin with # before a sentence are comments, unless they have the columns of a word
-    and a tag of the file. Lines that begin with -DOCSTART- are left out.
+    and a tag of the file. Lines that begin with -DOCSTART- part documents.
     """
-    blocks = list(_blocks(path, options))
+    numbers, blocks = [], []  # of each block its document, and its lines
+    for number, block in _blocks(path, options):
+        numbers.append(number)
+        blocks.append(block)
     lines = [line for block in blocks for line in block]
     good = [line for line in lines if not line.reason]
     words = [line for line in good if not line.text.startswith("#")] or good
@@ -48,8 +52,12 @@ def column_rows(path: Path, options: Options) -> Rows:
         layout = choose_layout(path, list(filter(None, sentences)), width, options)
     rows = [line.cells for line in words if len(line.cells) == layout.width]
     tags = {cell_of(cells, layout.tag) for cells in rows} - {None}
-    for block in blocks:
-        yield from _sentence(path, block, options, layout, tags, tabs)
+    documents = numbers if options.tagged and len({*numbers}) > 1 else [None] * len(blocks)
+    for document, block in zip(documents, blocks, strict=True):
+        for row in _sentence(path, block, options, layout, tags, tabs):
+            if isinstance(row, Row) and document is not None:
+                row.fields.setdefault(DOCUMENT, document)
+            yield row
 
 
 def cells_of(line: str, separator: str | None) -> list[str]:
@@ -62,17 +70,20 @@ def cells_of(line: str, separator: str | None) -> list[str]:
     return cells
 
 
-def _blocks(path: Path, options: Options) -> Iterator[list[Line]]:
-    """The lines between empty lines and those of -DOCSTART-."""
+def _blocks(path: Path, options: Options) -> Iterator[tuple[int, list[Line]]]:
+    """The lines between empty lines and those of -DOCSTART-, with the number of these so far."""
     block: list[Line] = []
+    document = 0
     for number, text in read_lines(path, options.encoding):
-        if text.strip(" \t") and not text.startswith("-DOCSTART-"):
+        starts = text.startswith("-DOCSTART-")
+        if text.strip(" \t") and not starts:
             block.append(Line(number, text, cells_of(text, options.separator), undecoded(text)))
         elif block:
-            yield block
+            yield document, block
             block = []
+        document += starts
     if block:
-        yield block
+        yield document, block
 
 
 def _is_word(line: Line, width: int) -> bool:

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Sequence as Items
 
 from hf_semicrf.data.label_studio import TASK_SPANS
+from hf_semicrf.data.neighbours import DOCUMENT, DOCUMENT_NAMES
 from hf_semicrf.data.records import Damage, Options, ReadReport, Row, short, without_surrogates
 from hf_semicrf.data.shapes import Shape, flattened, shape_of
 from hf_semicrf.data.spans import Span, read_spans, spans_to_tags
@@ -72,6 +73,8 @@ class CorpusBuilder:
         }
         if any("text" in row for row in self.rows) and not features.keys() & {"text", "offsets"}:
             features |= {"text": Value("string"), "offsets": Items(Items(Value("int64")))}
+        if any(DOCUMENT in row for row in self.rows) and DOCUMENT not in features:
+            features |= {DOCUMENT: Value("string")}
         columns = {name: [row.get(name) for row in self.rows] for name in features}
         return Dataset.from_dict(columns, features=Features(features))
 
@@ -96,6 +99,9 @@ class CorpusBuilder:
         for n, tag in enumerate(tags):
             if isinstance(tag, str):
                 self.report.tags.setdefault(tag, row.words[n] if row.words else row.place)
+        document = next((fields[n] for n in DOCUMENT_NAMES if fields.get(n) is not None), None)
+        if document is not None:
+            made.setdefault(DOCUMENT, str(document))
         self.rows.append(made)
         self.report.places.append(row.place)
         self.predicted.append(TASK_SPANS in fields and fields["predicted"])

@@ -27,6 +27,7 @@ from hf_semicrf.data.labels import (
     named_tags,
     scheme_of,
 )
+from hf_semicrf.data.neighbours import DOCUMENT_NAMES
 from hf_semicrf.data.records import (
     Damage,
     Options,
@@ -113,7 +114,7 @@ def read_corpus(
 
     Returns:
         The words and the tags. Where the words are of a text, also "text" and "offsets": where each
-        word begins and ends in it.
+        word begins and ends in it. Where the file says of which document a sentence is, "doc_id".
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -128,7 +129,7 @@ def read_corpus(
     found = _format_of(path, options)
     if found == "parquet":
         read = _read_dataset(open_parquet(path), str(path), options, report)
-        wanted = [tokens_column, tags_column, "text", "offsets"]
+        wanted = [tokens_column, tags_column, "text", "offsets", *DOCUMENT_NAMES]
         return read.select_columns([name for name in wanted if name in read.column_names])
     return _filled(report, str(path), lambda r: _build(_rows(path, found, options), options, r))
 

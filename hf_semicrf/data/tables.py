@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_semicrf.data.files import read_lines, undecoded
+from hf_semicrf.data.neighbours import DOCUMENT, DOCUMENT_NAMES
 from hf_semicrf.data.records import Damage, Options, Row, Rows, short
 
 WORDS = {"word", "token", "form"}
 TAGS = {"tag", "ner", "ner_tag", "label", "bio", "iob", "ne"}
 SENTENCES = {"sentence_id", "sent_id", "sentence_#", "sentence", "sent", "sentence_number"}
-DOCUMENTS = {"document_id", "doc_id"}
 SPANS = ("entities", "spans", "label", "labels")
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -32,11 +32,19 @@ class Record(NamedTuple):
 
 
 class Long(NamedTuple):
-    """The columns of a table of one word a row: the word, its tag, what tells sentences apart."""
+    """The columns of a table of one word a row.
+
+    Attributes:
+        word: That of the words.
+        tag: That of their tags.
+        sentence: What tells sentences apart.
+        document: What tells documents apart.
+    """
 
     word: int
     tag: int | None
     sentence: tuple[int, ...]
+    document: int | None = None
 
 
 def has_header(cells: Sequence[str], options: Options) -> bool:
@@ -165,9 +173,10 @@ def _long(path: Path, header: Sequence[str], options: Options) -> Long | None:
     names = [_plain(name) for name in header]
     words, tags = ([n for n, name in enumerate(names) if name in known] for known in (WORDS, TAGS))
     if len(words) == 1 and (len(tags) == 1 or not options.tagged):
-        order = [n for n, name in enumerate(names) if name in SENTENCES | DOCUMENTS]
-        alone = all(names[n] in DOCUMENTS for n in order)  # documents have several sentences
-        return Long(words[0], tags[0] if tags else None, () if alone else tuple(order))
+        order = [n for n, name in enumerate(names) if name in (*SENTENCES, *DOCUMENT_NAMES)]
+        alone = all(names[n] in DOCUMENT_NAMES for n in order)  # documents have several sentences
+        document = next((n for n in order if names[n] in DOCUMENT_NAMES), None)
+        return Long(words[0], tags[0] if tags else None, () if alone else tuple(order), document)
     if options.text_column in header:
         return None
     wanted = "columns=('word', 'tag', 'sentence_id') with the names of your columns"
@@ -257,6 +266,8 @@ def _sentence(records: Sequence[Record], columns: Long, width: int, options: Opt
     fields: dict[str, Any] = {options.tokens_column: [r.cells[columns.word] for r in records]}
     if options.tagged and columns.tag is not None:
         fields[options.tags_column] = [r.cells[columns.tag].strip() for r in records]
+        if columns.document is not None and records[0].cells[columns.document]:
+            fields[DOCUMENT] = records[0].cells[columns.document]
     if columns.sentence and not options.tagged:
         fields["id"] = " ".join(records[0].cells[n] for n in columns.sentence)
     return Row(records[0].place, fields, [record.place for record in records])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from hf_semicrf.data import entity_spans, label_names, named_tags, scheme_of
+from hf_semicrf.data import documents_of, entity_spans, label_names, named_tags, scheme_of
 from hf_semicrf.evaluation.metrics import entity_scores
 from hf_semicrf.labels import UNKNOWN, LabelScheme
 from hf_semicrf.options import check
@@ -34,7 +36,8 @@ def evaluate_tagger(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Tag a data set and compare with its tags, entity by entity.
 
-    Sentences are read whole, in windows where they are longer than the encoder takes. The tags of
+    Sentences are read whole, in windows where they are longer than the encoder takes, and with
+    their neighbours where the model was trained to (``model.config.neighbours``). The tags of
     the data may follow another scheme than the model's; entities of types that the model does not
     know count as not found. Predictions are compared as the data's tags can say them (see
     `as_tagged`).
@@ -60,9 +63,16 @@ def evaluate_tagger(
     scheme = scheme_of_data(known, dataset, tags_column, report)
     gold = list(entity_spans(dataset, scheme, tags_column, report))
     sentences = list(dataset[tokens_column])
+    documents = documents_of(dataset, model.config.neighbours)
+    if len(documents) < len(sentences):
+        texts = [sentences[first:end] for first, end in documents]
+        predicted = model.predict(texts, tokenizer, **options)
+        rows = _by_sentence(texts, predicted)
+    else:
+        rows = model.predict(sentences, tokenizer, **options)
     found = [
         as_tagged([(e["start"], e["end"], e["label"], e["score"]) for e in row], scheme)
-        for row in model.predict(sentences, tokenizer, **options)
+        for row in rows
     ]
     types = dict.fromkeys([*known.types[1:], *scheme.types[1:]])
     tagged = LabelScheme.from_labels(
@@ -74,6 +84,28 @@ def evaluate_tagger(
         for rows in (unscored, gold)
     )
     return entity_scores(predictions, references, tagged), breakdown(gold, found, bins)
+
+
+def _by_sentence(
+    texts: Sequence[Sequence[Sequence[str]]], predicted: Sequence[Sequence[Any]]
+) -> list[list[dict[str, Any]]]:
+    """The entities of each sentence of documents, counted from its first word.
+
+    Args:
+        texts: The words of the sentences of each document.
+        predicted: The entities of each document, counted from the document's first word.
+    """
+    rows = []
+    for sentences, entities in zip(texts, predicted, strict=True):
+        ends = list(accumulate(map(len, sentences)))
+        of_document: list[list[dict[str, Any]]] = [[] for _ in sentences]
+        for entity in entities:
+            number = bisect_right(ends, entity["start"])
+            first = ends[number] - len(sentences[number])
+            moved = {"start": entity["start"] - first, "end": entity["end"] - first}
+            of_document[number].append({**entity, **moved})
+        rows += of_document
+    return rows
 
 
 def scheme_of_data(

@@ -64,6 +64,7 @@ def decoder_of(model: Any) -> numpy_decoder.Decoder:
         temperature=model.config.head_temperature,
         tags=list(scheme.labels),
         written=scheme.written_tags(),
+        threshold_factor=model.config.threshold_factor,
     )
 
 

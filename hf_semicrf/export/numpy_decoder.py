@@ -43,12 +43,13 @@ class Decoder(NamedTuple):
 
     Args:
         types: Segment types, the outside type first.
-        threshold: Posterior that a segment has to exceed; None for the most probable segmentation
-            as a whole.
+        threshold: Posterior that a segment of one word has to exceed; None for the most probable
+            segmentation as a whole.
         temperature: What all potentials are divided by.
         tags: Tag names in the order of their ids.
         written: Tag of a word by type, then by whether it starts a segment right after one of its
             type (4), starts one (2) and ends one (1) [C * 8].
+        threshold_factor: What each further word of a segment multiplies the threshold by.
     """
 
     types: Sequence[str]
@@ -56,12 +57,13 @@ class Decoder(NamedTuple):
     temperature: float
     tags: Sequence[str]
     written: Sequence[int]
+    threshold_factor: float = 1.0
 
     @classmethod
     def load(cls, path: str | Path) -> Decoder:
         """Read decoder.json as `hf_semicrf.export.onnx` writes it."""
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(*(values[name] for name in cls._fields))
+        return cls(**{name: values[name] for name in cls._fields if name in values})
 
     def decode(self, potentials: Arrays, lengths: np.ndarray) -> Segmentations:
         """Decode a batch as the model that was exported does.
@@ -78,7 +80,11 @@ class Decoder(NamedTuple):
             name: x if name == "order" else np.asarray(x) / self.temperature
             for name, x in present.items()
         }
-        return decode(tempered, lengths, self.threshold)
+        threshold: float | np.ndarray | None = self.threshold
+        if self.threshold is not None and self.threshold_factor != 1:
+            longest = len(tempered["duration"])
+            threshold = self.threshold * self.threshold_factor ** np.arange(longest)[:, None]
+        return decode(tempered, lengths, threshold)
 
     def entities(self, potentials: Arrays, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
         """The entities of each sentence: ``label``, ``score``, ``start`` and ``end`` in words.
@@ -152,7 +158,9 @@ def word_index(
     return index
 
 
-def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> Segmentations:
+def decode(
+    potentials: Arrays, lengths: np.ndarray, threshold: float | np.ndarray | None
+) -> Segmentations:
     """Decode potentials: segments above a threshold, or the most probable segmentation.
 
     O(N (L C + C^2)) time; the scores of all segments are held, B N L C numbers. Where lengths have
@@ -162,7 +170,7 @@ def decode(potentials: Arrays, lengths: np.ndarray, threshold: float | None) -> 
         potentials: Arrays by name, in nats; with a tail also ``enter`` [C], ``stay`` [C] and its
             ``order``, as `hf_semicrf.ops.TailedPotentials` has them.
         lengths: Positions of each sentence [B]; those of length 0 come out empty.
-        threshold: As `Decoder` has it.
+        threshold: As `Decoder` has it, or one for each length less one and type [L, C] or [L, 1].
 
     Raises:
         ValueError: A sentence has more words than the potentials have positions.

@@ -70,6 +70,7 @@ class SemiCRF(nn.Module):
         check(hidden_size=hidden_size, num_types=num_types, backend=backend)
         settings = settings or HeadSettings()
         self.threshold = settings.threshold
+        self.threshold_factor = settings.threshold_factor
         self.temperature = settings.head_temperature
         self.dense = settings.potentials == "edge"
         self.backend = backend
@@ -207,7 +208,8 @@ class SemiCRF(nn.Module):
             decode: Whether to decode and compute marginals; by default, when not training.
                 "viterbi" decodes the most probable segmentation as a whole, whatever the threshold.
             segment_marginals: Whether decoding also gives the probability of each decoded segment.
-            threshold: Posterior that a segment has to exceed, instead of the head's own.
+            threshold: Posterior that a segment of one word has to exceed, instead of the head's
+                own; the factor for longer ones stays.
             known: What is known of the segmentation to score, instead of all of it: the loss is
                 the negative log-probability of all that agree.
             allowed: Which segments may occur [B, N, L, C] bool, by start and length less one; all
@@ -347,14 +349,44 @@ class SemiCRF(nn.Module):
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
             marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
         if threshold is not None and marginals.segment is not None:
+            limit: float | Tensor = threshold
+            if self.threshold_factor != 1:
+                sizes = (*self.duration_bias.shape, p.lengths.device)
+                limit = thresholds(threshold, self.threshold_factor, *sizes)
             found = ops.minimum_risk(
-                marginals.segment, p.lengths, threshold, self.backend, p if constrained else None
+                marginals.segment, p.lengths, limit, self.backend, p if constrained else None
             )
         elif edge is None:
             found = ops.best_segmentation(p, self.backend)
         else:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
         return *found, marginals
+
+
+def thresholds(
+    threshold: float, factor: float, longest: int, types: int, device: torch.device
+) -> Tensor:
+    """What the posterior of a segment has to exceed, by length less one and type [L, C] float32.
+
+    Args:
+        threshold: That of segments of one position.
+        factor: What each further position multiplies it by.
+        longest: Longest segment L.
+        types: Types C.
+        device: Where they are wanted.
+    """
+    function = _thresholds.__wrapped__ if torch.compiler.is_compiling() else _thresholds
+    return function(threshold, factor, longest, types, device)
+
+
+@lru_cache(maxsize=64)
+def _thresholds(
+    threshold: float, factor: float, longest: int, types: int, device: torch.device
+) -> Tensor:
+    """The same, kept for the next call."""
+    with torch.inference_mode(False):
+        powers = torch.tensor([[threshold * factor**d] for d in range(longest)])
+        return powers.expand(-1, types).contiguous().to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)

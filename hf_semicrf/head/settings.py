@@ -30,6 +30,8 @@ class HeadSettings:
         threshold: Posterior that a segment has to exceed to be decoded (``ops.minimum_risk``);
             lower means more recall and less precision. None decodes the most probable segmentation
             as a whole (Viterbi).
+        threshold_factor: What the threshold is multiplied by for each word of a segment after its
+            first; below 1, long segments need less.
         potentials: "factored", or "edge" to run on the dense [B, N, L + 1, C, C] tensor: the same
             distribution at O(N L C^2) time and memory.
         length_prior: What lengths score. "free": a parameter each, up to L, and nothing longer.
@@ -51,6 +53,7 @@ class HeadSettings:
     mix_layers: int = 0
     head_temperature: float = 1.0
     threshold: float | None = 0.4
+    threshold_factor: float = 1.0
     potentials: str = "factored"
     length_prior: str = "free"
     tail_order: int = 2

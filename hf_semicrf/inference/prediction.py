@@ -6,7 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import accumulate, pairwise, repeat
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ from hf_semicrf.text import (
 
 Constraints = Sequence[Mapping[str, Any]]
 Decode = Literal["viterbi"]
-Text = str | Sequence[str] | Mapping[str, Any]
+Text = str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]
 Split = str | Callable[[str], Any] | Splitter
 Item = tuple[Text, Constraints | None]
 
@@ -86,20 +86,23 @@ class Document:
         text: The raw string, None where the input was a list of words.
         words: Its words.
         spans: Where each word begins and ends, half-open; characters of a string, words of a list.
+        sentences: The words [first, end) of each sentence; None where nobody has said them.
         results: Its windows in order; none if it has no words.
     """
 
     text: str | None
     words: list[str]
     spans: list[tuple[int, int]]
+    sentences: list[tuple[int, int]] | None = None
     results: list[WindowResult] = field(default_factory=list)
 
     @classmethod
     def of(cls, text: Text, splitter: Splitter | None = None) -> Document:
-        """A document of a raw string, of a list of words, or of a string whose words are known.
+        """A document of a string, of words, of sentences, or of a string whose words are known.
 
         Args:
-            text: The string, the words, or a mapping with "text" and "offsets".
+            text: The string, the words, the sentences' words, or a mapping with "text" and
+                "offsets".
             splitter: Cuts strings into words; the default one where None.
 
         Raises:
@@ -114,13 +117,20 @@ class Document:
             _check_encodable(text)
             spans = (splitter or Splitter()).spans(text)
             return cls(text, [text[start:end] for start, end in spans], spans)
-        _check_encodable("".join(text))
-        return cls(None, list(text), [(n, n + 1) for n in range(len(text))])
+        sentences = None
+        if any(not isinstance(item, str) for item in text):
+            ends = [0, *accumulate(map(len, text))]
+            sentences = [pair for pair in pairwise(ends) if pair[0] < pair[1]]
+            text = [word for sentence in text for word in sentence]
+        words: list[Any] = list(text)
+        _check_encodable("".join(words))
+        return cls(None, words, [(n, n + 1) for n in range(len(words))], sentences)
 
     def attached(self) -> list[bool]:
         """Whether each word follows the one before without a space."""
         if self.text is None:
-            return attached(self.words)
+            parts = [(0, len(self.words))] if self.sentences is None else self.sentences
+            return [joins for first, end in parts for joins in attached(self.words[first:end])]
         ends = [-1, *(end for _, end in self.spans)]
         return [start == end for (start, _), end in zip(self.spans, ends, strict=False)]
 
@@ -478,6 +488,8 @@ class _Cutter:
             self.config.max_segment_length,
             joins,
             self.known,
+            [document.sentences for document in documents],
+            1 if self.config.neighbours == "none" else self.config.window_length,
         )
         for (number, (_, spans)), document, windows in zip(items, documents, cut, strict=True):
             document.results = [WindowResult(window, number) for window in windows]
@@ -506,19 +518,26 @@ def _check_text(text: Any, number: int) -> Text:
     """The text; refuses what is none."""
     if not _is_text(text):
         raise ValueError(
-            'expected a string, a list of words or a mapping with "text" and "offsets" as a '
-            f"text, got {text!r:.80} (text {number})"
+            "expected a string, a list of words or of sentences' words, or a mapping with "
+            f'"text" and "offsets" as a text, got {text!r:.80} (text {number})'
         )
     return text
 
 
 def _is_text(value: Any) -> bool:
-    """Whether this is a string, its words, or a string with the places of its words."""
+    """Whether this is a string, its words, its sentences, or a string and its words' places."""
     if isinstance(value, Mapping):
         offsets = value.get("offsets")
         return isinstance(value.get("text"), str) and isinstance(offsets, list | tuple)
-    words = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(word, str) for word in words)
+    if isinstance(value, str):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    sentences = value if any(isinstance(item, list | tuple) for item in value) else [value]
+    return all(
+        isinstance(words, list | tuple) and all(isinstance(word, str) for word in words)
+        for words in sentences
+    )
 
 
 def _check_encodable(text: str) -> None:

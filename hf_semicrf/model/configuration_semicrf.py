@@ -19,9 +19,12 @@ from hf_semicrf.hub import AUTO_MAP, ListedUploads, is_local, write_shim
 from hf_semicrf.labels import LabelScheme, Rules
 from hf_semicrf.options import check
 from hf_semicrf.results import Promise
-from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, Splitter
+from hf_semicrf.text import BEFORE_SPLITTERS, FUNCTION, WINDOW_LENGTH, Splitter
 
-SETTINGS = (*DEFAULTS, "label_scheme", "constraints", "splitter", "unknown", "base_model")
+SETTINGS = (
+    *(*DEFAULTS, "label_scheme", "constraints", "splitter", "unknown", "base_model"),
+    *("neighbours", "window_length"),
+)
 
 
 # schemes of label lists, read once: every forward pass asks for one. A dictionary and no
@@ -47,6 +50,11 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
         unknown: What a word of ``word_mask`` whose label is -100 does in training: "error", or
             "marginalize" to train by the log-probability of all segmentations that agree with the
             labels that are known.
+        neighbours: Which sentences the model was trained to read together with each sentence:
+            "none", those of its "document", or those beside it in the "file" where the data know no
+            documents. Prediction reads those of a document that is given as a list of sentences.
+        window_length: Sub-words, special tokens included, up to which a sentence is read together
+            with them.
         base_model: Public name of the pretrained encoder, for the model card.
         has_word_starts: Whether the model knows which tokens start a word.
         promises: The recalls that were calibrated (``SemiCRFTrainer.calibrate_recall``), each as
@@ -70,6 +78,8 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
         constraints: Mapping[str, Any] | None = None,
         splitter: str | Callable[[str], Any] = "unicode",
         unknown: str = "error",
+        neighbours: str = "none",
+        window_length: int = WINDOW_LENGTH,
         base_model: str | None = None,
         has_word_starts: bool = False,
         promises: Sequence[Promise] = (),
@@ -88,6 +98,8 @@ class SemiCRFConfig(ListedUploads, PretrainedConfig):
         own = check(
             label_scheme=label_scheme,
             unknown=unknown,
+            neighbours=neighbours,
+            window_length=window_length,
             base_model=base_model,
             has_word_starts=has_word_starts,
         )

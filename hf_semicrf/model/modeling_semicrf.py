@@ -374,19 +374,24 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
-    def set_threshold(self, threshold: float | None) -> None:
+    def set_threshold(self, threshold: float | None, threshold_factor: float | None = None) -> None:
         """Change what decoding asks of a segment's posterior, here and in the configuration.
 
         Args:
             threshold: A probability; None for the most probable segmentation as a whole. The F1 of
                 a corpus is highest at about half its value.
+            threshold_factor: What each word after a segment's first multiplies it by; None for
+                what it was.
 
         Raises:
-            ValueError: It is no probability.
+            ValueError: It is no probability, or the factor is not above 0 and at most 1.
         """
-        threshold = replace(self.config.head_settings, threshold=threshold).threshold
-        self.config.threshold = threshold
-        self._set_on_heads("threshold", threshold)
+        settings = replace(self.config.head_settings, threshold=threshold)
+        if threshold_factor is not None:
+            settings = replace(settings, threshold_factor=threshold_factor)
+        for name in ("threshold", "threshold_factor"):
+            setattr(self.config, name, getattr(settings, name))
+            self._set_on_heads(name, getattr(settings, name))
 
     def set_constraints(self, constraints: Mapping[str, Any] | None) -> None:
         """Change what is allowed in every sentence, here and in the configuration.
@@ -424,7 +429,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def predict(
         self,
-        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
+        texts: Sequence[str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,
@@ -444,12 +449,15 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         the two contradict each other throughout; then the less probable entities are given up.
 
         Args:
-            texts: Raw strings, split into words here, lists of words, or mappings of a "text" and
-                the "offsets" of its words, (first character, character after the last) of each.
+            texts: Raw strings, split into words here, lists of words, mappings of a "text" and
+                the "offsets" of its words, (first character, character after the last) of each; or
+                documents, lists of sentences that are lists of words. Texts are independent; a
+                sentence of a document is read with those around it if the model was trained to.
             tokenizer: The encoder's tokenizer.
             batch_size: Windows that are encoded together.
-            threshold: Posterior that an entity has to exceed: lower means more recall and less
-                precision. None takes the model's own.
+            threshold: Posterior that an entity of one word has to exceed: lower means more recall
+                and less precision. None takes the model's own. For longer ones the model's
+                ``threshold_factor`` counts in either case.
             decode: "viterbi" for the entities of the most probable segmentation as a whole,
                 whatever the model's threshold.
             recall: A recall that the model was calibrated for: every segment is returned whose
@@ -479,7 +487,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         Returns:
             For each text a list of entities, dictionaries: ``label``, ``score`` (the probability of
             exactly this segment), ``start`` and ``end`` (half-open; characters of a string, words
-            of a list) and ``text``.
+            of a list, counted through all sentences of a document) and ``text``.
 
         Raises:
             ValueError: An option is out of range, ``texts`` is no list (but a string, a set or a
@@ -591,7 +599,7 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
 
     def analyze(
         self,
-        texts: Sequence[str | Sequence[str] | Mapping[str, Any]],
+        texts: Sequence[str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Any]],
         tokenizer: Any,
         batch_size: int = 32,
         *,

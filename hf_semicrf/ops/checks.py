@@ -62,6 +62,31 @@ def _triton_interprets() -> bool:
     return triton.knobs.runtime.interpret
 
 
+def check_thresholds(each: Tensor, longest: int, types: int, device: torch.device) -> None:
+    """Refuse thresholds that are not one probability for each length and type.
+
+    Args:
+        each: The thresholds, by length less one and type.
+        longest: Longest segment L.
+        types: Types C.
+        device: Where they have to be; their values are checked on the CPU only.
+
+    Raises:
+        ValueError: They are no [L, C] floating-point numbers in 0..1 on this device.
+    """
+    if list(each.shape) != [longest, types] or not each.is_floating_point():
+        raise ValueError(
+            f"expected threshold as a number in 0..1 or of shape [L, C] = [{longest}, {types}], "
+            f"got {each.dtype} {list(each.shape)}"
+        )
+    if each.device != device:
+        raise ValueError(f"expected threshold on {device}, got {each.device}")
+    if values_are_checked(device) and not bool(((each >= 0) & (each <= 1)).all()):
+        raise ValueError(
+            f"expected thresholds in 0..1, got {float(each.min())} to {float(each.max())}"
+        )
+
+
 def checked(p: Potentials | TailedPotentials, scores_too: bool = True) -> Potentials:
     """Check potentials and return them in float32 or float64.
 

@@ -10,6 +10,7 @@ from hf_semicrf.ops.checks import (
     Backend,
     check_same_sizes,
     check_tensors,
+    check_thresholds,
     checked,
     resolve_backend,
     told,
@@ -65,7 +66,7 @@ def best_segmentation(
 def minimum_risk(
     segment: Tensor,
     lengths: Tensor,
-    threshold: float = 0.5,
+    threshold: float | Tensor = 0.5,
     backend: Backend = "auto",
     legal: Potentials | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -80,7 +81,8 @@ def minimum_risk(
         segment: Posterior of each segment, by start and length less one [B, N, L, C], as
             :func:`marginals` returns it.
         lengths: Positions of each sentence [B].
-        threshold: What a segment's posterior has to exceed, in 0..1.
+        threshold: What a segment's posterior has to exceed, in 0..1; or that of each length less
+            one and type [L, C].
         backend: Which implementation runs.
         legal: Potentials whose ``-inf`` forbids; a posterior of 0 does not, in itself.
 
@@ -94,10 +96,15 @@ def minimum_risk(
     Source: Goodman (1996), "Parsing Algorithms and Metrics", for segments instead of constituents.
     """
     check_tensors(segment=segment, lengths=lengths)
-    check(optional=False, threshold=threshold)
     if segment.ndim != 4:
         raise ValueError(f"expected segment of shape [B, N, L, C], got {list(segment.shape)}")
     longest, types = segment.shape[2:]
+    each = threshold if isinstance(threshold, Tensor) and threshold.ndim == 2 else None
+    if each is None:
+        number = check(optional=False, threshold=threshold)["threshold"]
+    else:
+        check_thresholds(each, longest, types, segment.device)
+        number = 0.0
     back_end = resolve_backend(backend, segment.device)
     by_kernel = back_end == "triton" and legal is None and risk.fits(longest, types)
     kernels = kernels_for("pack", segment.device, backend)
@@ -109,13 +116,16 @@ def minimum_risk(
         are_read=not by_kernel and (kernels is None or legal is None),
     )
     segment = segment.detach().to(p.duration.dtype)
+    if each is not None:
+        each = each.to(segment.dtype)
     if by_kernel:
-        return risk.minimum_risk(segment, p.lengths, threshold)
+        return risk.minimum_risk(segment, p.lengths, number, each)
     if kernels is not None and legal is not None:
         legal = checked(legal)
         check_same_sizes(p, legal)
-        return factored.best(kernels.gains(segment, threshold, legal), back_end)
-    gain = segment - threshold
+        segment = segment if each is None else segment - each
+        return factored.best(kernels.gains(segment, number, legal), back_end)
+    gain = segment - (number if each is None else each)
     gain[..., 0] = -torch.inf
     gain[:, :, 0, 0] = 0
     return _best_tiling(p._replace(segment=gain), legal, backend)

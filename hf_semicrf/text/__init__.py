@@ -19,7 +19,14 @@ from hf_semicrf.text.subwords import (
     prepare_tokenizer,
     tokenize_words,
 )
-from hf_semicrf.text.windows import Window, sections, training_windows, windows_of
+from hf_semicrf.text.windows import (
+    WINDOW_LENGTH,
+    Window,
+    around,
+    sections,
+    training_windows,
+    windows_of,
+)
 from hf_semicrf.text.words import AS_WRITTEN, BEFORE_SPLITTERS, FUNCTION, Splitter, split_words
 
 if TYPE_CHECKING:
@@ -30,7 +37,9 @@ __all__ = [
     "BEFORE_SPLITTERS",
     "FUNCTION",
     "KnownWords",
+    "WINDOW_LENGTH",
     "Splitter",
+    "around",
     "attached",
     "check_room",
     "detokenize",

@@ -1,4 +1,8 @@
-"""Cut texts longer than an encoder into overlapping windows, and say where these meet."""
+"""Cut texts longer than an encoder into overlapping windows, and say where these meet.
+
+A document whose sentences are known is cut into windows of one sentence each, with what stands
+around it as context.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ from hf_semicrf.options import check
 from hf_semicrf.results import Segment
 from hf_semicrf.text.subwords import KnownWords, check_room, first_subwords, tokenize_words
 
+Bounds = tuple[int, int]  # of words, half-open
+
+WINDOW_LENGTH = 128  # sub-words in which a sentence is read together with its neighbours
+
 
 @dataclass(frozen=True)
 class Window:
@@ -20,7 +28,8 @@ class Window:
         first: Its first word.
         end: The word after its last.
         inputs: The tokenizer's columns.
-        words: The word of each sub-word, counted from the text's first; None at special tokens.
+        words: The word of each sub-word, counted from the text's first; None at special tokens and
+            in context.
     """
 
     first: int
@@ -37,6 +46,8 @@ def windows_of(
     longest: int,
     attached: Sequence[Sequence[bool]] | None = None,
     known: KnownWords | None = None,
+    parts: Sequence[Sequence[Bounds] | None] | None = None,
+    window_length: int = WINDOW_LENGTH,
 ) -> Iterator[list[Window]]:
     """Cut texts into windows, each as many words as fit the encoder.
 
@@ -50,6 +61,9 @@ def windows_of(
         longest: Words in the longest segment.
         attached: As `tokenize_words` takes it.
         known: As `tokenize_words` takes it.
+        parts: Of each text the words [first, end) of its sentences, each of which has a window of
+            its own; None where it is read as a whole.
+        window_length: Sub-words up to which such a window takes in what is around its sentence.
 
     Yields:
         The windows of each text in order, which cover its words; none where it has no words.
@@ -57,32 +71,40 @@ def windows_of(
     Raises:
         ValueError: `max_length` has no room beside the special tokens.
     """
-    check(overlap=overlap, longest=longest)
+    check(overlap=overlap, longest=longest, window_length=window_length)
     check_room(tokenizer, max_length)
     joins = attached and [row for row in attached if row]
     tokenized = tokenize_words(tokenizer, [text for text in texts if text], None, joins, known)
-    for text in texts:
+    for number, text in enumerate(texts):
         if not text:
             yield []
             continue
+        own_parts = parts[number] if parts is not None else None
         inputs, words = next(tokenized)
-        if max_length is None or len(words) <= max_length:
+        if own_parts is None and (max_length is None or len(words) <= max_length):
             yield [Window(0, len(text), inputs, words)]
             continue
         inside = [n for n, word in enumerate(words) if word is not None]
         before, after = inside[0], inside[-1] + 1  # the special tokens are around these
         bounds = [n for n, word in enumerate(first_subwords(words)) if word is not None] + [after]
         special = len(words) - len(inside)
-        room = max_length - special
+        room = len(words) if max_length is None else max_length - special
         windows = []
-        for first, end in _plan(bounds, room, overlap, longest):
-            positions = [
-                *range(before),
-                *range(bounds[first], min(bounds[end], bounds[first] + room)),
-                *range(after, len(words)),
-            ]
-            columns = {name: [values[n] for n in positions] for name, values in inputs.items()}
-            windows.append(Window(first, end, columns, [words[n] for n in positions]))
+        for start, stop in own_parts or [(0, len(text))]:
+            for first, end in _plan(bounds[start : stop + 1], room, overlap, longest):
+                first, end = start + first, start + end
+                left, right = first, end
+                if own_parts is not None:
+                    left, right = around(bounds, first, end, min(window_length - special, room))
+                positions = [
+                    *range(before),
+                    *range(bounds[left], min(bounds[right], bounds[left] + room)),
+                    *range(after, len(words)),
+                ]
+                columns = {name: [values[n] for n in positions] for name, values in inputs.items()}
+                own = [words[n] for n in positions]
+                own = [n if n is not None and first <= n < end else None for n in own]
+                windows.append(Window(first, end, columns, own))
         yield windows
 
 
@@ -141,12 +163,24 @@ def training_windows(
                         end = start
                     elif bounds[stop] - bounds[first] <= room:
                         end = stop
-        spare = max(room - (bounds[end] - bounds[first]), 0)
-        right = bisect_right(bounds, bounds[end] + spare // 2) - 1
-        left = bisect_left(bounds, bounds[first] - (spare - (bounds[right] - bounds[end])))
-        right = bisect_right(bounds, bounds[left] + room) - 1  # where nothing stands to the left
-        yield first, end, min(left, first), max(right, end)
+        yield first, end, *around(bounds, first, end, room)
         first = end
+
+
+def around(bounds: Sequence[int], first: int, end: int, room: int) -> Bounds:
+    """The words [left, right) of a window around others: as much on both sides, if it is there.
+
+    Args:
+        bounds: First sub-word of each word, and the sub-word after the last word's.
+        first: The first of the words in the middle.
+        end: The word after the last of them.
+        room: Sub-words in the window; words that fill it have no context.
+    """
+    spare = max(room - (bounds[end] - bounds[first]), 0)
+    right = bisect_right(bounds, bounds[end] + spare // 2) - 1
+    left = bisect_left(bounds, bounds[first] - (spare - (bounds[right] - bounds[end])))
+    right = bisect_right(bounds, bounds[left] + room) - 1  # where nothing stands to the left
+    return min(left, first), max(right, end)
 
 
 def sections(

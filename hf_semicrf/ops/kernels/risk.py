@@ -1,6 +1,7 @@
 """The segments that gain the most: one program a sentence, and a walk back over the segments.
 
-With g[s, e] = max_c p[s, e, c] - threshold, over all types but the outside, which gains nothing,
+With g[s, e] = max_c p[s, e, c] - threshold, over all types but the outside, which gains nothing
+(the threshold is one number, or one for each length and type),
 
     best[e] = max(best[e-1], max_{s < e <= s+L} best[s] + g[s, e])
 
@@ -9,7 +10,7 @@ with the text, so that float32 holds them. A step waits for one addition and one
 window; the maximum over types is taken one step ahead. Each boundary keeps the last one at or
 before it where a segment ends, so that the walk back visits segments alone.
 
-Memory traffic: N L C reads, 12 N bytes of pointers.
+Memory traffic: N L C reads, 12 N bytes of pointers; L C thresholds a step, out of the cache.
 Source: Kleinberg and Tardos (2005), "Algorithm Design", section 6.1, weighted interval scheduling.
 """
 
@@ -34,13 +35,22 @@ def _ending(
     )
 
 
+@triton.jit
+def _costs(each, t, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
+    """Thresholds of the window's rows for segments that end at position t; 0 for what is none."""
+    c = tl.arange(0, TYPES)[None, :]
+    length_minus_one = (t - tl.arange(0, WINDOW)[:, None]) & (WINDOW - 1)
+    inside = (length_minus_one < longest) & (c < types)
+    return tl.load(each + length_minus_one * types + c, mask=inside, other=0.0)
+
+
 @triton.jit(do_not_specialize=["positions", "longest", "types"])
 def risk_kernel(
     segment, lengths,
     # pointers of the walk back, and results
     size_out, type_out, last_out, labels, starts,
-    # the threshold, and sizes
-    threshold, positions, longest, types,
+    # the threshold, or one for each length less one and type, and sizes
+    threshold, each, positions, longest, types,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One sentence; see the head of this file."""
@@ -57,6 +67,8 @@ def risk_kernel(
     for t in range(length):
         scores2 = _ending(segment, first_row, t + 2, length, longest, types, WINDOW, TYPES)
         age = (t - row) & (WINDOW - 1)
+        if each is not None:
+            scores -= _costs(each, t, longest, types, WINDOW, TYPES)
         scores = tl.where(c > 0, scores, -float("inf"))  # the outside gains nothing
         surest = tl.max(scores, 1)
         kind = tl.min(tl.where(scores == surest[:, None], c, TYPES), 1)
@@ -89,13 +101,16 @@ def risk_kernel(
         last = tl.load(last_out + first_row + begin - 1, mask=begin > 0, other=0)
 
 
-def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def minimum_risk(
+    segment: Tensor, lengths: Tensor, threshold: float, each: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Labels and starts [B, N] of the tiling with the most expected gain.
 
     Args:
         segment: Posterior of each segment, by start and length less one [B, N, L, C], contiguous.
         lengths: Positions of each sentence [B].
         threshold: What each segment costs.
+        each: What one of each length less one and type costs beside that [L, C], contiguous.
     """
     batch, positions, longest, types = segment.shape
     window, tile = power_of_two(longest), power_of_two(max(types, 2))
@@ -106,8 +121,8 @@ def minimum_risk(segment: Tensor, lengths: Tensor, threshold: float) -> tuple[Te
         segment, lengths,
         # pointers of the walk back, and results
         *pointers, labels, starts,
-        # the threshold, and sizes
-        threshold, positions, longest, types,
+        # the threshold, or one for each length less one and type, and sizes
+        threshold, each, positions, longest, types,
         WINDOW=window, TYPES=tile, STEP=32, num_warps=max(1, min(8, window * tile // 1024)),
     )  # fmt: skip
     return labels, starts
