@@ -86,7 +86,7 @@ def good_values(option: Option) -> list[Any]:
         return [*known, np.str_(known[0])]
     if option.kind is bool:
         return [True, False, np.True_, torch.tensor(False)]
-    least = int(option.low) + option.above
+    least = math.ceil(option.low) + option.above
     if least > option.high:  # between 0 and 1
         return [0.5, np.float32(0.5), np.float64(0.25), torch.tensor(0.75)]
     values = [least, np.int32(least), torch.tensor(least), np.array(least)]
