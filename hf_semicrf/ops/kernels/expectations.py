@@ -182,7 +182,8 @@ def _counts_as(
     duration_out = shared_out
     first_types = tl.zeros([TYPES], dtype)
     last_types = tl.zeros([TYPES], dtype)
-    for tile in range(tiles):
+    there = tl.cdiv(positions - chunk * tiles * ROWS, ROWS)
+    for tile in range(tl.maximum(1, tl.minimum(tiles, there))):
         n0 = (chunk * tiles + tile) * ROWS
         n = n0 + r
         span = tl.minimum(longest, length - n0)  # lengths to look at from the tile's first position
