@@ -5,6 +5,7 @@ Neither is imported here.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from hf_semicrf.options import check
 
 _ENTITY = {"label": pa.string(), "score": pa.float64(), "start": pa.int64(), "end": pa.int64()}
+_IMPORTED_BY = os.getpid()
 ENTITIES = pa.list_(pa.struct({**_ENTITY, "text": pa.string()}))
 
 
@@ -71,10 +73,13 @@ class Tagger:
             got = batch.column_names
             raise ValueError(f"expected a column {self.column!r} of texts, got {got}")
         if self.tagger is None:
+            import torch
             from transformers import pipeline
 
             from hf_semicrf.pipeline import TASK
 
+            if os.getpid() != _IMPORTED_BY:
+                torch.set_num_threads(1)  # a fork would wait for its parent's threads for ever
             make: Any = pipeline  # whose signatures list the stock tasks alone
             self.tagger = make(TASK, model=self.name, device=self.device)
         texts = batch[self.column].to_pylist()
