@@ -66,7 +66,9 @@ def test_what_is_no_list_of_texts_is_refused_with_its_type(function, texts, toke
             function(Silent(LABELS), [], tokenizer, constraints=texts)
 
 
-@pytest.mark.parametrize("text", [None, 5, b"a", {"a"}, {"text": "a"}, ["a", None], [["a", 1]], [1]])
+@pytest.mark.parametrize(
+    "text", [None, 5, b"a", {"a"}, {"text": "a"}, ["a", None], [["a", 1]], [1]]
+)
 def test_what_is_no_text_is_refused_with_its_number(text, tokenizer, tagger):
     message = "^expected a string.* list of words.* as a text, got .* \\(text 1\\)$"
     with pytest.raises(ValueError, match=message):
