@@ -300,7 +300,7 @@ class SemiCRFTrainer(ListedPushes, Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         card = render_card(
             model.config,
-            model_id=self.hub_model_id or model_name,
+            model_id=self.hub_model_id or model_name or self.args.hub_model_id,
             metrics=metrics,
             split=split,
             breakdown=breakdown,
