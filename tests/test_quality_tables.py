@@ -142,6 +142,10 @@ def test_types_are_told_by_what_was_seen_and_how_heads_fail(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         types = benchmark("quality_types")
+    recorded = (ROOT / "benchmarks/results/wnut17_types.jsonl").read_text().splitlines()
+    assert (
+        types.facts_table(list(map(json.loads, recorded))) in (ROOT / "docs/quality.md").read_text()
+    )
     gold = [[(0, 1, "a"), (2, 4, "b"), (5, 6, "b"), (7, 9, "b"), (9, 10, "a")], []]
     found = [[(0, 1, "a"), (2, 3, "b"), (5, 6, "a"), (8, 9, "a")], [(0, 1, "b")]]
     one, other = types.failures(gold, found)
