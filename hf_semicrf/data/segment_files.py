@@ -170,8 +170,8 @@ def _write_text_grid(rows: Rows, path: Path) -> None:
         if any(points) and not all(points):
             raise _refused("points in a tier of their own", segments[points.index(True)])
         if any(points):
-            entries = [(x["start"], x["label"]) for x in segments]
-            grid.addTier(library.PointTier(tier, entries, 0.0, length))
+            marks = [(x["start"], x["label"]) for x in segments]
+            grid.addTier(library.PointTier(tier, marks, 0.0, length))
         else:
             entries = [(x["start"], x["end"], x["label"]) for x in segments]
             grid.addTier(library.IntervalTier(tier, entries, 0.0, length))
