@@ -74,7 +74,12 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
         if encoder_config is not None:
             encoder_config._name_or_path = ""  # a local path would end up in config.json
             kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
-            hidden_size = encoder_config.hidden_size
+            hidden_size = getattr(encoder_config, "hidden_size", None)
+            if hidden_size is None or encoder_config.is_encoder_decoder:
+                raise ValueError(
+                    "expected the configuration of an encoder with a hidden_size, got "
+                    f"{type(encoder_config).__name__}: give the encoder alone, as a module"
+                )
         if types is not None:
             names = list(types)
             if OUTSIDE in names or len(set(names)) < len(names) or not names:

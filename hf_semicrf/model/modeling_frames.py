@@ -117,6 +117,7 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
                 kwargs.setdefault("sampling_rate", extractor.sampling_rate)
             for key in hub:
                 del kwargs[key]
+            SemiCRFFrameConfig(stored, types, **kwargs)  # refuse before weights are read
             encoder = AutoModel.from_pretrained(name, **hub)
             model = cls(SemiCRFFrameConfig(encoder.config, types, **kwargs), encoder).eval()
         model.feature_extractor = extractor
