@@ -12,6 +12,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForAudioFrameClassification,
+    EvalPrediction,
     Trainer,
     TrainingArguments,
     Wav2Vec2Config,
@@ -202,6 +203,31 @@ def test_any_module_that_gives_vectors(downsample):
     assert same.lengths.tolist() == [positions, -(-7 // downsample)]
 
 
+def test_a_model_in_half_precision_predicts_and_comes_back(encoder, tmp_path):
+    load = SemiCRFForFrameClassification.from_pretrained
+    eager = load(encoder, types=["tone"], attn_implementation="eager")
+    assert eager.frame_encoder.config._attn_implementation == "eager"
+    model = load(encoder, types=["tone"], dtype="bfloat16")
+    assert {x.dtype for x in model.parameters()} == {torch.bfloat16}
+    audio = [row["audio"] for row in recordings(2)]
+    found = model.predict(audio, RATE)
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path, types=["tone"])
+    assert again.dtype == torch.bfloat16 and again.predict(audio, RATE) == found != [[], []]
+
+
+def test_metrics_where_labels_are_longer_than_the_lattice():
+    """Encoders of features tell no number of frames, and labels may have a position too many."""
+    config = SemiCRFFrameConfig(types=["a"], hidden_size=1, frame_seconds=1.0)
+    labels = np.array([[1, 3, 2, 1, 1], [3, 2, 1, -100, -100]])
+    decoded = np.array([[1, 3, 2, 1], [3, 2, -100, -100]])
+    evaluation = EvalPrediction(predictions=(None, decoded), label_ids=labels)
+    assert set(frame_metrics(config)(evaluation).values()) == {1.0}
+    decoded[0, 2] = 1
+    evaluation = EvalPrediction(predictions=(None, decoded), label_ids=labels)
+    assert frame_metrics(config)(evaluation)["accuracy"] == 5 / 6
+
+
 def test_labels_known_in_part(encoder):
     model = SemiCRFForFrameClassification.from_pretrained(
         encoder, types=["tone"], unknown="marginalize", head_dropout=0.0
@@ -255,6 +281,64 @@ def test_segments_become_labels():
             frame_labels([*segments, wrong], ["O", "a", "b"], 0.1, 7)
 
 
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            torch.tensor([[0, 1], [1, 1]]).repeat_interleave(500, 1),
+            "ones for a frame or more, then",
+        ),
+        (torch.tensor([[0], [1]]).expand(2, 1000), "ones for a frame or more, then zeros"),
+        (torch.ones(2, 77), "of the 49 frames, or of the 1000 inputs .*, got one of 77"),
+    ],
+)
+def test_masks_that_are_no_lengths_are_refused(trained, mask, message):
+    with pytest.raises(ValueError, match=message):
+        trained[0](torch.randn(2, 1000), attention_mask=mask)
+
+
+def test_what_from_pretrained_does_not_know_is_refused(encoder, trained, tmp_path):
+    load = SemiCRFForFrameClassification.from_pretrained
+    for folder, types in ((encoder, ["tone"]), (trained[1], None)):
+        with pytest.raises(TypeError, match="max_segment_lenght"):
+            load(folder, types=types, max_segment_lenght=3)
+        with pytest.raises(ValueError, match="expected downsample as an int of at least 1, got 0"):
+            load(folder, types=types, downsample=0)
+    with pytest.raises(TypeError, match="unknown arguments"):
+        load(encoder, torch.nn.Linear(1, 1), types=["tone"])
+    with pytest.raises(ValueError, match=r"expected the types \['tone'\] of .*, got \['other'\]"):
+        load(trained[1], types=["other"])
+    assert load(trained[1], downsample=2).config.downsample == 2
+
+
+def test_windows_whose_frames_do_not_meet_are_refused():
+    """A frame of 64 samples every 20: windows that share 20 samples leave positions out."""
+    config = SemiCRFFrameConfig(
+        types=["a"], hidden_size=4, frame_seconds=STEP / RATE, sampling_rate=RATE
+    )
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filters = torch.nn.Conv1d(1, 4, 64, stride=STEP)
+
+        def forward(self, input_values):
+            return self.filters(input_values[:, None]).mT
+
+        def _get_feat_extract_output_lengths(self, lengths):
+            return (lengths - 64) // STEP + 1
+
+    torch.manual_seed(0)
+    model = SemiCRFForFrameClassification(config, Wide())
+    model.feature_extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False)
+    audio = np.random.default_rng(0).standard_normal(3000)
+    (whole,) = model.predict([audio], RATE)
+    (found,) = model.predict([audio], RATE, window_seconds=1.0, overlap_seconds=0.2)
+    assert [(x["start"], x["end"]) for x in found] == [(x["start"], x["end"]) for x in whole] != []
+    with pytest.raises(ValueError, match="expected overlap_seconds above 0"):
+        model.predict([audio], RATE, window_seconds=1.0, overlap_seconds=0.0)
+
+
 def test_what_is_refused(encoder, trained):
     model = trained[0]
     with pytest.raises(ValueError, match="samples a second, got 8000"):
@@ -271,6 +355,22 @@ def test_what_is_refused(encoder, trained):
         SemiCRFFrameConfig(types=["O"])
     with pytest.raises(ValueError, match="expected scorer among"):
         SemiCRFFrameConfig(types=["a"], scorer="span")
+    with pytest.raises(ValueError, match="mix_layers=0 over frames, got 2"):
+        SemiCRFFrameConfig(types=["a"], mix_layers=2)
+    for wrong in (np.full(2000, np.nan), np.full(2000, np.inf)):
+        with pytest.raises(ValueError, match="finite audio, got NaN or infinity in recording 1"):
+            model.predict([np.zeros(2000), wrong], RATE)
+    with pytest.raises(ValueError, match="a recording of at least a frame, got 9 samples"):
+        model.predict([np.zeros(9)], RATE)
+    with pytest.raises(ValueError, match="a recording of at least a frame, got 9 samples"):
+        SemiCRFFrameCollator(model.feature_extractor, model.config)(
+            [{"audio": np.zeros(9), "segments": []}]
+        )
+    rows = recordings(2)
+    del rows[1]["segments"]
+    for mixed, row in ((rows, 1), (rows[::-1], 0)):
+        with pytest.raises(ValueError, match=f"in all rows or in none, got none in row {row}"):
+            SemiCRFFrameCollator(model.feature_extractor, model.config)(mixed)
     with pytest.raises(ValueError, match="expected a label at every position"):
         batch = SemiCRFFrameCollator(model.feature_extractor, model.config)(recordings(1))
         model(**{**batch, "labels": batch["labels"] * 0 - 100})

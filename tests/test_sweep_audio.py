@@ -32,7 +32,7 @@ SETTINGS = {
     "num_conv_pos_embedding_groups": 2,
     "conv_pos_kernel_size": 3,
     "conv_depthwise_kernel_size": 3,
-    "feature_projection_input_dim": 16,
+    "feature_projection_input_dim": 160,
     "num_feat_extract_layers": 2,
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
@@ -65,7 +65,7 @@ def save(kind: str, folder: Path) -> transformers.PreTrainedModel:
     model = getattr(transformers, name)(config)
     model.save_pretrained(folder)
     if model.main_input_name == "input_features":
-        extractor = SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8)
+        extractor = SeamlessM4TFeatureExtractor()
     else:
         extractor = Wav2Vec2FeatureExtractor(sampling_rate=1000, return_attention_mask=True)
     extractor.save_pretrained(folder)
@@ -112,16 +112,20 @@ def round_trip(kind: str, folder: Path) -> None:
     again = SemiCRFForFrameClassification.from_pretrained(folder / "saved")
     assert not different(model.state_dict(), again.state_dict())
     assert not different(again.state_dict(), model.state_dict())
-    found = model.predict(audio, model.config.sampling_rate)
-    assert again.predict(audio, model.config.sampling_rate) == found
-    for samples, segments in zip(audio, found, strict=True):
-        for x in segments:
-            assert 0 <= x["start"] < x["end"] <= len(samples) / model.config.sampling_rate + 0.02
+    rate, step = model.config.sampling_rate, model.config.position_seconds
+    found = model.predict(audio, rate)
+    assert again.predict(audio, rate) == found
+    durations = [len(samples) / rate for samples in audio]
+    for segments, duration in zip(found, durations, strict=True):
+        assert all(0 <= x["start"] < x["end"] <= duration for x in segments)
 
     with torch.no_grad():
         batch = model(**collate(rows), output_head=True)
         alone = [model(**collate([row]), output_head=True) for row in rows]
-    assert batch.lengths.tolist() == [int(x.lengths) for x in alone]
+    lengths = batch.lengths.tolist()
+    assert lengths == [int(x.lengths) for x in alone]
+    for length, duration in zip(lengths, durations, strict=True):
+        assert duration - 2 * step <= length * step <= duration
     if kind not in READS_PADDING:
         nll = torch.cat([x.head.nll for x in alone])
         torch.testing.assert_close(batch.head.nll, nll, rtol=1e-4, atol=1e-3)

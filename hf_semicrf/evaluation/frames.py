@@ -134,8 +134,8 @@ def frame_metrics(
 
     def compute(evaluation: Any) -> dict[str, float]:
         _, decoded, *_ = evaluation.predictions
-        labels = evaluation.label_ids
-        inside = labels != UNKNOWN_TAG
+        labels = evaluation.label_ids[:, : decoded.shape[1]]
+        inside = (labels != UNKNOWN_TAG) & (decoded != UNKNOWN_TAG)
         right = (decoded // 2 == labels // 2)[inside]
         found, gold = (
             [_segments(row[keep], types, seconds) for row, keep in zip(x, inside, strict=True)]
