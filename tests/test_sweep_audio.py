@@ -115,6 +115,9 @@ def round_trip(kind: str, folder: Path) -> None:
     rate, step = model.config.sampling_rate, model.config.position_seconds
     found = model.predict(audio, rate)
     assert again.predict(audio, rate) == found
+    batch = collate(rows)
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
     durations = [len(samples) / rate for samples in audio]
     for segments, duration in zip(found, durations, strict=True):
         assert all(0 <= x["start"] < x["end"] <= duration for x in segments)
