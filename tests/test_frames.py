@@ -311,6 +311,19 @@ def test_what_from_pretrained_does_not_know_is_refused(encoder, trained, tmp_pat
     assert load(trained[1], downsample=2).config.downsample == 2
 
 
+def test_pickles_are_read_where_they_are_asked_for_alone(encoder, tmp_path):
+    Wav2Vec2Model.from_pretrained(encoder).config.save_pretrained(tmp_path)
+    weights = Wav2Vec2Model.from_pretrained(encoder).state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    load = SemiCRFForFrameClassification.from_pretrained
+    with pytest.raises(OSError, match="model.safetensors"):
+        load(tmp_path, types=["tone"])
+    model = load(tmp_path, types=["tone"], use_safetensors=False)
+    assert all(
+        torch.equal(x, weights[name]) for name, x in model.frame_encoder.state_dict().items()
+    )
+
+
 def test_windows_whose_frames_do_not_meet_are_refused():
     """A frame of 64 samples every 20: windows that share 20 samples leave positions out."""
     config = SemiCRFFrameConfig(
