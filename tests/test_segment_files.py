@@ -101,6 +101,7 @@ def test_files_of_others_are_read(tmp_path):
     [
         ("a.rttm", "SPEAKER a 1 0.5 x <NA> <NA> b <NA> <NA>", "expected seconds, got 'x'"),
         ("a.rttm", "SPEAKER a 1 nan 1 <NA> <NA> b <NA> <NA>", "expected seconds, got 'nan'"),
+        ("a.rttm", "SPEAKER a 1 0.5 1e999999 <NA> <NA> b <NA> <NA>", "got '1e999999'"),
         ("a.rttm", "SPEAKER a 1 0.5 -1 <NA> <NA> b <NA> <NA>", "expected 0 <= start <= end"),
         ("a.rttm", "SPEAKER a 1 -0.5 1 <NA> <NA> b <NA> <NA>", "expected 0 <= start <= end"),
         ("a.rttm", "SPEAKER a 1 0.5 1 <NA> <NA> b", "expected 9 or 10 columns, got 8"),

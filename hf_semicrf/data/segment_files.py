@@ -127,8 +127,8 @@ def _read_text_grid(path: Path) -> Rows:
     try:
         grid = library.openTextgrid(str(path), True, "silence", "error")
     except Exception as error:  # praatio's own, of numbers, of indexing
-        kind = type(error).__name__
-        raise ValueError(f"{path}: expected a TextGrid of Praat ({kind}: {error})") from None
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        raise ValueError(f"{path}: expected a TextGrid of Praat ({reason})") from None
     # praatio takes a file that was cut for a shorter one, and loses the sign of times
     declared = [int(n) for n in _TIER.findall(text)]
     found = [len(tier.entries) for tier in grid.tiers]
@@ -207,7 +207,7 @@ def _number(cell: str, place: str, wanted: str = "a number") -> Decimal:
         found = Decimal(cell)
     except InvalidOperation:
         found = Decimal("nan")
-    if not found.is_finite():
+    if not found.is_finite() or found.adjusted() > 14:  # floats lose digits
         raise ValueError(f"{place}: expected {wanted}, got {short(cell)}")
     return found
 

@@ -88,9 +88,10 @@ def test_a_text_grid_of_praat_in_any_form_and_where_it_is_cut(form, tmp_path):
         path.write_text(text[:cut], encoding="utf-8")
         with pytest.raises(ValueError, match=r"^[^\n]*a.TextGrid: expected"):
             read_segments(path)
-    path.write_text(text.replace("0.1", "-0.1"), encoding="utf-8")
-    with pytest.raises(ValueError, match="a.TextGrid: expected"):
-        read_segments(path)
+    for old, new in (("0.1", "-0.1"), ("0.7", "5")):  # before the start; two that overlap
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"\A[^\n]*a.TextGrid: expected[^\n]*\Z"):
+            read_segments(path)
     path.write_bytes(text.encode("utf-8").replace(b"b", b"\xfc", 1))
     with pytest.raises(ValueError, match=r"a.TextGrid, line \d+: expected text"):
         read_segments(path)
