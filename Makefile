@@ -46,7 +46,7 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 .venv-doors/installed: pyproject.toml constraints.txt constraints-doors.txt
 	$(PYTHON) -m venv .venv-doors
 	$(DOORS)/pip install --quiet --constraint constraints.txt torch
-	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[demo,dev,presidio,ray,spacy]"
+	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[audio,demo,dev,genes,presidio,ray,spacy]" mir_eval
 	@touch $@
 
 test-doors: .venv-doors/installed  ## Run the tests beside the real packages that people come from

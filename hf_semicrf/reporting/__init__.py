@@ -4,6 +4,7 @@ Lives here: pure functions of results that others computed. Nothing here runs a 
 """
 
 from hf_semicrf.reporting.heatmap import plot_uncertainty, uncertainty_page
+from hf_semicrf.reporting.segments import plot_segments
 from hf_semicrf.reporting.tables import (
     length_table,
     markdown_table,
@@ -20,6 +21,7 @@ __all__ = [
     "markdown_table",
     "markdown_text",
     "plot_scores",
+    "plot_segments",
     "plot_uncertainty",
     "promise_table",
     "reliability_table",
