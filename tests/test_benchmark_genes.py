@@ -91,16 +91,8 @@ def test_heads_go_on_from_an_encoder_that_a_softmax_trained(genes, tmp_path, mon
     ):
         monkeypatch.setattr(genes, name, region)
     monkeypatch.setattr(genes, "CROP", 800)
-    args = SimpleNamespace(
-        data=tmp_path,
-        longest=60,
-        begins=8,
-        device="cpu",
-        batch=2,
-        first_steps=2,
-        steps=2,
-        rate=1e-2,
-    )
+    args = SimpleNamespace(data=tmp_path, longest=60, begins=8, device="cpu", batch=2, rate=1e-2)
+    args.first_steps = args.steps = 2
     encoder = genes.trained(args, "softmax", 0)
     assert set(encoder) == set(genes.Dilated().state_dict())
     for head in genes.HEADS:
