@@ -200,8 +200,8 @@ def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Te
     route = dense_route(edge.device.type, False, use_triton=use_triton)
     ones = edge.new_ones((edge.shape[0],))
     if route == "kernel":
-        _, *states = dense_kernel(edge, lengths, "log")
-        return dense_kernel_gradient(edge, lengths, *states, ones, "log")
+        found = dense_kernel(edge, lengths, "log")
+        return dense_kernel_gradient(edge, lengths, *found, ones, "log")
     score, beta = dense_scan(edge, lengths, "log", False, True)
     _told(edge, lengths, score)
     return dense_scan_gradient(edge, lengths, beta, ones, "log", False)

@@ -112,7 +112,7 @@ def _trace(
                 kind = choice % C
 
 
-def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tensor) -> Tensor:
+def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, nearest: Tensor) -> Tensor:
     """One best path.
 
     Args:
@@ -120,7 +120,7 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tens
         lengths: Boundaries of each sequence [B], in 1..T.
         beta: States of phase 0 in the max semiring [B, T, C].
         gamma: States of phase 0 in the max semiring [B, T, C].
-        cuts: From `cut` [B, D, tiles].
+        nearest: Where the path crosses the middle [B]: the start M-1-nearest.
 
     Returns:
         Path [B, T-1], int64: where a segment starts its place in `edge[b, s].flatten()`, else -1.
@@ -128,7 +128,6 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tens
     batch, rows, size, types, _ = edge.shape
     count, first = durations(size)
     path = torch.full((batch, rows), -1, dtype=torch.int64, device=edge.device)
-    nearest = cuts.amax(2).argmax(1)
     _trace[(2 * batch,)](
         # potentials and states
         edge, lengths, beta, gamma, nearest,
