@@ -17,26 +17,47 @@ HERE = Path(__file__).parent
 # Sums in the tile's dtype: float32 below float64; a gradient is rounded to its own dtype, once.
 SCORE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-5}
 GRADIENT = {"float64": 1e-12, "float32": 1e-5, "float16": 3e-3}
+# With large scores: of the score, relative to it, and of the gradient. A float32 of 512 has the
+# unit 6e-5, a float64 of 1e9 has 1e-7.
+LARGE_SCORE = {"float64": 1e-12, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
+LARGE_GRADIENT = {"float64": 1e-6, "float32": 1e-4, "float16": 3e-3, "bfloat16": 1e-2}
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="the package triton is not installed")
 
 
 @needs_triton
 def test_kernels_equal_the_enumeration():
-    """Scores, gradients and best paths, through Triton's interpreter, with and without blocks."""
+    """Scores, gradients and best paths, through Triton's interpreter, with and without blocks.
+
+    Sequences with large scores have the same numbers, or NaN throughout where PyTorch has.
+    """
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     command = [sys.executable, "-W", "ignore", str(HERE / "dense_interpreter.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(cases) == 8
-    for case in cases:
+    assert len(cases) == 13
+    for case in cases[:8]:
         dtype = case["case"][4]
         assert case["score"] <= SCORE[dtype], case
         assert case["gradient"] <= GRADIENT[dtype], case
         assert case["outside"] == 0, case
         assert case["best"] <= SCORE[dtype], case
         assert case["path"] <= SCORE[dtype], case
+        assert case["covered"] == 0, case
+    for case in cases[8:]:
+        dtype = case["case"][0]
+        for found in (case["log"], case["max"]):
+            assert found["told"] > 1, case
+            assert found["precise"] > 0, case
+            assert found["told otherwise"] == 0, case
+            assert found["not NaN"] == 0, case
+            assert found["alone"], case
+            assert found["score"] <= LARGE_SCORE[dtype], case
+        assert case["log"]["gradient"] <= LARGE_GRADIENT[dtype], case
+        assert case["path"] <= 1e-6, case
+        assert case["best"] <= 1e-6, case
+        assert case["gradient"] == 0, case
         assert case["covered"] == 0, case
 
 

@@ -99,7 +99,10 @@ def gradient(
         )
 
 
-def path(edge: Tensor, lengths: Tensor, states: States) -> Tensor:
-    """Trace the best path [B, T-1], as of `scan.trace`, after a forward pass in the max semiring."""
+def path(edge: Tensor, lengths: Tensor, score: Tensor, states: States) -> Tensor:
+    """Trace the best path [B, T-1], as of `scan.trace`, after a forward pass in the max semiring.
+
+    Where the score [B] is NaN there is none: -1.
+    """
     with torch.cuda.device_of(edge):
-        return dense_path.trace(edge, lengths, states.beta, states.gamma, states.nearest)
+        return dense_path.trace(edge, lengths, score, states.beta, states.gamma, states.nearest)

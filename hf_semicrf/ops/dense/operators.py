@@ -143,7 +143,7 @@ def dense_kernel_gradient(
     if semiring == "log":
         layout = launches.plan(edge)
         return launches.gradient(edge, lengths, score, states, grad_score.contiguous(), layout)
-    path = launches.path(edge, lengths, states)
+    path = launches.path(edge, lengths, score, states)
     return _gradient_on_path(edge, path, score, grad_score)
 
 
@@ -177,12 +177,12 @@ def dense_path(edge: Tensor, lengths: Tensor, use_triton: bool) -> tuple[Tensor,
 
         edge = edge.contiguous()
         score, states = launches.forward(edge, lengths, "max", launches.plan(edge))
-        path = launches.path(edge, lengths, states)
+        path = launches.path(edge, lengths, score, states)
     else:
         score, beta = scan.scan(edge, lengths, "max", keep_states=True)
         path = scan.trace(edge, lengths, beta)
-    path = torch.where(score.isnan()[:, None], -1, path)
-    return narrowed(torch.where(legal, score, torch.nan), edge.dtype), path
+    score = narrowed(torch.where(legal, score, torch.nan), edge.dtype)
+    return score, torch.where(score.isnan()[:, None], -1, path)
 
 
 @dense_path.register_fake

@@ -197,7 +197,7 @@ def score(
         cuts,
         # sizes
         rows, size, count,
-        FIRST=first, **constants, **far_tile(layout.outs, types * count),
+        FIRST=first, **constants, **far_tile(layout.outs, types * count, acc),
     )  # fmt: skip
     if acc == tl.float64:
         _survey[(PARTS.value, batch)](

@@ -37,6 +37,7 @@ def _marginal(
     steps = tl.load(lengths + b).to(tl.int32) - 1
     total = tl.load(totals + b)
     scale = tl.load(scales + b).to(ACC)
+    dtype: tl.constexpr = gradient.dtype.element_ty
     nothing = tl.where(total == total, 0.0, total).to(ACC)
     reach = tl.where(total != float("-inf"), tl.minimum(count, steps - s), 0)
     boundary = b * (rows + 1) + s
@@ -58,7 +59,10 @@ def _marginal(
         weight = tl.load(edge + place, mask=both, other=0.0).to(ACC)
         value = weight + right[:, None] + left[None, :]
         value = scale * tl.exp(tl.minimum(value, 0.0, propagate_nan=tl.PropagateNan.ALL))
-        value = tl.where(both, value, nothing).to(gradient.dtype.element_ty)
+        value = tl.where(both, value, nothing)
+        if dtype != tl.float64:
+            value = value.to(tl.float32)  # where Triton knows how to round to 16 bits
+        value = value.to(dtype)
         tl.store(gradient + place, value, mask=(q < size * C)[:, None] & (out < C)[None, :])
 
 
@@ -94,6 +98,7 @@ def marginals(
             gradient,
             # sizes
             rows, size, count,
-            C=types, FIRST=first, ACC=acc, R=4096 // outs, OUT=outs, num_warps=4,
+            C=types, FIRST=first, ACC=acc, R=(1024 if acc == tl.float64 else 4096) // outs,
+            OUT=outs, num_warps=4,
         )  # fmt: skip
     return gradient

@@ -365,21 +365,22 @@ def durations(size: int) -> tuple[int, int]:
     return (1, 0) if size == 1 else (size - 1, 1)
 
 
-def _tile(elements: int, warps: int, outs: int, inputs: int) -> dict[str, int]:
+def _tile(elements: int, warps: int, outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """OUT and Q of a tile of at most `elements`, no wider than the inputs there are."""
+    if acc == tl.float64:  # which takes twice the registers, and a long time to compile
+        elements //= 8
     width = min(triton.next_power_of_2(inputs), max(4, elements // outs))
     return {"OUT": outs, "Q": width, "num_warps": warps}
 
 
-def far_tile(outs: int, inputs: int) -> dict[str, int]:
+def far_tile(outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """The tile of `pull` for `inputs` pairs of a duration and a type."""
-    return _tile(_FAR_TILE, _FAR_WARPS, outs, inputs)
+    return _tile(_FAR_TILE, _FAR_WARPS, outs, inputs, acc)
 
 
 def near_tile(outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """The tile of a step of `_near` for `inputs` pairs of a duration and a type."""
-    elements = _NEAR_TILE // 2 if acc == tl.float64 else _NEAR_TILE
-    return _tile(elements, _NEAR_WARPS, outs, inputs)
+    return _tile(_NEAR_TILE, _NEAR_WARPS, outs, inputs, acc)
 
 
 def advance(
@@ -416,7 +417,7 @@ def advance(
         if run_far:
             _far[(2 * batch, layout.steps * split * tiles)](
                 *shared, layout.steps, split,
-                TILES=tiles, **constants, **far_tile(layout.outs, types * count),
+                TILES=tiles, **constants, **far_tile(layout.outs, types * count, acc),
             )  # fmt: skip
         _near[(2 * batch,)](
             *shared, layout.steps, split, FAR=layout.far, PIECES=_MOST_PIECES,
