@@ -105,3 +105,75 @@ def test_float32_on_the_gpu_errs_at_most_twice_as_much_as_pytorch(shape, semirin
         assert (kernel - truth).abs().max() <= 2 * (torch_ - truth).abs().max() + floor
     again = run()
     assert all(torch.equal(a, b) for a, b in zip(run(), again, strict=True))  # deterministic
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("semiring", ["log", "max"])
+@pytest.mark.parametrize("shape", [(70, 33, 24), (60, 17, 9), (30, 33, 67), (40, 1, 5)])
+def test_large_scores_on_the_gpu_are_right_or_nan_and_change_no_other_sequence(shape, semiring):
+    from hf_semicrf.ops import edge_viterbi, semi_crf_triton_forward
+
+    rows, size, types = shape
+    generator = torch.Generator("cuda").manual_seed(0)
+    first = int(size > 1)  # index of duration 1
+    plain = torch.randn((rows, size, types, types), generator=generator, device="cuda")
+    some = torch.rand(plain.shape, generator=generator, device="cuda") < 0.3
+    one = torch.zeros_like(some)
+    one[rows // 2, first, 0, 0] = True
+    row = torch.zeros_like(some)
+    row[0] = True
+    every = [
+        plain,
+        plain.masked_fill(some, -1e9),
+        plain * 1e3,
+        plain.masked_fill(some, -1e4),
+        plain.masked_fill(row, -1e9),
+        plain.masked_fill(one, 1e9),
+        plain.masked_fill(one, 3e38),
+        plain.masked_fill(row, -1e30),
+        plain.masked_fill(one, torch.nan),
+    ]
+    edge = torch.stack(every)
+    lengths = torch.full((len(edge),), rows + 1, device="cuda")
+    lengths[3] -= 2
+
+    def run(edge, lengths, **arguments):
+        leaf = edge.clone().requires_grad_()
+        score = semi_crf_triton_forward(leaf, lengths, semiring=semiring, **arguments)
+        return score.detach(), torch.autograd.grad(score.sum(), leaf)[0]
+
+    score, slope = run(edge, lengths)
+    expected, exact = run(edge, lengths, validate=True)
+    assert score.isnan().tolist() == [False] * 6 + [True] * 3
+    assert expected.isnan().tolist() == score.isnan().tolist()
+    torch.testing.assert_close(score[:6], expected[:6], rtol=2e-6, atol=1e-4)
+    if semiring == "log":
+        torch.testing.assert_close(slope[:6], exact[:6], rtol=0, atol=1e-4)
+    assert slope[6:].isnan().all()
+    for a, b in zip((score, slope), run(edge[:1], lengths[:1]), strict=True):
+        assert torch.equal(a[:1], b)
+    best, labels, starts = edge_viterbi(edge, lengths)
+    assert best.isnan().tolist() == score.isnan().tolist()
+    assert (labels[6:] == -1).all()
+    assert not starts[6:].any()
+    for found, truth in zip(
+        (labels, starts), edge_viterbi(edge, lengths, use_triton=False)[1:], strict=True
+    ):
+        assert torch.equal(found[1:6], truth[1:6])
+
+
+@pytest.mark.gpu
+def test_large_scores_on_the_gpu_make_nobody_wait():
+    from hf_semicrf.ops import semi_crf_triton_forward
+
+    edge = torch.zeros((2, 5, 3, 2, 2), device="cuda")
+    edge[0, 1] = -1e4
+    lengths = torch.full((2,), 6, device="cuda")
+    for _ in range(2):  # the first one compiles
+        leaf = edge.clone().requires_grad_()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for semiring in ("log", "max"):
+                semi_crf_triton_forward(leaf, lengths, semiring=semiring).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

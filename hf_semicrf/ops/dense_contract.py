@@ -122,7 +122,8 @@ def semi_crf_triton_forward(
 
     Returns:
         Score [B] in nats, of edge's dtype. A sequence whose length lies on the GPU and is
-        impossible scores NaN, and so does one with NaN or ``+inf`` on the GPU or in compiled code.
+        impossible scores NaN. On the GPU and in compiled code so does one with NaN, ``+inf`` or
+        scores too large for float64 to tell tilings apart; its whole gradient is NaN too.
 
     Raises:
         ValueError: If shapes, dtypes, the semiring or lengths on the CPU are not as stated, or
