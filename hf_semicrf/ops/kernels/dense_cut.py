@@ -18,7 +18,6 @@ Source: Sarawagi and Cohen (2004), section 3, from both ends.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
