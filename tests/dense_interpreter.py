@@ -173,6 +173,21 @@ def run_large(dtype, forced, chosen):
     return out
 
 
+def run_apart():
+    """Two types that never meet: one gains first, the other later, and both the same in the end."""
+    generator = torch.Generator().manual_seed(0)
+    edge = torch.randn((1, 16, 1, 2, 2), generator=generator)
+    edge[0, :, 0, 0, 1] = edge[0, :, 0, 1, 0] = -torch.inf
+    edge[0, :8, 0, 0, 0] += 500
+    edge[0, 8:, 0, 1, 1] += 500
+    lengths = torch.tensor([17])
+    _, slope, precise = score_and_gradient(edge, lengths, "log")
+    leaf = edge.double().requires_grad_()
+    score = operators.dense_scan(leaf, lengths, "log", False, True)[0]
+    (exact,) = torch.autograd.grad(score.sum(), leaf)
+    return {"gradient": difference(slope, exact), "precise": int(precise.sum())}
+
+
 def relative(a, b):
     """The largest difference, of numbers over 1 relative to them."""
     return difference(a / b.abs().clamp(1), b / b.abs().clamp(1))
@@ -189,3 +204,4 @@ if __name__ == "__main__":
         print(json.dumps({"case": case, **run(*case)}))
     for case in LARGE:
         print(json.dumps(run_large(*case)))
+    print(json.dumps(run_apart()))

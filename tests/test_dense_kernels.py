@@ -36,7 +36,7 @@ def test_kernels_equal_the_enumeration():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(cases) == 13
+    assert len(cases) == 14
     for case in cases[:8]:
         dtype = case["case"][4]
         assert case["score"] <= SCORE[dtype], case
@@ -45,7 +45,7 @@ def test_kernels_equal_the_enumeration():
         assert case["best"] <= SCORE[dtype], case
         assert case["path"] <= SCORE[dtype], case
         assert case["covered"] == 0, case
-    for case in cases[8:]:
+    for case in cases[8:13]:
         dtype = case["case"][0]
         for found in (case["log"], case["max"]):
             assert found["told"] > 1, case
@@ -59,6 +59,8 @@ def test_kernels_equal_the_enumeration():
         assert case["best"] <= 1e-6, case
         assert case["gradient"] == 0, case
         assert case["covered"] == 0, case
+    assert cases[13]["precise"] == 1
+    assert cases[13]["gradient"] <= 1e-6, cases[13]
 
 
 @needs_triton

@@ -319,6 +319,11 @@ def _near_side(
                 mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
             top = peak
         total = close(top, mass, MAX)
+        if (
+            ACC != tl.float64
+        ):  # states that lie so far apart lose digits which a later score may need
+            within = (tl.abs(total) <= 2 * SMALL) | (total == float("-inf"))
+            total = tl.where(within, total, float("nan"))
         value = tl.where(r == 0, 0.0, anchor + total.to(tl.float64))
         tl.store(state + out, value, mask=out < C)
         highest = tl.max(tl.where(out < C, value, float("-inf")), 0)
