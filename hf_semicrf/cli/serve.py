@@ -1,0 +1,74 @@
+r"""Show a page on which a text is tagged, corrected and saved as training data.
+
+hf-semicrf serve out/final --output corrected.jsonl
+hf-semicrf train --train_file corrected.jsonl --model_name_or_path bert-base-cased \
+    --output_dir out/next
+
+The page is on this machine's own address, and asks nothing of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_semicrf.cli.common import Parser, add_running, load, new_file, one_line_errors
+from hf_semicrf.cli.messages import tell
+
+
+def parser() -> Parser:
+    """The parser of the command."""
+    made = Parser("serve", str(__doc__))
+    made.add_argument("model", help="Hub name or folder of the model")
+    made.add_argument(
+        "--output",
+        type=new_file,
+        default=Path("corrected.jsonl"),
+        help="file that corrected texts are added to; corrected.jsonl",
+    )
+    made.add_argument("--port", default=7860, help="of this machine's own address; 7860")
+    made.add_argument(
+        "--max_length", help="sub-words in a window of a long text; the encoder's limit"
+    )
+    made.add_argument("--overlap", help="words shared by the windows of a long text; a quarter")
+    add_running(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Load and show, until interrupted.
+
+    Args:
+        arguments: The command line, `sys.argv` by default.
+    """
+    made = parser()
+    args = made.parse_args(arguments)
+    if args.output is None:
+        made.error("expected --output as a file, got standard output")
+    with one_line_errors(made):
+        try:
+            from hf_semicrf.cli.page import LOOK, page
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            made.error("the page needs Gradio: pip install hf_semicrf[serve]")
+        from hf_semicrf.integrations import HOST, Annotator
+
+        options = {name: getattr(args, name) for name in ("batch_size", "max_length", "overlap")}
+        annotator = Annotator(*load(args.model, args.device), args.output, **options)
+        if hidden := len(annotator.model.config.promises) - len(annotator.recalls):
+            tell(f"hf-semicrf serve: {hidden} promises of recall are not of strings, left out")
+        blocks = page(annotator, args.model)
+        blocks.launch(
+            server_name=HOST,
+            server_port=args.port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            **LOOK,
+        )
+        tell(f"hf-semicrf serve: http://{HOST}:{args.port}")
+        blocks.block_thread()
