@@ -19,8 +19,7 @@ element.addEventListener('click', (event) => {
   if (button) { last = button.dataset.span; trigger('select', JSON.parse(last)); }
 });
 watch('value', () => {
-  const same = [...element.querySelectorAll('[data-span]')].find((b) => b.dataset.span === last);
-  if (same) same.focus();
+  [...element.querySelectorAll('[data-span]')].find((b) => b.dataset.span === last)?.focus();
   last = undefined;
 });
 """
@@ -28,8 +27,12 @@ _STYLE = """
 textarea { unicode-bidi: plaintext; text-align: start; }
 h1 { font-size: 1.3rem; font-weight: 600; overflow-wrap: anywhere; }
 """
-# orange, Gradio's own, leaves white words with little contrast
-LOOK = {"css": _STYLE, "theme": gr.themes.Default(primary_hue="zinc")}
+# Gradio's own orange leaves white words with little contrast, its own bold font lacks letters
+_THEME = gr.themes.Default(primary_hue="zinc", font=["system-ui", "sans-serif"])
+# nothing is shared, kept in the browser or rendered by a process of its own
+LAUNCH: dict[str, Any] = {"share": False, "run_history": False, "ssr_mode": False}
+LAUNCH |= {"quiet": True, "prevent_thread_lock": True}
+LAUNCH |= {"theme": _THEME, "css": _STYLE, "footer_links": []}
 
 
 def page(annotator: Annotator, name: str) -> gr.Blocks:
@@ -40,80 +43,73 @@ def page(annotator: Annotator, name: str) -> gr.Blocks:
         name: What the page calls the model.
     """
 
-    def shown(text: str, corrections: list, threshold: float, recall: float | None) -> tuple:
+    def shown(text: str, corrections: list, threshold: float, recall: float) -> tuple:
         with _said():
             found = annotator.find(text, corrections, threshold, recall or None)
-        state = {"text": text, "corrections": corrections, "entities": found.entities}
-        article = corrections_html(text, found.entities, corrections, found.candidates, types)
-        return state, article, ""
+        html = corrections_html(text, found.entities, corrections, found.candidates, types)
+        return {"text": text, "corrections": corrections, "entities": found.entities}, html, ""
 
-    def tag(text: str, threshold: float, recall: float | None) -> tuple:
-        words = annotator.splitter.spans(text)
-        choices = [(f"{n} {text[start:end]}", n) for n, (start, end) in enumerate(words, 1)]
-        empty = gr.Dropdown(choices=choices, value=None)
-        return *shown(text, [], threshold, recall), empty, empty
+    def tag(text: str, threshold: float, recall: float) -> tuple:
+        result = shown(text, [], threshold, recall)
+        words = [(f"{n} {text[a:b]}", a, b) for n, (a, b) in enumerate(annotator.words(text), 1)]
+        starts = gr.Dropdown(choices=[(word, start) for word, start, _ in words], value=None)
+        ends = gr.Dropdown(choices=[(word, end) for word, _, end in words], value=None)
+        return *result, starts, ends
 
-    def again(state: dict, threshold: float, recall: float | None) -> tuple:
+    def again(state: dict, threshold: float, recall: float) -> tuple:
         return shown(state["text"], state["corrections"], threshold, recall)
 
-    def press(state: dict, threshold: float, recall: float | None, event: gr.EventData) -> tuple:
-        result = shown(
-            state["text"], corrected(state["corrections"], event._data), threshold, recall
-        )
-        words = annotator.splitter.spans(state["text"])
-        first = [start for start, _ in words].index(event.start) + 1
-        last = [end for _, end in words].index(event.end) + 1
-        return *result, first, last, event.label
+    def press(state: dict, threshold: float, recall: float, event: gr.EventData) -> tuple:
+        corrections = corrected(state["corrections"], event._data)
+        result = shown(state["text"], corrections, threshold, recall)
+        return *result, event.start, event.end, event.label
 
     def fix(
-        state: dict, threshold: float, recall: float | None, first: Any, last: Any, label: Any
+        state: dict, threshold: float, recall: float, start: Any, end: Any, label: Any
     ) -> tuple:
-        if not (first and last and label and first <= last):
+        if None in (start, end, label) or end <= start:
             raise gr.Error("expected a first word, a last word not before it, and a type")
-        words = annotator.splitter.spans(state["text"])
-        span = {"start": words[first - 1][0], "end": words[last - 1][1], "label": label}
-        corrections = [c for c in state["corrections"] if c != span]
-        return shown(state["text"], corrected(corrections, span), threshold, recall)
+        span = {"start": start, "end": end, "label": label}
+        others = [known for known in state["corrections"] if known != span]
+        return shown(state["text"], corrected(others, span), threshold, recall)
 
     def save(state: dict) -> str:
         with _said():
             count = annotator.save(state["text"], state["entities"])
         return f"Saved. Texts in {escape_line(annotator.output)}: {count}"
 
-    types = annotator.types
+    types, recalls = annotator.types, annotator.recalls
     with gr.Blocks(analytics_enabled=False, title=f"hf-semicrf serve {name}") as blocks:
         state = gr.State({"text": "", "corrections": [], "entities": []})
         gr.HTML(f"<h1><bdi>{escape_line(name)}</bdi></h1>")
         text = gr.Textbox(label="Text", lines=4)
         button = gr.Button("Tag", variant="primary")
-        threshold = gr.Slider(
-            0, 1, round(annotator.threshold, 2), step=0.01,
-            label="Threshold: the probability that an entity has to exceed",
-        )  # fmt: skip
-        recall = gr.Radio(
-            [("none", 0), *((str(recall), recall) for recall in annotator.recalls)], value=0,
-            label="Further candidates at a promised recall of", visible=bool(annotator.recalls),
-        )  # fmt: skip
+        what = "Threshold: the probability that an entity has to exceed"
+        threshold = gr.Slider(0, 1, round(annotator.threshold, 2), step=0.01, label=what)
+        choices, what = [(str(r), r) for r in recalls], "Further candidates at a promised recall of"
+        recall = gr.Radio([("none", 0), *choices], value=0, label=what, visible=bool(recalls))
         article = gr.HTML(
             css_template=CORRECTIONS_STYLE, js_on_load=_LISTEN, apply_default_css=False
         )
         with gr.Row():
-            first = gr.Dropdown([], label="From word")
-            last = gr.Dropdown([], label="to word")
+            start = gr.Dropdown([], label="From word")
+            end = gr.Dropdown([], label="to word")
             label = gr.Dropdown([*types, ("no entity", "O")], value=types[0], label="Type")
             add = gr.Button("Fix these words")
         with gr.Row():
             keep = gr.Button("Save", variant="primary")
             status = gr.HTML("", html_template='<p role="status">${value}</p>')
-        how: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "multiple"}
-        how |= {"api_visibility": "private"}
+        how: dict[str, Any] = {"concurrency_id": "model", "api_visibility": "private"}
         rule, result = [threshold, recall], [state, article, status]
-        gr.on([button.click, text.submit], tag, [text, *rule], [*result, first, last], **how)
+        button.click(tag, [text, *rule], [*result, start, end], **how)
         for control in rule:
-            control.change(again, [state, *rule], result, **how | {"trigger_mode": "always_last"})
-        article.select(press, [state, *rule], [*result, first, last, label], **how)
-        first.input(lambda number: number, first, last, **how)
-        add.click(fix, [state, *rule, first, last, label], result, **how)
+            control.change(again, [state, *rule], result, trigger_mode="always_last", **how)
+        how["trigger_mode"] = "multiple"
+        article.select(press, [state, *rule], [*result, start, end, label], **how)
+        start.input(
+            lambda state, at: dict(annotator.words(state["text"])).get(at), [state, start], end
+        )
+        add.click(fix, [state, *rule, start, end, label], result, **how)
         keep.click(save, state, status, **how)
     return blocks
 

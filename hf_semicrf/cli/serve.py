@@ -10,9 +10,10 @@ The page is on this machine's own address, and asks nothing of any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from hf_semicrf.cli.common import Parser, add_running, load, new_file, one_line_errors
+from hf_semicrf.cli.common import Parser, load, new_file, one_line_errors
 from hf_semicrf.cli.messages import tell
 
 
@@ -27,11 +28,7 @@ def parser() -> Parser:
         help="file that corrected texts are added to; corrected.jsonl",
     )
     made.add_argument("--port", default=7860, help="of this machine's own address; 7860")
-    made.add_argument(
-        "--max_length", help="sub-words in a window of a long text; the encoder's limit"
-    )
-    made.add_argument("--overlap", help="words shared by the windows of a long text; a quarter")
-    add_running(made)
+    made.add_argument("--device", help="where the model runs; the GPU if there is one")
     return made
 
 
@@ -45,30 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = made.parse_args(arguments)
     if args.output is None:
         made.error("expected --output as a file, got standard output")
+    if find_spec("gradio") is None:
+        made.error("the page needs Gradio: pip install hf_semicrf[serve]")
     with one_line_errors(made):
-        try:
-            from hf_semicrf.cli.page import LOOK, page
-        except ModuleNotFoundError as error:
-            if error.name != "gradio":
-                raise
-            made.error("the page needs Gradio: pip install hf_semicrf[serve]")
+        from hf_semicrf.cli.page import LAUNCH, page
         from hf_semicrf.integrations import HOST, Annotator
 
-        options = {name: getattr(args, name) for name in ("batch_size", "max_length", "overlap")}
-        annotator = Annotator(*load(args.model, args.device), args.output, **options)
+        annotator = Annotator(*load(args.model, args.device), args.output)
         if hidden := len(annotator.model.config.promises) - len(annotator.recalls):
             tell(f"hf-semicrf serve: {hidden} promises of recall are not of strings, left out")
         blocks = page(annotator, args.model)
-        blocks.launch(
-            server_name=HOST,
-            server_port=args.port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            **LOOK,
-        )
+        blocks.launch(server_name=HOST, server_port=args.port, **LAUNCH)
         tell(f"hf-semicrf serve: http://{HOST}:{args.port}")
         blocks.block_thread()

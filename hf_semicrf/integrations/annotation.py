@@ -34,19 +34,18 @@ class Annotator:
         model: A `SemiCRFForTokenClassification`.
         tokenizer: Its tokenizer.
         output: The file, of JSON lines; perhaps there is none yet.
-        **options: Of ``model.predict``.
 
     Raises:
         ValueError: The file holds something else, or a function that is not saved cuts texts.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, output: Path, **options: Any):
-        self.model, self.tokenizer, self.output, self.options = model, tokenizer, output, options
+    def __init__(self, model: Any, tokenizer: Any, output: Path):
+        self.model, self.tokenizer, self.output = model, tokenizer, output
         self.types = model.config.scheme.types[1:]
         self.threshold = 0.5 if model.config.threshold is None else model.config.threshold
         promises = model.config.promises
         self.recalls = [p["recall"] for p in promises if p["depends_on"]["texts"] == "strings"]
-        self.splitter = Splitter.of(model.config.splitter)
+        self.words = Splitter.of(model.config.splitter).spans
         if output.suffix != ".jsonl":
             raise ValueError(f"expected a file of JSON lines, NAME.jsonl, got {output}")
         if output.exists():
@@ -69,12 +68,10 @@ class Annotator:
             ValueError: No segmentation meets the corrections, or the promise does not hold here.
         """
         ask = [text], self.tokenizer
-        [entities] = self.model.predict(
-            *ask, threshold=threshold, constraints=[corrections], **self.options
-        )
+        [entities] = self.model.predict(*ask, threshold=threshold, constraints=[corrections])
         if recall is None:
             return Found(entities, [])
-        [candidates] = self.model.predict(*ask, recall=recall, **self.options)
+        [candidates] = self.model.predict(*ask, recall=recall)
         decided = [*corrections, *({**e, "exclude": True} for e in entities)]
         free = [c for c in candidates if not any(_conflict(known, c) for known in decided)]
         return Found(entities, sorted(free, key=lambda c: -c["score"]))

@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hf_semicrf.labels import OUTSIDE
 from hf_semicrf.reporting.colours import colours
+from hf_semicrf.reporting.fonts import FONTS
 from hf_semicrf.reporting.visualize import (
     DARK,
     LIGHT,
@@ -23,9 +25,12 @@ from hf_semicrf.reporting.visualize import (
     open_mark,
 )
 
+FIX, FORBID = "✓", "✗"
+
 # nested in the rule of the element that holds the article
 CORRECTIONS_STYLE = f"""
-{LIGHT} color: var(--ink); font-size: 17px; line-height: 2.1; overflow-wrap: anywhere;
+{LIGHT} color: var(--ink); overflow-wrap: anywhere;
+font: 17px/2.1 system-ui, sans-serif, {", ".join(f"'{font}'" for font in FONTS)};
 .dark & {{ {DARK} }}
 {MARKS}
 ul {{ list-style: none; padding: 0; margin: 0; }}
@@ -63,33 +68,24 @@ def corrections_html(
     """
     styles = colours([*types, *(str(entity["label"]) for entity in [*entities, *candidates])])
 
-    def shown(entity: Entity) -> str:
+    def shown(entity: Entity, *signs: str) -> str:
         words = escape(text[entity["start"] : entity["end"]])
-        if entity["label"] not in styles:  # no entity
-            return f"<bdi>{words}</bdi>"
-        return f"{open_mark(entity, styles[str(entity['label'])])}{words}</mark>"
-
-    def buttons(entity: Entity, *signs: str) -> str:
-        each = "".join(_button(text, entity, sign, corrections) for sign in signs)
-        return f'<span class="buttons">{each}</span>'
+        if entity["label"] != OUTSIDE:
+            words = f"{open_mark(entity, styles[str(entity['label'])])}{words}</mark>"
+        buttons = "".join(_button(text, entity, sign, corrections) for sign in signs)
+        return f'{words}<span class="buttons">{buttons}</span>'
 
     article = "".join(
-        escape(part) if entity is None else shown(entity) + buttons(entity, FIX, FORBID)
+        escape(part) if entity is None else shown(entity, FIX, FORBID)
         for part, entity in cut(text, entities)
     )
-    excluded = [
-        shown(c) + buttons(c, FORBID if c.get("exclude") else FIX)
-        for c in corrections
-        if c.get("exclude") or c["label"] not in styles
-    ]
-    further = [shown(entity) + buttons(entity, FIX, FORBID) for entity in candidates]
+    forbidden = [shown(c, FORBID) for c in corrections if c.get("exclude")]
+    forbidden += [shown(c, FIX) for c in corrections if c["label"] == OUTSIDE]
+    further = [shown(entity, FIX, FORBID) for entity in candidates]
     return (
         f'<div dir="auto"><article lang="">{article}</article>'
-        f"{_list('No entities', excluded)}{_list('Further candidates', further)}</div>"
+        f"{_list('Forbidden', forbidden)}{_list('Further candidates', further)}</div>"
     )
-
-
-FIX, FORBID = "✓", "✗"
 
 
 def _button(text: str, entity: Entity, sign: str, corrections: Sequence[Mapping[str, Any]]) -> str:
