@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from html.parser import HTMLParser
 
 import pytest
 from datasets import Dataset
-from tiny import NAMES, error_of, sentences
+from tiny import error_of, spaced_texts
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
@@ -39,16 +38,9 @@ def tagger(tiny_tagger):
     """A model that is sure of the names that it knows, and promises two recalls."""
     model = SemiCRFForTokenClassification.from_pretrained(tiny_tagger)
     tokenizer = AutoTokenizer.from_pretrained(tiny_tagger)
-    rows = []
-    for number, row in enumerate(sentences(210)):
-        if number % 7 == 0:  # names that nobody tagged before
-            row["tokens"] = ["Lima" if word in NAMES else word for word in row["tokens"]]
-        ends = list(itertools.accumulate(len(word) + 1 for word in row["tokens"]))
-        offsets = [[end - len(w) - 1, end - 1] for w, end in zip(row["tokens"], ends, strict=True)]
-        rows.append(row | {"text": " ".join(row["tokens"]), "offsets": offsets})
-    calibrate_recall(model, tokenizer, Dataset.from_list(rows), 0.99)
-    calibrate_recall(model, tokenizer, Dataset.from_list(rows[::2]).select_columns(
-        ["tokens", "ner_tags"]), 0.9)  # fmt: skip
+    rows = Dataset.from_list(spaced_texts(210))
+    calibrate_recall(model, tokenizer, rows, 0.99)
+    calibrate_recall(model, tokenizer, rows.select_columns(["tokens", "ner_tags"]), 0.9)
     return model, tokenizer
 
 

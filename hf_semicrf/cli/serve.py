@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         annotator = Annotator(*load(args.model, args.device), args.output)
         if hidden := len(annotator.model.config.promises) - len(annotator.recalls):
-            tell(f"hf-semicrf serve: {hidden} promises of recall are not of strings, left out")
+            tell(
+                f"hf-semicrf serve: {hidden} promises of recall left out, which are not of strings"
+            )
         blocks = page(annotator, args.model)
         blocks.launch(server_name=HOST, server_port=args.port, **LAUNCH)
         tell(f"hf-semicrf serve: http://{HOST}:{args.port}")

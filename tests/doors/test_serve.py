@@ -12,12 +12,15 @@ import sys
 import time
 
 import pytest
-from tiny import ROOT, save_tiny_bert
+from datasets import Dataset
+from tiny import ROOT, save_tiny_bert, spaced_texts
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
 from hf_semicrf.cli import train
 from hf_semicrf.data import read_corpus
+from hf_semicrf.evaluation import calibrate_recall
+from hf_semicrf.integrations.tagger import load_tagger
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -45,9 +48,14 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def folder(tiny_tagger, tmp_path_factory):
-    """Where the page's commands run."""
+    """Where the page's commands run; the model promises a recall on strings, and one on words."""
     folder = tmp_path_factory.mktemp("serve")
-    shutil.copytree(tiny_tagger, folder / "out" / "final")
+    tagger = load_tagger(tiny_tagger, "cpu")
+    rows = Dataset.from_list(spaced_texts(210))
+    calibrate_recall(tagger.model, tagger.tokenizer, rows, 0.99)
+    words = rows.select_columns(["tokens", "ner_tags"])
+    calibrate_recall(tagger.model, tagger.tokenizer, words, 0.9)
+    tagger.save_pretrained(folder / "out" / "final")
     return folder
 
 
@@ -73,6 +81,7 @@ def address(folder):
     finally:
         process.terminate()
         process.wait(WAIT)
+    assert "1 promises of recall left out, which are not of strings" in log.read_text()
     asked = {line for line in log.read_text().splitlines() if line.startswith("asks")}
     assert asked <= {"asks 127.0.0.1", "asks localhost"}, asked
 
@@ -254,6 +263,23 @@ def test_the_keyboard_alone_does_the_same(page, folder):
     data = read_corpus(folder / "corrected.jsonl")
     [row] = [row for row in data if row["tokens"][0] == "Yesterday"]
     assert row["ner_tags"][1:4] == ["B-PER", "I-PER", "B-LOC"]
+
+
+def test_candidates_of_a_promised_recall(page):
+    tag(page, TEXT)
+    page.get_by_label(re.compile("number input for Threshold")).fill("1")
+    wait_for(page, lambda shown: shown == [])
+    sync_api.expect(page.get_by_role("radio")).to_have_count(2)  # none and that of strings
+    page.get_by_role("radio", name="0.99").check()
+    candidates = page.locator("li")
+    sync_api.expect(candidates.filter(has_text="Ada Lovelace")).to_be_visible()
+    sync_api.expect(candidates.filter(has_text="Oslo")).to_be_visible()
+    button(page, "forbid Ada Lovelace, PER").click()
+    button(page, "fix Oslo, LOC").click()
+    wait_for(page, lambda shown: shown == [OSLO])
+    sync_api.expect(candidates.filter(has_text="Oslo")).to_have_count(0)
+    forbid = button(page, "forbid Ada Lovelace, PER")
+    sync_api.expect(forbid).to_have_attribute("aria-pressed", "true")
 
 
 def test_a_text_that_reads_to_the_left(page):
