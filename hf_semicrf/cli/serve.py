@@ -9,6 +9,7 @@ The page is on this machine's own address, and asks nothing of any other.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,9 @@ def parser() -> Parser:
         default=Path("corrected.jsonl"),
         help="file that corrected texts are added to; corrected.jsonl",
     )
-    made.add_argument("--port", default=7860, help="of this machine's own address; 7860")
+    made.add_argument(
+        "--port", default=7860, help="of this machine's own address; 7860, and 0 for any"
+    )
     made.add_argument("--device", help="where the model runs; the GPU if there is one")
     return made
 
@@ -48,12 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from hf_semicrf.cli.page import LAUNCH, page
         from hf_semicrf.integrations import HOST, Annotator
 
+        with socket.create_server((HOST, args.port)) as free:  # an error names what is taken
+            port = free.getsockname()[1]
         annotator = Annotator(*load(args.model, args.device), args.output)
         if hidden := len(annotator.model.config.promises) - len(annotator.recalls):
             tell(
                 f"hf-semicrf serve: {hidden} promises of recall left out, which are not of strings"
             )
         blocks = page(annotator, args.model)
-        blocks.launch(server_name=HOST, server_port=args.port, **LAUNCH)
-        tell(f"hf-semicrf serve: http://{HOST}:{args.port}")
+        blocks.launch(server_name=HOST, server_port=port, **LAUNCH)
+        tell(f"hf-semicrf serve: http://{HOST}:{port}")
         blocks.block_thread()

@@ -51,7 +51,7 @@ def corrections_html(
     candidates: Iterable[Entity] = (),
     types: Iterable[str] = (),
 ) -> str:
-    """An article of the text, and lists of what is forbidden and of further candidates.
+    """An article of the text, and lists of further candidates and of what is forbidden.
 
     Args:
         text: What was tagged.
@@ -84,7 +84,7 @@ def corrections_html(
     further = [shown(entity, FIX, FORBID) for entity in candidates]
     return (
         f'<div dir="auto"><article lang="">{article}</article>'
-        f"{_list('Forbidden', forbidden)}{_list('Further candidates', further)}</div>"
+        f"{_list('Further candidates', further)}{_list('Forbidden', forbidden)}</div>"
     )
 
 
