@@ -19,7 +19,7 @@ from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.inference import compilation, prediction
 from hf_semicrf.inference.feeding import Feed, ahead, padded_length
 from hf_semicrf.text import KnownWords, Splitter, Window
-from hf_semicrf.text.words import _ASCII_PATTERNS, _pattern
+from hf_semicrf.text.words import _ASCII_PATTERNS, NAMES, _pattern
 
 TEXTS = [" ".join(row["tokens"]) for row in sentences(40)]
 
@@ -212,3 +212,19 @@ def test_kernels_are_compiled_for_what_a_scorer_gives(scorer):
     scores = SemiCRF(16, 3, settings).scores(torch.zeros(1, 2, 16))
     given = [name for name, score in scores._asdict().items() if score is not None]
     assert given == [n for n in scores._fields if n in SCORERS[scorer].gives]
+
+
+@pytest.mark.parametrize("name", [*NAMES, r"pattern:\w+"])
+def test_words_are_the_same_with_their_places_and_alone(name):
+    splitter = Splitter.of(name)
+    for text in (
+        *TEXTS[:5],
+        "",
+        " ",
+        "a_b-c d.e@f.org",
+        "Ünï-çode \u0e01\u0e33 漢字 👩\u200d🔬 x\u0301.",
+    ):
+        words = [text[start:end] for start, end in splitter.spans(text)]
+        assert splitter.strings(text) == words
+        document = prediction.Document.of(text, splitter)
+        assert (document.words, document.spans) == (words, splitter.spans(text))
