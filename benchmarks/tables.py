@@ -16,6 +16,7 @@ import partial_labels
 import quality_tables
 import readme_tables
 import recall_tables
+import speed_goals
 import speed_tables
 from speed_tables import read
 
@@ -73,6 +74,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     **speed_tables.TABLES,
+    **speed_goals.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,
     **recall_tables.TABLES,

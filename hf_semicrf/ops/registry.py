@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from threading import Thread
 from types import ModuleType
 from typing import Any
@@ -70,6 +71,7 @@ def implementation(backend: str, name: str) -> ModuleType:
     return kernels(name)
 
 
+@lru_cache
 def kernels(name: str) -> ModuleType:
     """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
     if _reading is not None:
