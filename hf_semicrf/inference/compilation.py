@@ -46,8 +46,10 @@ def compile_kernels(
         return
     inputs = feed.inputs(sent(feed.columns[:, :1], device))
 
+    stream = torch.cuda.current_stream(device)
+
     def run(call: Callable[[], object]) -> None:
-        with torch.no_grad(), torch.cuda.device(device):
+        with torch.no_grad(), torch.cuda.stream(stream):
             call()
 
     calls = [
