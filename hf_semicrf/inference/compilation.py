@@ -53,9 +53,10 @@ def compile_kernels(
             call()
 
     calls = [
-        *head.decoding_calls(threshold, constrained),
         lambda: model._potentials(**inputs),
+        *head.decoding_calls(threshold, constrained),  # the longest first
     ]
-    with ThreadPoolExecutor(len(calls), "hf_semicrf") as threads:
+    # more at once would keep the longest from Python, in which a kernel's compilation begins
+    with ThreadPoolExecutor(3, "hf_semicrf") as threads:
         list(threads.map(run, calls))
     _compiled.add(layout)
