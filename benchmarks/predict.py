@@ -174,9 +174,13 @@ def in_turn(items: Iterable[Any], size: int, prepare: Callable[[list[Any]], Any]
 
 
 def throughput(
-    model: Any, texts: list[str], tokenizer: Any, size: int, rounds: int, graphs: bool
+    model: Any, texts: list[str], tokenizer: Any, size: int, rounds: int, graphs: bool, ways: bool
 ) -> Iterator[Line]:
-    """Texts a second of the tokenizer alone, of `predict` and of the stock pipeline."""
+    """Texts a second of the tokenizer alone, of `predict` and of the stock pipeline.
+
+    With `ways`, also of `predict` without its thread, without the garbage collector and without
+    both: what Python's lock and its collector cost.
+    """
     from transformers import pipeline
 
     from hf_semicrf.inference import prediction
@@ -208,7 +212,7 @@ def throughput(
 
         return call
 
-    for name in [name for name in functions if name.startswith("predict")]:
+    for name in [name for name in functions if ways and name.startswith("predict")]:
         functions[f"{name}, no thread"] = changed(functions[name], ahead=in_turn)
         functions[f"{name}, no collection"] = changed(functions[name], collect=False)
         functions[f"{name}, neither"] = changed(functions[name], ahead=in_turn, collect=False)
@@ -418,7 +422,8 @@ def main() -> None:
             line = correctness(model, texts[:1000], tokenizer, options)
             tell("correctness", line | {"cuda_graphs": graphs})
         for size in (args.batch_size, 32):
-            for line in throughput(model, texts, tokenizer, size, args.rounds, args.graphs):
+            ways = size == args.batch_size
+            for line in throughput(model, texts, tokenizer, size, args.rounds, args.graphs, ways):
                 tell("throughput", line)
         del model
         if on_gpu:

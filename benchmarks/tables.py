@@ -17,6 +17,7 @@ import quality_tables
 import quality_types
 import readme_tables
 import recall_tables
+import speed_goals
 import speed_tables
 from speed_tables import read
 
@@ -75,6 +76,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     "wnut17_types": lambda: quality_types.facts_table(read("wnut17_types.jsonl")),
     **speed_tables.TABLES,
+    **speed_goals.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,
     **recall_tables.TABLES,

@@ -6,6 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise, repeat
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 
 from hf_semicrf.head import evaluating
 from hf_semicrf.inference.candidates import Candidates, candidates_of, joined_candidates
+from hf_semicrf.inference.compilation import compile_kernels
 from hf_semicrf.inference.distribution import (
     Distribution,
     distributions,
@@ -57,7 +59,7 @@ Item = tuple[Text, Constraints | None]
 TEXTS_AT_ONCE, BATCHES_AT_ONCE = 1024, 8
 
 
-@dataclass
+@dataclass(slots=True)
 class WindowResult:
     """What is known of a window before and after the model has read it.
 
@@ -85,14 +87,15 @@ class Document:
     Attributes:
         text: The raw string, None where the input was a list of words.
         words: Its words.
-        spans: Where each word begins and ends, half-open; characters of a string, words of a list.
+        places: Where each word begins and ends, half-open; characters of a string, words of a list.
+            Or the splitter that finds them, since few texts are asked where their words stand.
         sentences: The words [first, end) of each sentence; None where nobody has said them.
         results: Its windows in order; none if it has no words.
     """
 
     text: str | None
     words: list[str]
-    spans: list[tuple[int, int]]
+    places: list[tuple[int, int]] | Splitter
     sentences: list[tuple[int, int]] | None = None
     results: list[WindowResult] = field(default_factory=list)
 
@@ -115,7 +118,10 @@ class Document:
             text = text["text"]
         if isinstance(text, str):
             _check_encodable(text)
-            spans = (splitter or Splitter()).spans(text)
+            splitter = splitter or Splitter()
+            if splitter.is_named:
+                return cls(text, splitter.strings(text), splitter)
+            spans = splitter.spans(text)  # at once: a function may refuse the text, or be slow
             return cls(text, [text[start:end] for start, end in spans], spans)
         sentences = None
         if any(not isinstance(item, str) for item in text):
@@ -125,6 +131,14 @@ class Document:
         words: list[Any] = list(text)
         _check_encodable("".join(words))
         return cls(None, words, [(n, n + 1) for n in range(len(words))], sentences)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each word begins and ends."""
+        if isinstance(self.places, Splitter):
+            assert self.text is not None
+            return self.places.places(self.text, self.words)
+        return self.places
 
     def attached(self) -> list[bool]:
         """Whether each word follows the one before without a space."""
@@ -141,12 +155,15 @@ class Document:
 
     def entities(self) -> list[Entity]:
         """What its windows found, placed in the text."""
-        segments = sorted(
-            segment
-            for result, (first, end) in zip(self.results, self.sections(), strict=True)
-            for segment in result.segments
-            if first <= segment.first and segment.end <= end
-        )
+        if len(self.results) == 1:
+            segments = sorted(self.results[0].segments)
+        else:
+            segments = sorted(
+                segment
+                for result, (first, end) in zip(self.results, self.sections(), strict=True)
+                for segment in result.segments
+                if first <= segment.first and segment.end <= end
+            )
         return [self._entity(*segment) for segment in segments]
 
     def candidates(self) -> Candidates:
@@ -673,6 +690,9 @@ def _run(
     running: deque[tuple[_Batch, Any, Arriving]] = deque()
     depth = 1 if model.device.type == "cuda" else 0
     with evaluating(model):
+        if batches and depth:
+            constrained = any(result.constraints for batch in batches for result in batch.results)
+            compile_kernels(model, batches[0].feed, threshold, decode, constrained)
         for batch in batches:
             allowed = _allowed(model.config, batch)
             head = None

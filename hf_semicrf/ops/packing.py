@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,7 +46,10 @@ def packed(
         for n, x in enumerate(scores)
     ]
     if any(x is not None for x in given):
-        written = _Pack.apply(kernels.pack, temperature, forbidden, *given)
+        if torch.is_grad_enabled():
+            written = _Pack.apply(kernels.pack, temperature, forbidden, *given)
+        else:
+            written = kernels.pack(given, _wide(given), temperature, forbidden)
         scores = [x if y is None else y for x, y in zip(scores, written, strict=True)]
     return Potentials._make([*scores, lengths])
 
@@ -66,6 +70,11 @@ def _masked(p: Potentials, forbidden: Tensor) -> Potentials:
     return p._replace(duration=duration, transition=transition, initial=initial, final=final)
 
 
+def _wide(scores: Sequence[Tensor | None]) -> list[torch.dtype | None]:
+    """The dtype of each tensor, or float32 if that holds more."""
+    return [None if x is None else torch.promote_types(x.dtype, torch.float32) for x in scores]
+
+
 class _Pack(torch.autograd.Function):
     """All scores in one launch; their gradients in another one, or none where nothing changes."""
 
@@ -74,8 +83,7 @@ class _Pack(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.pack, ctx.temperature = pack, temperature
         ctx.dtypes = [None if x is None else x.dtype for x in scores]
-        dtypes = [None if x is None else torch.promote_types(x, torch.float32) for x in ctx.dtypes]
-        return tuple(pack(scores, dtypes, temperature, forbidden))
+        return tuple(pack(scores, _wide(scores), temperature, forbidden))
 
     @staticmethod
     @once_differentiable

@@ -76,7 +76,10 @@ class Lattice(NamedTuple):
             return tokens.gather(1, self.token_of_word)
         kernels = kernels_for("lattice", tokens.device)
         if kernels is not None and tokens.ndim == 3 and self.mask.shape == tokens.shape[:2]:
-            return _Rows.apply(tokens, self.token_of_word, dtype or tokens.dtype, kernels.rows)
+            inputs = (tokens, self.token_of_word, dtype or tokens.dtype)
+            if not torch.is_grad_enabled():
+                return kernels.rows(*inputs, back=False)
+            return _Rows.apply(*inputs, kernels.rows)
         rows = self.token_of_word + length * torch.arange(batch, device=tokens.device)[:, None]
         words = tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
         return words if dtype is None else words.to(dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -205,18 +206,18 @@ class KnownWords:
             sentences: Words of each.
         """
         if not self._is_random:
-            self._learn(word for words in sentences for word in words)
+            self._learn(chain.from_iterable(sentences))
         known = self._ids
         for words in sentences:
             if self._is_random:
                 known.clear()
                 self._learn(words)
-            pieces = [known[word] for word in words]
+            pieces = list(map(known.__getitem__, words))
             if not all(pieces):
                 pieces = [
                     piece or self._stand_in(w) for piece, w in zip(pieces, words, strict=True)
                 ]
-            ids = [index for piece in pieces for index in piece]
+            ids = list(chain.from_iterable(pieces))
             owners: WordIds = [n for n, piece in enumerate(pieces) for _ in piece]
             yield self._framed(ids, owners) if self._is_fast else self._slow_row(ids, owners)
 

@@ -20,7 +20,7 @@ Bounds = tuple[int, int]  # of words, half-open
 WINDOW_LENGTH = 128  # sub-words in which a sentence is read together with its neighbours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A run of a text's words that fits the encoder.
 

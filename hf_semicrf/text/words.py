@@ -114,8 +114,38 @@ class Splitter:
             return _checked(self.function(text), text)
         if self.name.startswith(PATTERN):
             return _re2_spans(self.name.removeprefix(PATTERN), text)
+        return [match.span() for match in self._compiled(text).finditer(text)]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is one of those with names, whose words leave out nothing but spaces."""
+        return self.name in NAMES
+
+    def strings(self, text: str) -> list[str]:
+        """The words alone, in half the time: for texts of whose words few places are asked for.
+
+        Raises:
+            ValueError: As `spans`.
+        """
+        if self.is_named:
+            return self._compiled(text).findall(text)
+        return [text[start:end] for start, end in self.spans(text)]
+
+    def places(self, text: str, words: Iterable[str]) -> list[Span]:
+        """As `spans`, of a text whose `strings` are known."""
+        if not self.is_named:
+            return self.spans(text)
+        spans, end, find = [], 0, text.find
+        for word in words:  # nothing but spaces stands between two of them
+            start = find(word, end)
+            end = start + len(word)
+            spans.append((start, end))
+        return spans
+
+    def _compiled(self, text: str) -> re.Pattern[str]:
+        """The regular expression of a named splitter, for a text."""
         pattern = _ASCII_PATTERNS.get(self.name) if text.isascii() else None
-        return [match.span() for match in (pattern or _pattern(self.name)).finditer(text)]
+        return pattern or _pattern(self.name)
 
     def words(self, text: str) -> list[tuple[str, int, int]]:
         """(word, first character, character after the last) of each word."""
@@ -162,7 +192,7 @@ _ASCII_PATTERNS = {
 
 @lru_cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """The regular expression of a named splitter; no two of its parts can match the same text."""
+    """The regular expression of a named splitter: no groups, and no two parts match the same."""
     if name == "simple":
         return re.compile(r"\w+(?:[-_]\w+)*|\S")
     if name == "spaces":
