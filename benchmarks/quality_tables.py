@@ -171,6 +171,8 @@ def lost() -> str:
 def more() -> str:
     """Heads beside the default of the same runs: F1, and the difference to it."""
     rows, lines = read_lines(RESULTS / "more_f1_h100.jsonl"), []
+    later = read_lines(RESULTS / "recipes_h100.jsonl")
+    rows += [row for row in later if "neighbours" in row["head"]]
     corpora = [name for name in CORPORA if chosen(rows, corpus=name)]
     for head in dict.fromkeys(sorted((r["head"] for r in rows), key=len)):
         cells = []

@@ -68,6 +68,8 @@ def curves(rows: Rows) -> str:
     for corpus, name in CORPORA.items():
         for head in CURVES:
             found = curve(rows, corpus=corpus, head=head)
+            if not found:
+                continue
             cells = [spread(found.get(n, [])) for n in sizes]
             last = in_sentences(rows, corpus) if head == "softmax" else ""
             lines.append([name, NAMES.get(head, head), *cells, last])

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import partial_labels
 import quality_tables
+import quality_thresholds
 import quality_types
 import readme_tables
 import recall_tables
+import recipe_tables
 import speed_goals
 import speed_tables
 from speed_tables import read
@@ -69,7 +71,14 @@ def export() -> str:
     )
 
 
+RECIPES = read("recipes_h100.jsonl")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "curves": lambda: recipe_tables.curves(RECIPES),
+    "few_sentences": lambda: recipe_tables.few(RECIPES),
+    "without": lambda: recipe_tables.without(RECIPES),
+    "thresholds": lambda: quality_thresholds.table(read("length_thresholds_h100.jsonl")),
     "batches": batches,
     "export": export,
     "windows": windows,
@@ -96,6 +105,7 @@ def fill(text: str) -> str:
 if __name__ == "__main__":
     speed_tables.figures(PICTURES)
     quality_tables.figures(PICTURES)
+    recipe_tables.draw_curves(PICTURES / "curves.png", RECIPES)
     readme_tables.draw_speed(PICTURES / "speed.png")
     recall_tables.draw(PICTURES / "recall.png")
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
