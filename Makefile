@@ -49,7 +49,15 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[demo,dev,presidio,ray,spacy]"
 	@touch $@
 
-test-doors: .venv-doors/installed  ## Run the tests beside the real packages that people come from
+# the servers of annotators run with an older Python each in an environment of its own
+STUDIOS := .venv-doccano/installed .venv-label-studio/installed
+$(STUDIOS): .venv-%/installed: constraints-%.txt
+	"$(OLDEST)" -m venv --clear .venv-$*
+	.venv-$*/bin/pip install --quiet --constraint $< setuptools $*
+	@touch $@
+
+test-doors: .venv-doors/installed $(STUDIOS)  ## Run the tests beside the real packages that people come from
+	DOCCANO=.venv-doccano/bin/doccano LABEL_STUDIO=.venv-label-studio/bin/label-studio \
 	$(DOORS)/python -m pytest tests/doors $(ARGS)
 
 fuzz: $(VENV)/installed  ## Look for wrong numbers, tracebacks and mixed runs, half an hour long; ARGS="--minutes 5 --seed 1"
