@@ -49,7 +49,7 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[demo,dev,presidio,ray,spacy]"
 	@touch $@
 
-# the servers of annotators run with an older Python each in an environment of its own
+# annotators' servers: an environment each, with the oldest Python, since doccano knows no newer
 STUDIOS := .venv-doccano/installed .venv-label-studio/installed
 $(STUDIOS): .venv-%/installed: constraints-%.txt
 	"$(OLDEST)" -m venv --clear .venv-$*
