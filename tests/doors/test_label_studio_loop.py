@@ -160,5 +160,5 @@ def test_label_studio_asks_the_backend(studio, tiny_tagger):
 
 
 def test_the_commands_of_the_page_are_those_of_the_library():
-    [block] = [b for b in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S) if "export" in b]
+    [block] = [b for b in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S) if "export.json" in b]
     assert "hf-semicrf suggest" in block and "hf-semicrf train" in block

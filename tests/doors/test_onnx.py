@@ -69,8 +69,8 @@ def test_three_packages_are_enough(python, flags, tmp_path):
     [expected] = model.predict([TEXT], tokenizer)
     size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     print(
-        f"\n{' '.join(flags)} cold start: {min(taken):.2f} s of CPU time, {min(passed):.2f} s in all, "
-        f"{size:,} bytes"
+        f"\n{' '.join(flags)} cold start: {min(taken):.2f} s of CPU time, "
+        f"{min(passed):.2f} s in all, {size:,} bytes"
     )
     if not flags:
         assert [e["text"] for e in found] == [e["text"] for e in expected] and found
