@@ -24,3 +24,5 @@ html_theme = "furo"
 html_title = f"hf_semicrf {version}"
 html_copy_source = False
 html_extra_path = ["index.html"]
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
