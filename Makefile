@@ -42,11 +42,13 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 	@$(MIN)/pip list 2>/dev/null | grep -E "^(torch|transformers|accelerate|datasets|numpy|peft) "
 	$(MIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-# each door's packages bring what others can't have: an environment of their own
+# each door's packages bring what others can't have: an environment of their own; the page's test
+# wants a chromium on the path
 .venv-doors/installed: pyproject.toml constraints.txt constraints-doors.txt
 	$(PYTHON) -m venv .venv-doors
 	$(DOORS)/pip install --quiet --constraint constraints.txt torch
-	$(DOORS)/pip install --quiet --constraint constraints-doors.txt --editable ".[demo,dev,presidio,ray,spacy]"
+	$(DOORS)/pip install --quiet --constraint constraints-doors.txt \
+		--editable ".[audio,demo,dev,genes,presidio,ray,serve,spacy]" mir_eval playwright
 	@touch $@
 
 # annotators' servers: an environment each, with the oldest Python, since doccano knows no newer

@@ -4,7 +4,9 @@ python benchmarks/genes.py --data DIR --out benchmarks/results/genes.jsonl
 python benchmarks/genes.py --generated --out benchmarks/results/genes.jsonl
 
 DIR holds `sequence.txt[.gz]` (bases) and `genes.tsv` (start, end, strand, kind). Every head reads
-the same encoder, dilated convolutions over one-hot bases, trained anew with it for each seed.
+the same encoder, dilated convolutions over one-hot bases and the distances to the stop codons of
+each reading frame. For each seed the encoder is trained below a softmax first, and each head,
+softmax too, goes on from there in as many steps.
 
 The rule for overlaps, fixed before any training: a segmentation has one gene a base. Where two
 neighbouring genes overlap, the bases go to the gene whose stop codon lies among them; to the
@@ -23,9 +25,11 @@ import argparse
 import gzip
 import json
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,12 +58,14 @@ class Gene(NamedTuple):
 
 
 class Chromosome(NamedTuple):
-    """Bases by number [N], genes, pseudogenes, and how many bases the rule cut from genes.
+    """Bases by number [N], `inputs` of the encoder [N, 16], genes, pseudogenes, and what was cut.
 
-    `labels` has the type and `starts` whether a segment starts [N].
+    `labels` has the type and `starts` whether a segment starts [N]. `cut_genes` and `cut_bases`
+    say how many the rule for overlaps cut.
     """
 
     bases: Tensor
+    inputs: Tensor
     genes: list[Gene]
     pseudogenes: list[Gene]
     labels: Tensor
@@ -103,7 +109,9 @@ def labelled(bases: Tensor, genes: list[Gene], pseudogenes: list[Gene]) -> Chrom
     for start, end, kind in kept:
         labels[start:end] = kind
         starts[start + 1 : end] = False
-    return Chromosome(bases, genes, pseudogenes, labels, starts, len(cut), bases_cut)
+    return Chromosome(
+        bases, inputs_of(bases), genes, pseudogenes, labels, starts, len(cut), bases_cut
+    )
 
 
 def complement(c: Chromosome) -> Chromosome:
@@ -136,30 +144,43 @@ class Crops:
         while True:
             at = int(torch.randint(len(self.cuts), (), generator=self.random))
             begin = int(self.cuts[at])
-            ends = self.cuts[(self.cuts > begin + 500) & (self.cuts <= begin + CROP)]
+            limits = torch.tensor([begin + 501, begin + CROP + 1])
+            first, after = torch.searchsorted(self.cuts, limits).tolist()
+            ends = self.cuts[first:after]
             ends = ends[self.barred[ends] == self.barred[begin]]
             if len(ends):
                 return begin, int(ends[-1])
 
 
 class Dilated(nn.Module):
-    """Residual convolutions over inputs [B, N, K], each of twice the reach of the one before."""
+    """Residual convolutions over inputs [B, N, 16], read on both strands by the same weights.
 
-    def __init__(self, inputs: int, width: int, layers: int):
+    Each has twice the reach of the one before, in codons: their positions keep the reading frame.
+    """
+
+    def __init__(self, width: int = 128, layers: int = 8):
         super().__init__()
-        self.stem = nn.Conv1d(inputs, width, 9, padding=4)
+        self.stem = nn.Conv1d(16, width, 9, padding=4)
         self.layers = nn.ModuleList(
-            nn.Conv1d(width, width, 3, padding=2**n, dilation=2**n) for n in range(layers)
+            nn.Conv1d(width, width, 3, padding=3 * 2**n, dilation=3 * 2**n) for n in range(layers)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers + 1))
+        self.dropout = nn.Dropout(0.3)
+
+    def strand(self, x: Tensor, inside: Tensor) -> Tensor:
+        """Vectors [B, N, H] of one strand; where a convolution reads padding it reads zeros."""
+        x = self.stem(x.mT) * inside
+        for norm, layer in zip(self.norms[:-1], self.layers, strict=True):
+            x = x + self.dropout(layer(nn.functional.gelu(norm(x.mT).mT) * inside)) * inside
+        return self.norms[-1](x.mT)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Vectors [B, N, H]; padding is set to zero wherever a convolution would read it."""
-        inside = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None]
-        x = self.stem(x.mT) * inside
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = x + layer(nn.functional.gelu(norm(x.mT).mT) * inside) * inside
-        return x.mT
+        """Vectors [B, N, 2 H]."""
+        place = torch.arange(x.shape[1], device=x.device)
+        inside = (place < lengths[:, None])[:, None]
+        turned = (lengths[:, None] - 1 - place).clamp(min=0)[..., None]
+        other = self.strand(x.flip(-1).take_along_dim(turned, 1) * inside.mT, inside)
+        return torch.cat([self.strand(x, inside), other.take_along_dim(turned, 1)], -1)
 
 
 class Tagger(nn.Module):
@@ -178,9 +199,9 @@ class Tagger(nn.Module):
         self, name: str, inputs: int, longest: int, begins: int, encoder: bool, types: int = 3
     ):
         super().__init__()
-        width = 64 if encoder else inputs
+        width = 256 if encoder else inputs
         self.name, self.types = name, types
-        self.encoder = Dilated(inputs, width, 10) if encoder else None
+        self.encoder = Dilated() if encoder else None
         if name in ("softmax", "crf"):
             tags = 2 * types - 1
             self.output = nn.Linear(width, tags)
@@ -299,14 +320,47 @@ def reachable(c: Chromosome, region: tuple[int, int]) -> dict[str, float]:
     return {"exact": 200 * fitting / (fitting + len(genes)), "stop": 100.0, "bases": 100.0}
 
 
-def one_hot(bases: Tensor) -> Tensor:
-    """Bases as inputs [..., 4]."""
-    return nn.functional.one_hot(bases, 4).float()
+def inputs_of(bases: Tensor) -> Tensor:
+    """What the encoder reads of bases [N]: one strand's `stop_distances`, one-hot, the other's.
+
+    Read backwards along both axes they are the inputs of the other strand.
+    """
+    other = stop_distances(3 - bases.flip(0)).flip(0, 1)
+    one_hot = nn.functional.one_hot(bases, 4)
+    return torch.cat([stop_distances(bases), one_hot, other], 1)
+
+
+def stop_distances(bases: Tensor) -> Tensor:
+    """Log-distances to the next and the last stop codon in the frames of a strand [N, 6].
+
+    Frame k of a position has a codon that begins k bases before it.
+    """
+    size = len(bases)
+    codons = (bases.unfold(0, 3, 1) * bases.new_tensor([16, 4, 1])).sum(1)
+    stops = torch.isin(codons, torch.tensor([48, 50, 56]))  # taa, tag, tga
+    rows = -(-size // 3)
+    place = torch.arange(3 * rows).view(rows, 3)
+    stops = nn.functional.pad(stops, (0, 3 * rows - len(stops))).view(rows, 3)
+    following = torch.where(stops, place, size).flip(0).cummin(0).values.flip(0).flatten()
+    last = torch.where(stops, place, -1).cummax(0).values.flatten()
+    n = torch.arange(size)
+    columns = []
+    for k in range(3):
+        codon = (n - k).clamp(min=0)
+        columns += [following[codon] - codon, codon - last[codon]]
+    return torch.stack(columns, 1).float().log1p() / 4
 
 
 def train(model: Tagger, batches: Any, steps: int, rate: float) -> None:
-    """AdamW with warm-up and a cosine."""
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
+    """AdamW with warm-up and a cosine; a head over an encoder learns ten times as fast as that."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[name.startswith("encoder.")].append(parameter)
+    slow = rate / 10 if groups[True] else rate
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[True], "lr": slow}, {"params": groups[False], "lr": rate}],
+        weight_decay=0.01,
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min(1, (n + 1) / 50) * (1 + math.cos(math.pi * n / steps)) / 2
     )
@@ -331,12 +385,20 @@ def gene_batches(c: Chromosome, seed: int, size: int, device: str) -> Any:
         pieces = [(side.c, *side.draw()) for side in sides for _ in range(size // 2)]
         pad = nn.utils.rnn.pad_sequence
         lengths = torch.tensor([b - a for _, a, b in pieces])
-        inputs = pad([one_hot(x.bases[a:b]) for x, a, b in pieces], batch_first=True)
+        inputs = pad([x.inputs[a:b] for x, a, b in pieces], batch_first=True)
         labels = pad([x.labels[a:b] for x, a, b in pieces], batch_first=True)
         starts = pad([x.starts[a:b] for x, a, b in pieces], batch_first=True)
         return tuple(x.to(device) for x in (inputs, lengths, labels, starts))
 
     return draw
+
+
+def in_pieces(c: Chromosome, longest: int) -> Chromosome:
+    """Labels whose genes are cut into pieces of at most `longest` bases."""
+    starts = c.starts.clone()
+    for gene in segments(c.labels, c.starts):
+        starts[gene.start : gene.end : longest] = True
+    return c._replace(starts=starts)
 
 
 def lengths_of(labels: Tensor, starts: Tensor, types: int) -> list[list[int]]:
@@ -417,21 +479,42 @@ def run_genes(args: Any, write: Any) -> None:
         whole = measured(c, region, c.labels[begin:end], c.starts[begin:end])
         write({"head": "labels", "split": name, **whole})
         write({"head": "any segmentation", "split": name, **reachable(c, region)})
-    for head in args.heads:
-        for seed in range(args.seeds):
-            torch.manual_seed(seed)
-            model = Tagger(head, 4, args.longest, args.begins, True).to(args.device)
-            begin, end = TRAIN
-            if hasattr(model, "head"):
-                known = c.labels[begin:end], c.starts[begin:end]
-                model.head.fit_lengths(lengths_of(*known, 3))
-            began = time.perf_counter()
-            train(model, gene_batches(c, seed, args.batch, args.device), args.steps, args.rate)
-            seconds = time.perf_counter() - began
-            for name, region in (("validation", VALIDATION), ("test", TEST)):
-                x = one_hot(c.bases[slice(*region)]).to(args.device)
-                row = measured(c, region, *model.decode(x))
-                write({"head": head, "seed": seed, "split": name, "seconds": seconds, **row})
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        encoders = {pool.submit(trained, args, "softmax", n): n for n in range(args.seeds)}
+        runs = []
+        for done in as_completed(encoders):
+            seed = encoders[done]
+            runs += [pool.submit(trained, args, head, seed, done.result()) for head in args.heads]
+        for run in as_completed(runs):
+            for row in run.result():
+                write(row)
+
+
+def trained(args: Any, head: str, seed: int, encoder: dict | None = None) -> Any:
+    """The weights of an encoder below a softmax; given those, the scores of a head that goes on."""
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.manual_seed(seed)
+    c = read(Path(args.data))
+    if head == "free":
+        c = in_pieces(c, args.longest)
+    model = Tagger(head, 4, args.longest, args.begins, True).to(args.device)
+    draw = gene_batches(c, 2 * seed + (encoder is None), args.batch, args.device)
+    if encoder is None:
+        train(model, draw, args.first_steps, args.rate)
+        return {name: value.cpu() for name, value in model.encoder.state_dict().items()}
+    model.encoder.load_state_dict(encoder)
+    if hasattr(model, "head"):
+        known = c.labels[slice(*TRAIN)], c.starts[slice(*TRAIN)]
+        model.head.fit_lengths(lengths_of(*known, 3))
+    began = time.perf_counter()
+    train(model, draw, args.steps, args.rate)
+    seconds, rows = time.perf_counter() - began, []
+    for name, region in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        x = c.inputs[slice(*region)].to(args.device)
+        row = measured(c, region, *model.decode(x))
+        rows.append({"head": head, "seed": seed, "split": name, "seconds": seconds, **row})
+    return rows
 
 
 def run_generated(args: Any, write: Any) -> None:
@@ -480,9 +563,11 @@ def main() -> None:
     parser.add_argument("--generated", action="store_true", help="the generated task instead")
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side, of genes")
+    parser.add_argument("--first_steps", type=int, default=1000, help="of the encoder of genes")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8, help="crops of 8,192 positions at most")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1e-2, help="of the head")
     parser.add_argument("--longest", type=int, default=4000, help="of the head of free lengths")
     parser.add_argument("--begins", type=int, default=16, help="where tails begin")
     parser.add_argument("--positions", type=int, default=100_000, help="of the generated task")
@@ -495,7 +580,7 @@ def main() -> None:
         parser.error("expected --data, the folder of the chromosome, or --generated")
     rows: list[dict[str, Any]] = []
     name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-    common = {"steps": args.steps, "device": name, "torch": torch.__version__}
+    common = {"steps": args.steps, "rate": args.rate, "device": name, "torch": torch.__version__}
     common |= {"commit": args.commit, "longest": args.longest, "begins": args.begins}
 
     def write(row: dict[str, Any]) -> None:

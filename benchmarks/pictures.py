@@ -5,6 +5,8 @@ python benchmarks/pictures.py out/demo/model --entities   # the README's; needs 
 
 python scripts/demo.py --sentences 600 --epochs 2         # not trained to the end
 python benchmarks/pictures.py out/demo/model --test_file out/demo/corpus/test.jsonl
+
+python benchmarks/pictures.py --segments                  # docs/frames.md's, of tones in noise
 """
 
 from __future__ import annotations
@@ -16,12 +18,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 
-from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
+from hf_semicrf import (
+    SemiCRFForFrameClassification,
+    SemiCRFForTokenClassification,
+    SemiCRFFrameConfig,
+    prepare_tokenizer,
+)
+from hf_semicrf.data import frame_labels
 from hf_semicrf.data.readers import entity_spans, read_corpus
-from hf_semicrf.reporting import plot_uncertainty, to_html
+from hf_semicrf.reporting import plot_segments, plot_uncertainty, to_html
 from hf_semicrf.reporting.tables import BLUE, GREY
 
 SENTENCES = [
@@ -38,6 +47,7 @@ LETTERS = [
 CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 DOUBTFUL = "Please ask Rosa Marsh or the Marsh family trust before 3 May."
 KNOWN = "Marsh family trust"
+RATE, STEP = 1000, 50  # samples a second, samples a frame
 THRESHOLDS = (0.02, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 
 
@@ -90,18 +100,88 @@ def draw_thresholds(model: Any, tokenizer: Any, file: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+class Filters(torch.nn.Module):
+    """What the frames of a sound hold: the energy behind 16 filters, in the frame and beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.filters = torch.nn.Conv1d(1, 16, 64, stride=STEP, padding=32)
+        self.around = torch.nn.Conv1d(16, 16, 9, padding=4)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, N, 16] of sounds [B, samples]."""
+        energy = self.filters(input_values[:, None])[..., :-1].square().log1p()
+        return self.around(energy).mT
+
+    def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        return lengths // STEP
+
+
+def tones(seed: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Ten seconds of noise, in which low and high tones of any loudness take turns, and where."""
+    random = torch.Generator().manual_seed(seed)
+    sound = torch.randn(10 * RATE, generator=random)
+    segments: list[dict[str, Any]] = []
+    frame = 0
+    while True:
+        gap, length = (int(torch.randint(n, (), generator=random)) for n in (20, 40))
+        begin, end = frame + gap * (gap > 5), frame + gap * (gap > 5) + length + 5
+        if end > len(sound) // STEP:
+            return sound, segments
+        kind = len(segments) % 2
+        tone = torch.sin(torch.arange(begin * STEP, end * STEP) * (0.3, 0.6)[kind])
+        sound[begin * STEP : end * STEP] += tone * (0.2 + torch.rand((), generator=random))
+        place = {"start": begin * STEP / RATE, "end": end * STEP / RATE}
+        segments.append({"label": ("low", "high")[kind], **place})
+        frame = end
+
+
+def draw_segments(path: Path) -> None:
+    """Tones in noise that a small model has not heard, as it hears them."""
+    torch.manual_seed(0)
+    config = SemiCRFFrameConfig(
+        types=["low", "high"], hidden_size=16, frame_seconds=STEP / RATE, sampling_rate=RATE
+    )
+    model = SemiCRFForFrameClassification(config, Filters())
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    model.train()
+    for step in range(300):
+        sounds, segments = zip(*(tones(4 * step + n) for n in range(4)), strict=True)
+        count = len(sounds[0]) // STEP
+        labels = [frame_labels(x, config.types, STEP / RATE, count) for x in segments]
+        loss = model(input_values=torch.stack(sounds), labels=torch.stack(labels)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sound, gold = tones(100_000)
+    model.eval()
+    model.feature_extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False)
+    (found,) = model.predict([sound], RATE)
+    with torch.no_grad():
+        posteriors = model(input_values=sound[None], output_head=True).head.marginals
+    sides = {"starts": posteriors.start, "ends": posteriors.end}
+    curves = {name: posteriors.token[0, :, n].tolist() for n, name in enumerate(config.types) if n}
+    curves |= {name: x[0, :, 1:].sum(1).tolist() for name, x in sides.items()}
+    plot_segments({"true": gold, "found": found}, path, curves, STEP / RATE)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder of the demo's model")
+    parser.add_argument("model", nargs="?", help="folder of the demo's model")
     drawn = parser.add_mutually_exclusive_group(required=True)
     drawn.add_argument("--entities", action="store_true", help="draw entities.png alone")
+    drawn.add_argument("--segments", action="store_true", help="draw segments.png alone")
     drawn.add_argument("--test_file", help="the demo's test corpus; draw the other pictures")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/pictures"))
     args = parser.parse_args(arguments)
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    if args.segments:
+        return draw_segments(args.output_dir / "segments.png")
+    if args.model is None:
+        parser.error("expected the folder of the demo's model")
     model = SemiCRFForTokenClassification.from_pretrained(args.model)
     tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(args.model))
     if args.entities:

@@ -103,6 +103,28 @@ class Run(NamedTuple):
         name = Path(self.corpus).name
         return name, self.head, self.seed, self.split, list(self.training), self.sentences
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a line of results says of where it comes from."""
+        return {
+            "jobs": self.jobs,
+            "training": list(self.training),
+            "encoder": self.encoder_name or Path(self.encoder).name,
+            "commit": self.commit,
+            "device": device_name(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def drawn(self, count: int) -> list[int]:
+        """The numbers of the training sentences, among as many as there are."""
+        return random.Random(self.seed).sample(range(count), self.sentences or count)
+
+    def file(self, split: str, ending: str) -> Path:
+        """Where the segments of a split are written."""
+        name = "-".join(map(str, (*self.key[:3], split))).replace("=", "_")
+        return Path(self.candidates, f"{name}.{ending}")
+
 
 class Corpus(NamedTuple):
     """The splits of a corpus that a run reads: tags by name, and rows of model inputs."""
@@ -159,7 +181,7 @@ def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
     calibration = corpus.rows["validation"]
     others = []
     if run.sentences:
-        numbers = draw.sample(range(len(train)), run.sentences)
+        numbers = run.drawn(len(train))
         others = [row for n, row in enumerate(train) if n not in {*numbers}]
         train = [train[n] for n in numbers]
         calibration = draw.sample(calibration, run.sentences // 4)
@@ -414,8 +436,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         model.save_pretrained(Path(run.models, "-".join(map(str, run.key[:3]))))
     if run.candidates and settings is not None:
         for split in ("validation", run.split):
-            name = "-".join(map(str, (*run.key[:3], split))).replace("=", "_")
-            write_candidates(Path(run.candidates, f"{name}.npz"), trainer, rows[split])
+            write_candidates(run.file(split, "npz"), trainer, rows[split])
     f1 = {}
     if "neighbours" in reading:
         for split in dict.fromkeys(("validation", run.split)):
@@ -451,6 +472,9 @@ def train_and_score(run: Run) -> dict[str, Any]:
     kinds = ("mean", "product") if settings is None else ("segment",)
     details = {kind: breakdown(gold, entities(found, scheme, kind)) for kind in kinds}
     kind, best = min(details.items(), key=lambda item: item[1]["calibration_error"])
+    if run.candidates:
+        spans = {"gold": gold, "found": entities(found, scheme, kind)}
+        run.file(run.split, "json").write_text(json.dumps(spans))
     return {
         "corpus": Path(run.corpus).name,
         "head": run.head,
@@ -460,11 +484,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
         **f1,
         "precision": scores["overall_precision"],
         "recall": scores["overall_recall"],
-        "types": {
-            name.removesuffix("_f1"): value
-            for name, value in scores.items()
-            if name.endswith("_f1") and name != "overall_f1"
-        },
+        "types": types_of(scores),
         **best,
         "entity_score": kind,  # of those that the head offers, the one with the lowest error
         "calibration_errors": {k: d["calibration_error"] for k, d in details.items()},
@@ -476,14 +496,14 @@ def train_and_score(run: Run) -> dict[str, Any]:
         "train_seconds": train_seconds,
         "steps_per_second": trainer.state.global_step / train_seconds,
         "decode_seconds": decode_seconds,
-        "jobs": run.jobs,
-        "training": list(run.training),
-        "encoder": run.encoder_name or Path(run.encoder).name,
-        "commit": run.commit,
-        "device": device_name(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **run.origin,
     }
+
+
+def types_of(scores: dict[str, float]) -> dict[str, float]:
+    """The F1 of each type among scores."""
+    own = {name.removesuffix("_f1"): f1 for name, f1 in scores.items() if name.endswith("_f1")}
+    return {name: f1 for name, f1 in own.items() if name != "overall"}
 
 
 def _without_masks(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
@@ -627,7 +647,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--scratch", default="out/quality", help="folder of logs")
-    parser.add_argument("--candidates", default="", help="folder for the segments of each run")
+    parser.add_argument(
+        "--candidates", default="", help="folder for what each run finds, and may find"
+    )
     parser.add_argument(
         "--models", default="", help="folder where models are saved, and teachers looked for"
     )

@@ -251,38 +251,6 @@ def draw_recall(path: Path) -> None:
     save(figure, path)
 
 
-def draw_curves(path: Path, rows: Iterable[dict]) -> None:
-    """Test F1 by the number of training sentences; a panel a corpus, deviations over seeds.
-
-    Args:
-        path: The picture.
-        rows: Runs of ``quality.py --sentences``; those of all sentences are left out.
-    """
-    rows = [row for row in rows if row["sentences"]]
-    figure = Figure((9, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
-    heads = {"softmax": ORANGE, "crf": GREY, "default": BLUE}
-    for axes, (corpus, name) in zip(panels, CORPORA.items(), strict=True):
-        for head, colour in heads.items():
-            own = chosen(rows, corpus=corpus, head=head)
-            sizes = sorted({row["sentences"] for row in own})
-            f1 = [[100 * row["test_f1"] for row in own if row["sentences"] == n] for n in sizes]
-            axes.errorbar(
-                sizes,
-                list(map(statistics.mean, f1)),
-                [statistics.stdev(v) if len(v) > 1 else 0 for v in f1],
-                color=colour,
-                label=head,
-                linewidth=1.2,
-                elinewidth=0.8,
-            )
-        axes.set(title=name, xscale="log")
-        axes.set_xlabel("training sentences")
-    panels[0].set_ylabel("test F1, %")
-    panels[-1].legend(frameon=False)
-    save(figure, path)
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a picture without the frame's upper and right lines."""
     for axes in figure.axes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import partial_labels
 import quality_tables
+import quality_types
 import readme_tables
 import recall_tables
 import speed_tables
@@ -72,6 +73,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export": export,
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
+    "wnut17_types": lambda: quality_types.facts_table(read("wnut17_types.jsonl")),
     **speed_tables.TABLES,
     **quality_tables.TABLES,
     **readme_tables.TABLES,

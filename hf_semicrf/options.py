@@ -147,6 +147,7 @@ OPTIONS: dict[str, Option] = {
     "overlap_seconds": AT_LEAST_0,
     "bins": COUNT,
     "tolerance": AT_LEAST_0,
+    "collar": AT_LEAST_0,
     "iou": _number(0.5, 1),
     "size": COUNT,
     "rank": _whole(0),

@@ -38,7 +38,7 @@ from hf_semicrf.saving import filling, replacing
 logger = logging.get_logger(__name__)
 
 EPOCHS = 8
-FEW, LEAST_STEPS = 500, 400  # steps for fewer sentences than that
+LEAST_STEPS = 400
 
 
 @dataclass
@@ -69,10 +69,7 @@ class SemiCRFTrainingArguments(TrainingArguments):
     )
     num_train_epochs: float | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={
-            "help": "Passes over the data; by default 8, and as many as make 400 steps of fewer "
-            "than 500 sentences."
-        },
+        metadata={"help": "Passes over the data; by default 8, or as many as make 400 steps."},
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentences a step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentences a batch."})
@@ -207,7 +204,9 @@ class SemiCRFTrainer(ListedPushes, Trainer):
             else:
                 model.set_temperature(fitted)
         if threshold and rule != "none":
-            if doubt := nothing or threshold_doubt(batches, config.head_temperature):
+            if doubt := nothing or threshold_doubt(
+                batches, config.head_temperature, config.threshold
+            ):
                 doubts.append(f"threshold kept at {config.threshold}: {doubt}")
             else:
                 model.set_threshold(fit_threshold(batches, config.head_temperature, rule))
@@ -300,7 +299,7 @@ class SemiCRFTrainer(ListedPushes, Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         card = render_card(
             model.config,
-            model_id=self.hub_model_id or model_name,
+            model_id=self.hub_model_id or model_name or self.args.hub_model_id,
             metrics=metrics,
             split=split,
             breakdown=breakdown,
@@ -369,13 +368,13 @@ class SemiCRFTrainer(ListedPushes, Trainer):
 
 
 def default_epochs(args: TrainingArguments, rows: Any) -> float:
-    """Passes over the training data: `EPOCHS`, but `LEAST_STEPS` of fewer than `FEW` sentences.
+    """Passes over the training data: `EPOCHS`, or as many as make `LEAST_STEPS`.
 
     Args:
         args: Say how many sentences a step takes.
         rows: The training data.
     """
-    if not isinstance(rows, Sized) or not 0 < len(rows) < FEW:
+    if not isinstance(rows, Sized) or not len(rows):
         return EPOCHS
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(len(rows) / batch)))

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from tiny import BENCHMARKS, benchmark, save_tiny_bert, sentences, write_jsonl
 
 with pytest.MonkeyPatch.context() as patch:
@@ -110,5 +111,43 @@ def test_recipes_are_trained_and_scored(heads, folders, tmp_path):
             run = run._replace(head="default", training=(*TRAINING, *RATES.strip("+").split("+")))
         line = quality.train_and_score(run)
         assert line["test_f1"] > 0.8 and line["sentences"] == run.sentences
-        segments = np.load(next(tmp_path.glob(f"*-{seed}-test.npz")))
-        assert segments["gold"].sum() == 16 and segments["posterior"].min() > 0
+        segments = np.load(run.file("test", "npz"))
+        gold, posterior = segments["gold"], segments["posterior"]
+        assert gold.sum() == 16 and (gold | (posterior >= 0.02)).all()
+        spans = json.loads(run.file("test", "json").read_text())
+        assert sum(map(len, spans["gold"])) == 16 and len(spans["found"]) == 12
+        assert all(0 < score <= 1.0001 for row in spans["found"] for *_, score in row)
+
+
+def test_thresholds_are_fitted_to_the_segments_of_a_run(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        thresholds = benchmark("quality_thresholds")
+    draw = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([7, 5])
+    posterior = torch.rand(2, 7, 3, 3, generator=draw)
+    posterior[..., 1:, 0] = 0  # the outside has one word
+    limit = torch.rand(3, 3, generator=draw)
+    labels, starts = quality.ops.minimum_risk(posterior, lengths, limit)
+    inside = torch.arange(7)[:, None] + torch.arange(1, 4) <= lengths[:, None, None]
+    at = (inside[..., None] & torch.tensor([False, True, True])).nonzero()
+    columns = {"sentence": at[:, 0], "start": at[:, 1], "size": at[:, 2] + 1, "type": at[:, 3]}
+    columns |= {"posterior": posterior[tuple(at.T)], "gold": at[:, 1] == 0}
+    path = tmp_path / "a-default-1-test.npz"
+    for split in ("test", "validation"):
+        np.savez(path.with_name(f"a-default-1-{split}.npz"), **columns)
+    segments = thresholds.read(path)
+    kept = thresholds.decode(segments, limit.numpy()[segments.size - 1, segments.type])
+    found = {tuple(map(int, row)) for row in np.stack(segments[:4], 1)[kept]}
+    expected = {
+        (row, first, end - first, int(labels[row, first]))
+        for row, length in enumerate(lengths.tolist())
+        for places in [[*starts[row, :length].nonzero()[:, 0].tolist(), length]]
+        for first, end in zip(places, places[1:], strict=False)
+        if labels[row, first]
+    }
+    assert found == expected and len(found) > 3
+    rows = thresholds.rows_of(path)
+    assert [row["way"] for row in rows] == list(thresholds.WAYS)
+    assert rows[2]["factor"] <= rows[0]["factor"] == 1.0
+    assert rows[1]["validation_f1"] >= rows[0]["validation_f1"] == rows[0]["test_f1"] > 0

@@ -18,6 +18,7 @@ from hf_semicrf.head.calibration import (
     segment_loss,
     segment_mask,
     sentence_loss,
+    threshold_doubt,
 )
 
 SENTENCES, POSITIONS, LONGEST, TYPES = 1500, 4, 2, 2
@@ -147,3 +148,11 @@ def test_errors_say_what_is_wrong(batch):
         fit_temperature([batch], "f1")
     with pytest.raises(ValueError, match="expected rule as one of .* got 'f2'"):
         fit_threshold([batch], rule="f2")
+
+
+def test_few_entities_carry_a_threshold_where_they_refute_the_present_one(batch):
+    few = [first(batch, 40)]
+    assert "expected a range of at most 0.2" in threshold_doubt(few)
+    right, fitted = fit_threshold(few), 0.69
+    assert threshold_doubt(few, threshold=fitted) is None
+    assert threshold_doubt(few, threshold=right) == threshold_doubt(few)

@@ -151,6 +151,21 @@ def test_marginals_are_the_gradient():
     assert not marginals.requires_grad
 
 
+@pytest.mark.parametrize("semiring", SEMIRINGS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_a_sequence_that_is_not_told_apart_is_nan_throughout(semiring, value):
+    edge, lengths, used = case(7, 4, 3)
+    edges = [torch.where(used, edge, 0.0) for _ in range(2)]
+    edges[1][1, 2, 1, 0, 1] = value
+    (plain, plain_slope), (score, slope) = (
+        gradient(lambda e: dense_scan(e, lengths, semiring, False, True)[0], e) for e in edges
+    )
+    assert score.isnan().tolist() == [False, True, False]
+    assert slope[1].isnan().all()
+    assert torch.equal(score[::2], plain[::2])
+    assert torch.equal(slope[::2], plain_slope[::2])
+
+
 def test_padding_and_batch_order_change_nothing():
     edge, lengths, _ = case(7, 4, 3)
     score = linear_scan_streaming(edge, lengths)

@@ -6,15 +6,13 @@ import math
 import re
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import transformers
-from hub_stand_in import TOKEN, StandIn
 from transformers import (
     AutoModel,
     AutoModelForAudioFrameClassification,
+    EvalPrediction,
     Trainer,
     TrainingArguments,
     Wav2Vec2Config,
@@ -23,7 +21,7 @@ from transformers import (
 )
 
 from hf_semicrf import SemiCRFForFrameClassification, SemiCRFFrameCollator, SemiCRFFrameConfig
-from hf_semicrf.data import frame_labels
+from hf_semicrf.data import frame_labels, read_segments, write_segments
 from hf_semicrf.evaluation import frame_metrics, timed_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,7 +106,7 @@ def test_a_wav2vec2_is_trained_and_finds_segments(trained):
     assert logits.shape == (*segments.shape, 2) and posteriors[inside].min() > 0
 
 
-def test_it_is_saved_reloaded_and_pushed_to_the_bit(trained, monkeypatch, tmp_path):
+def test_it_is_saved_reloaded_and_pushed_to_the_bit(trained, hub):
     model, folder, _ = trained
     audio = [row["audio"] for row in recordings(2, seed=2)]
     before = model.predict(audio, RATE)
@@ -118,31 +116,16 @@ def test_it_is_saved_reloaded_and_pushed_to_the_bit(trained, monkeypatch, tmp_pa
     assert again.predict(audio, RATE) == before
     for auto in (AutoModel, AutoModelForAudioFrameClassification):
         assert type(auto.from_pretrained(folder)) is SemiCRFForFrameClassification
-    hub = StandIn()
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    url = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.address)
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
-    try:
-        again.push_to_hub("me/frames", token=TOKEN)
-        pushed = hub.files["me/frames"]["main"]
-    finally:
-        hub.close()
+    again.push_to_hub("someone/frames")
+    pushed = hub.files["someone/frames"]["main"]
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(pushed)
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes(pushed[name])
-    fetched = SemiCRFForFrameClassification.from_pretrained(str(tmp_path))
-    fetched.feature_extractor = again.feature_extractor
+    fetched = SemiCRFForFrameClassification.from_pretrained("someone/frames")
     assert fetched.predict(audio, RATE) == before
 
 
 def test_the_lines_in_the_docs_run(encoder, monkeypatch, tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "frames.md").read_text()
-    predict, train = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    predict, train, files = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     assert len(predict.splitlines()) <= 4 and len(train.splitlines()) <= 16
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
@@ -153,6 +136,11 @@ def test_the_lines_in_the_docs_run(encoder, monkeypatch, tmp_path):
     exec(predict.replace("16_000", str(RATE)), space)
     (segments,) = space["segments"]
     assert all(set(x) == {"label", "score", "start", "end"} for x in segments)
+    write_segments([{"id": "call", "segments": space["rows"][0]["segments"]}], "true.rttm")
+    exec(files, space)
+    assert 0 <= space["scores"]["segment_f1"] <= 1 and Path("found.png").stat().st_size
+    (row,) = read_segments("found.rttm") if segments else [{"segments": []}]
+    assert row["segments"] == segments
 
 
 def test_windows_of_the_encoder_share_one_lattice(trained):
@@ -215,6 +203,31 @@ def test_any_module_that_gives_vectors(downsample):
     assert same.lengths.tolist() == [positions, -(-7 // downsample)]
 
 
+def test_a_model_in_half_precision_predicts_and_comes_back(encoder, tmp_path):
+    load = SemiCRFForFrameClassification.from_pretrained
+    eager = load(encoder, types=["tone"], attn_implementation="eager")
+    assert eager.frame_encoder.config._attn_implementation == "eager"
+    model = load(encoder, types=["tone"], dtype="bfloat16")
+    assert {x.dtype for x in model.parameters()} == {torch.bfloat16}
+    audio = [row["audio"] for row in recordings(2)]
+    found = model.predict(audio, RATE)
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path, types=["tone"])
+    assert again.dtype == torch.bfloat16 and again.predict(audio, RATE) == found != [[], []]
+
+
+def test_metrics_where_labels_are_longer_than_the_lattice():
+    """Encoders of features tell no number of frames, and labels may have a position too many."""
+    config = SemiCRFFrameConfig(types=["a"], hidden_size=1, frame_seconds=1.0)
+    labels = np.array([[1, 3, 2, 1, 1], [3, 2, 1, -100, -100]])
+    decoded = np.array([[1, 3, 2, 1], [3, 2, -100, -100]])
+    evaluation = EvalPrediction(predictions=(None, decoded), label_ids=labels)
+    assert set(frame_metrics(config)(evaluation).values()) == {1.0}
+    decoded[0, 2] = 1
+    evaluation = EvalPrediction(predictions=(None, decoded), label_ids=labels)
+    assert frame_metrics(config)(evaluation)["accuracy"] == 5 / 6
+
+
 def test_labels_known_in_part(encoder):
     model = SemiCRFForFrameClassification.from_pretrained(
         encoder, types=["tone"], unknown="marginalize", head_dropout=0.0
@@ -268,6 +281,77 @@ def test_segments_become_labels():
             frame_labels([*segments, wrong], ["O", "a", "b"], 0.1, 7)
 
 
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            torch.tensor([[0, 1], [1, 1]]).repeat_interleave(500, 1),
+            "ones for a frame or more, then",
+        ),
+        (torch.tensor([[0], [1]]).expand(2, 1000), "ones for a frame or more, then zeros"),
+        (torch.ones(2, 77), "of the 49 frames, or of the 1000 inputs .*, got one of 77"),
+    ],
+)
+def test_masks_that_are_no_lengths_are_refused(trained, mask, message):
+    with pytest.raises(ValueError, match=message):
+        trained[0](torch.randn(2, 1000), attention_mask=mask)
+
+
+def test_what_from_pretrained_does_not_know_is_refused(encoder, trained, tmp_path):
+    load = SemiCRFForFrameClassification.from_pretrained
+    for folder, types in ((encoder, ["tone"]), (trained[1], None)):
+        with pytest.raises(TypeError, match="max_segment_lenght"):
+            load(folder, types=types, max_segment_lenght=3)
+        with pytest.raises(ValueError, match="expected downsample as an int of at least 1, got 0"):
+            load(folder, types=types, downsample=0)
+    with pytest.raises(TypeError, match="unknown arguments"):
+        load(encoder, torch.nn.Linear(1, 1), types=["tone"])
+    with pytest.raises(ValueError, match=r"expected the types \['tone'\] of .*, got \['other'\]"):
+        load(trained[1], types=["other"])
+    assert load(trained[1], downsample=2).config.downsample == 2
+
+
+def test_pickles_are_read_where_they_are_asked_for_alone(encoder, tmp_path):
+    Wav2Vec2Model.from_pretrained(encoder).config.save_pretrained(tmp_path)
+    weights = Wav2Vec2Model.from_pretrained(encoder).state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    load = SemiCRFForFrameClassification.from_pretrained
+    with pytest.raises(OSError, match="model.safetensors"):
+        load(tmp_path, types=["tone"])
+    model = load(tmp_path, types=["tone"], use_safetensors=False)
+    assert all(
+        torch.equal(x, weights[name]) for name, x in model.frame_encoder.state_dict().items()
+    )
+
+
+def test_windows_whose_frames_do_not_meet_are_refused():
+    """A frame of 64 samples every 20: windows that share 20 samples leave positions out."""
+    config = SemiCRFFrameConfig(
+        types=["a"], hidden_size=4, frame_seconds=STEP / RATE, sampling_rate=RATE
+    )
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filters = torch.nn.Conv1d(1, 4, 64, stride=STEP)
+
+        def forward(self, input_values):
+            return self.filters(input_values[:, None]).mT
+
+        def _get_feat_extract_output_lengths(self, lengths):
+            return (lengths - 64) // STEP + 1
+
+    torch.manual_seed(0)
+    model = SemiCRFForFrameClassification(config, Wide())
+    model.feature_extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False)
+    audio = np.random.default_rng(0).standard_normal(3000)
+    (whole,) = model.predict([audio], RATE)
+    (found,) = model.predict([audio], RATE, window_seconds=1.0, overlap_seconds=0.2)
+    assert [(x["start"], x["end"]) for x in found] == [(x["start"], x["end"]) for x in whole] != []
+    with pytest.raises(ValueError, match="expected overlap_seconds above 0"):
+        model.predict([audio], RATE, window_seconds=1.0, overlap_seconds=0.0)
+
+
 def test_what_is_refused(encoder, trained):
     model = trained[0]
     with pytest.raises(ValueError, match="samples a second, got 8000"):
@@ -284,6 +368,22 @@ def test_what_is_refused(encoder, trained):
         SemiCRFFrameConfig(types=["O"])
     with pytest.raises(ValueError, match="expected scorer among"):
         SemiCRFFrameConfig(types=["a"], scorer="span")
+    with pytest.raises(ValueError, match="mix_layers=0 over frames, got 2"):
+        SemiCRFFrameConfig(types=["a"], mix_layers=2)
+    for wrong in (np.full(2000, np.nan), np.full(2000, np.inf)):
+        with pytest.raises(ValueError, match="finite audio, got NaN or infinity in recording 1"):
+            model.predict([np.zeros(2000), wrong], RATE)
+    with pytest.raises(ValueError, match="a recording of at least a frame, got 9 samples"):
+        model.predict([np.zeros(9)], RATE)
+    with pytest.raises(ValueError, match="a recording of at least a frame, got 9 samples"):
+        SemiCRFFrameCollator(model.feature_extractor, model.config)(
+            [{"audio": np.zeros(9), "segments": []}]
+        )
+    rows = recordings(2)
+    del rows[1]["segments"]
+    for mixed, row in ((rows, 1), (rows[::-1], 0)):
+        with pytest.raises(ValueError, match=f"in all rows or in none, got none in row {row}"):
+            SemiCRFFrameCollator(model.feature_extractor, model.config)(mixed)
     with pytest.raises(ValueError, match="expected a label at every position"):
         batch = SemiCRFFrameCollator(model.feature_extractor, model.config)(recordings(1))
         model(**{**batch, "labels": batch["labels"] * 0 - 100})

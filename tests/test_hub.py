@@ -14,7 +14,6 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from hub_stand_in import TOKEN, StandIn
 from huggingface_hub import ModelCard
 from tiny import error_of, save_tiny_bert, sentences
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
@@ -164,23 +163,6 @@ def test_the_stock_pipeline_asks_for_no_flag(saved, tokenizer):
 
 
 # pushing
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A stand-in for the Hub, with a token that may write."""
-    server = StandIn()
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    url = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield server
-    server.close()
 
 
 def pushed(hub, repository="someone/tagger", branch="main"):

@@ -111,7 +111,7 @@ def test_the_head_and_all_below_know_no_transformers(path):
 def test_every_imported_package_is_declared():
     project = (ROOT / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)[1]
-    for extra in ("plots", "demo", "spacy", "presidio", "onnx"):
+    for extra in ("plots", "demo", "spacy", "presidio", "onnx", "audio", "genes", "serve"):
         listed += re.search(rf"^{extra} = (.*)", project, re.M)[1]
     declared = {name.lower().replace("-", "_") for name in re.findall(r'[ \[]"([\w.-]+)', listed)}
     roots = {name.split(".")[0] for path in FILES for name in imported_modules(path)}

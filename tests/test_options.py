@@ -197,6 +197,7 @@ def entries(folder: Any) -> dict[str, Entry]:
             names=["batch_size", "window_seconds", "overlap_seconds"],
         ),
         "timed_scores": of(evaluation.timed_scores, [], []),
+        "diarization_error_rate": of(evaluation.diarization_error_rate, [], []),
         "frame_metrics": of(evaluation.frame_metrics, frames.config),
         "SemiCRF": of(SemiCRF, hidden_size=4, num_types=3),
         "SemiCRF.forward": of(crf.forward, torch.zeros(1, 3, 4), torch.tensor([3])),

@@ -154,14 +154,17 @@ def test_what_the_data_do_not_carry_is_kept_and_said(folder, tmp_path, caplog):
                   for row in unfindable]  # fmt: skip
     unknown = [{**row, "labels": [-100] * len(row["labels"])} for row in rows]
     subject.data_collator.allow_unknown = True
-    for data, reasons in (
-        (nothing, ("threshold kept at 0.4: none of the 0 entities",)),
-        (unfindable, ("threshold kept at 0.4: none of the 0 entities",)),
-        (rows[:3], ("temperature kept at 1.0: any temperature from", "F1 lies between")),
-        (unknown, ("temperature kept at 1.0: no sentence", "threshold kept at 0.4: no sentence")),
+    no_threshold = ("threshold kept at 0.4: none of the 0 entities",)
+    no_temperature = ("temperature kept at 1.0: any temperature from",)
+    neither = ("temperature kept at 1.0: no sentence", "threshold kept at 0.4: no sentence")
+    for data, temperature, threshold, reasons in (
+        (nothing, False, True, no_threshold),
+        (unfindable, False, True, no_threshold),
+        (rows[:3], True, False, no_temperature),
+        (unknown, True, True, neither),
     ):
         with caplog.at_level("WARNING", "hf_semicrf.trainer"):
-            said = " ".join(subject.calibrate(data, temperature=len(reasons) > 1))
+            said = " ".join(subject.calibrate(data, temperature, threshold))
         assert all(reason in said for reason in reasons), said
         assert (config.head_temperature, config.threshold) == (1.0, 0.4)
     subject.create_model_card()
@@ -190,7 +193,7 @@ def test_calibration_leaves_out_sentences_with_unknown_words(folder, tmp_path):
 def test_few_sentences_are_passed_over_until_there_are_enough_steps(folder, tmp_path):
     args = SemiCRFTrainingArguments(str(tmp_path), use_cpu=True)
     assert args.num_train_epochs is None
-    for rows, epochs in ((50, 200), (499, 25), (500, 8), (10**6, 8), (0, 8)):
+    for rows, epochs in ((50, 200), (499, 25), (500, 25), (1600, 8), (10**6, 8), (0, 8)):
         assert default_epochs(args, range(rows)) == epochs
     assert default_epochs(args, iter([])) == default_epochs(args, None) == 8
     args.gradient_accumulation_steps = 2

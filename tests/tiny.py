@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,6 +66,18 @@ def sentences(count: int) -> list[dict[str, list[str]]]:
         else:
             words, tags = ["saw", PLACES[index % 4], "."], ["O", "B-LOC", "O"]
         rows.append({"tokens": words, "ner_tags": tags})
+    return rows
+
+
+def spaced_texts(count: int) -> list[dict[str, Any]]:
+    """The same with their texts and the words' places; some names are tagged nowhere above."""
+    rows = sentences(count)
+    for number, row in enumerate(rows):
+        if number % 7 == 0:
+            row["tokens"] = ["Lima" if word in NAMES else word for word in row["tokens"]]
+        ends = list(accumulate(len(word) + 1 for word in row["tokens"]))
+        offsets = [[end - len(w) - 1, end - 1] for w, end in zip(row["tokens"], ends, strict=True)]
+        row |= {"text": " ".join(row["tokens"]), "offsets": offsets}
     return rows
 
 

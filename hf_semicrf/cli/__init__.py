@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": "promise that a share of the entities is found",
     "redact": "cover what may be an entity, at a promised recall",
     "suggest": "rank untagged texts by how unsure a model is, for annotation",
+    "serve": "show a page on which a text is tagged and corrected",
     "backend": "answer Label Studio's requests for predictions",
     "export": "write a model as ONNX",
     "push": "push a saved model to the Hub",

@@ -33,6 +33,7 @@ from hf_semicrf.data.readers import (
     text_of,
 )
 from hf_semicrf.data.records import ReadReport
+from hf_semicrf.data.segment_files import read_segments, write_segments
 from hf_semicrf.data.splitting import SplitterChoice, choose_splitter
 from hf_semicrf.data.writers import WRITERS, label_studio_prediction, write_rows
 
@@ -61,6 +62,7 @@ __all__ = [
     "read_corpus",
     "read_dataset",
     "read_hub",
+    "read_segments",
     "read_texts",
     "scheme_of",
     "stream_rows",
@@ -68,4 +70,5 @@ __all__ = [
     "text_of",
     "undecoded",
     "write_rows",
+    "write_segments",
 ]

@@ -77,9 +77,14 @@ class SemiCRFFrameCollator:
             [B, N].
 
         Raises:
-            ValueError: Audio is empty, not one-dimensional or of another sampling rate, or segments
-                are none.
+            ValueError: Audio is shorter than a frame, not one-dimensional or of another sampling
+                rate, or segments are wrong, or missing in some rows.
         """
+        marked = ["segments" in row for row in rows]
+        if any(marked) and not all(marked):
+            raise ValueError(
+                f"expected segments in all rows or in none, got none in row {marked.index(False)}"
+            )
         recordings = [self._samples(row["audio"]) for row in rows]
         batch = dict(
             self.feature_extractor(
@@ -90,7 +95,7 @@ class SemiCRFFrameCollator:
                 return_tensors="pt",
             )
         )
-        if "segments" in rows[0]:
+        if any(marked):
             counts = [self.config.positions(len(samples)) for samples in recordings]
             seconds, types = self.config.position_seconds, self.config.types
             labels = [

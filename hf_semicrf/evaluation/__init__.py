@@ -7,7 +7,7 @@ promised recall, scores of segments with times. Figures only; what they look lik
 
 from hf_semicrf.evaluation.breakdowns import as_tagged, breakdown, evaluate_tagger
 from hf_semicrf.evaluation.coverage import found_at
-from hf_semicrf.evaluation.frames import frame_metrics, timed_scores
+from hf_semicrf.evaluation.frames import diarization_error_rate, frame_metrics, timed_scores
 from hf_semicrf.evaluation.metrics import entity_scores, seqeval_metrics
 from hf_semicrf.evaluation.recall import calibrate_recall
 from hf_semicrf.evaluation.risk import LOWEST, Control, NotCarriedError, control_recall
@@ -20,6 +20,7 @@ __all__ = [
     "breakdown",
     "calibrate_recall",
     "control_recall",
+    "diarization_error_rate",
     "entity_scores",
     "evaluate_tagger",
     "found_at",

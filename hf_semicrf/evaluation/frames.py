@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,7 @@ def timed_scores(
         ValueError: An option is out of range, or the recordings are not as many.
     """
     check(optional=False, tolerance=tolerance, iou=iou)
-    if len(found) != len(gold):
-        raise ValueError(f"expected segments of {len(gold)} recordings, got {len(found)}")
+    _as_many(found, gold)
     near = overlapping = 0
     counts = np.zeros((2, 2), dtype=np.int64)  # of boundaries and segments, found and true
     for ours, true in zip(found, gold, strict=True):
@@ -70,6 +70,51 @@ def timed_scores(
     }
 
 
+def diarization_error_rate(
+    found: Sequence[Sequence[Mapping[str, Any]]],
+    gold: Sequence[Sequence[Mapping[str, Any]]],
+    collar: float = 0.0,
+) -> dict[str, float]:
+    """Score who speaks when, by pyannote.metrics: labels of a recording need not be the true names.
+
+    Args:
+        found: For each recording mappings with "label", "start" and "end", in seconds.
+        gold: The true ones.
+        collar: Seconds around each true boundary that do not count, half of them on either side.
+
+    Returns:
+        ``diarization_error_rate``, the sum of ``missed_detection``, ``false_alarm`` and
+        ``confusion``, each in seconds of error to a second of true segments, over all recordings.
+
+    Raises:
+        RuntimeError: pyannote.metrics is not installed.
+        ValueError: The option is out of range, the recordings are not as many, or there is no true
+            segment outside the collars.
+    """
+    check(collar=collar)
+    _as_many(found, gold)
+    try:
+        core = import_module("pyannote.core")
+        rate = import_module("pyannote.metrics.diarization").DiarizationErrorRate(collar=collar)
+    except ImportError:
+        raise RuntimeError(
+            "expected the package pyannote.metrics, not installed: pip install 'hf_semicrf[audio]'"
+        ) from None
+    for pair in zip(gold, found, strict=True):
+        notes = []
+        for segments in pair:
+            notes.append(core.Annotation())
+            for track, x in enumerate(segments):
+                notes[-1][core.Segment(x["start"], x["end"]), track] = x["label"]
+        last = max((x["end"] for segments in pair for x in segments), default=0)
+        rate(*notes, uem=core.Timeline([core.Segment(0, last)]))
+    if not rate["total"]:
+        raise ValueError("expected true segments outside the collars, got none")
+    names = ("missed detection", "false alarm", "confusion")
+    parts = {name.replace(" ", "_"): float(rate[name] / rate["total"]) for name in names}
+    return {"diarization_error_rate": sum(parts.values()), **parts}
+
+
 def frame_metrics(
     config: Any, tolerance: float = 0.02, iou: float = 0.5
 ) -> Callable[[Any], dict[str, float]]:
@@ -89,8 +134,8 @@ def frame_metrics(
 
     def compute(evaluation: Any) -> dict[str, float]:
         _, decoded, *_ = evaluation.predictions
-        labels = evaluation.label_ids
-        inside = labels != UNKNOWN_TAG
+        labels = evaluation.label_ids[:, : decoded.shape[1]]
+        inside = (labels != UNKNOWN_TAG) & (decoded != UNKNOWN_TAG)
         right = (decoded // 2 == labels // 2)[inside]
         found, gold = (
             [_segments(row[keep], types, seconds) for row, keep in zip(x, inside, strict=True)]
@@ -99,6 +144,11 @@ def frame_metrics(
         return {"accuracy": float(right.mean()), **timed_scores(found, gold, tolerance, iou)}
 
     return compute
+
+
+def _as_many(found: Sequence, gold: Sequence) -> None:
+    if len(found) != len(gold):
+        raise ValueError(f"expected segments of {len(gold)} recordings, got {len(found)}")
 
 
 def _segments(labels: np.ndarray, types: Sequence[str], seconds: float) -> list[dict[str, Any]]:

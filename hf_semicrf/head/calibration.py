@@ -159,26 +159,32 @@ def temperature_doubt(
 
 
 @torch.no_grad()
-def threshold_doubt(batches: Sequence[Scored], temperature: float = 1.0) -> str | None:
+def threshold_doubt(
+    batches: Sequence[Scored], temperature: float = 1.0, threshold: float | None = None
+) -> str | None:
     """Why held-out sentences do not carry a threshold; None where they do.
 
-    They carry it if some entity is found, and their F1 is known to 0.2: the width of its 95 %
-    interval, where F1 is a share of (found + true entities) / 2 trials.
+    They carry it if some entity is found, and their F1 is known to 0.2, or known to be another than
+    the one at which the present threshold is right. "Known" is a 95 % interval, where F1 is a share
+    of (found + true entities) / 2 trials.
 
     Args:
         batches: What the threshold was fitted on.
         temperature: The temperature of decoding.
+        threshold: The present threshold, right where F1 is twice as high; None for Viterbi, which
+            says nothing of F1.
 
     Source: Wilson (1927), "Probable Inference", for the interval.
     """
-    check(temperature=temperature)
+    check(temperature=temperature, threshold=threshold)
     counts = _total_counts(batches, temperature)
     right, found, gold = max(counts, key=lambda row: 2 * row[0] / max(row[1] + row[2], 1))
     if not right:
         return f"none of the {gold:.0f} entities of the validation data is found at any threshold"
     trials = (found + gold) / 2
     low, high = _wilson(right / trials, trials)
-    if high - low > WIDEST:
+    refuted = threshold is not None and not low <= 2 * threshold <= high
+    if high - low > WIDEST and not refuted:
         return (
             f"the validation data has {gold:.0f} entities, by which F1 lies between {low:.2f} and "
             f"{high:.2f} (95 %): expected a range of at most {WIDEST}"

@@ -4,6 +4,7 @@ One file a library, imported by its users alone: each needs its library, an extr
 Label Studio's needs none.
 """
 
+from hf_semicrf.integrations.annotation import Annotator, corrected
 from hf_semicrf.integrations.label_studio import HOST, Backend, server
 
-__all__ = ["HOST", "Backend", "server"]
+__all__ = ["HOST", "Annotator", "Backend", "corrected", "server"]

@@ -20,6 +20,11 @@ FRAME_DEFAULTS: dict[str, Any] = {
     "threshold": None,
     "length_prior": "geometric",
 }
+# of a configuration of the model, by which a new head is made
+SETTINGS = (
+    *DEFAULTS,
+    *("frame_seconds", "sampling_rate", "downsample", "unknown", "constraints", "return_dict"),
+)
 
 
 class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
@@ -62,6 +67,8 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
     ):
         given = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
         head = HeadSettings(**{**FRAME_DEFAULTS, **given})
+        if head.mix_layers:
+            raise ValueError(f"expected mix_layers=0 over frames, got {head.mix_layers}")
         own = check(
             frame_seconds=frame_seconds,
             sampling_rate=sampling_rate,
@@ -74,7 +81,12 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
         if encoder_config is not None:
             encoder_config._name_or_path = ""  # a local path would end up in config.json
             kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
-            hidden_size = encoder_config.hidden_size
+            hidden_size = getattr(encoder_config, "hidden_size", None)
+            if hidden_size is None or encoder_config.is_encoder_decoder:
+                raise ValueError(
+                    "expected the configuration of an encoder with a hidden_size, got "
+                    f"{type(encoder_config).__name__}: give the encoder alone, as a module"
+                )
         if types is not None:
             names = list(types)
             if OUTSIDE in names or len(set(names)) < len(names) or not names:
@@ -120,6 +132,10 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
 
         Args:
             samples: Its length.
+
+        Raises:
+            ValueError: They are too few for the encoder's first frame, or it does not say how long
+                frames are and ``frame_seconds`` is not set.
         """
         encoder: Any = self.encoder_config
         kernels, strides = (getattr(encoder, f"conv_{x}", None) for x in ("kernel", "stride"))
@@ -129,6 +145,10 @@ class SemiCRFFrameConfig(ListedUploads, PretrainedConfig):
             frames = samples
             for kernel, stride in zip(kernels, strides, strict=True):
                 frames = (frames - kernel) // stride + 1
+                if frames < 1:
+                    raise ValueError(
+                        f"expected a recording of at least a frame, got {samples} samples"
+                    )
         return -(-max(1, frames) // self.downsample)
 
     @property

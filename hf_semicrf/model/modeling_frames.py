@@ -16,11 +16,11 @@ from transformers.utils import ModelOutput, logging
 
 from hf_semicrf.head import Scores, SemiCRF, SemiCRFOutput, evaluating
 from hf_semicrf.hub import ListedUploads
-from hf_semicrf.labels import UNKNOWN_TAG, Known
-from hf_semicrf.model.configuration_frames import SemiCRFFrameConfig
-from hf_semicrf.model.loading import encoder_class, hub_arguments
+from hf_semicrf.labels import OUTSIDE, UNKNOWN_TAG, Known
+from hf_semicrf.model.configuration_frames import SETTINGS, SemiCRFFrameConfig
+from hf_semicrf.model.loading import LOADER_ARGUMENTS, encoder_class, hub_arguments
 from hf_semicrf.ops import mean_loss
-from hf_semicrf.options import check
+from hf_semicrf.options import OPTIONS, check
 from hf_semicrf.results import TimedSegment
 
 logger = logging.get_logger(__name__)
@@ -97,28 +97,40 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
             name: Hub name or folder of either.
             *args: What every model takes.
             types: Names of the segment types, for a new head.
-            **kwargs: Settings of `SemiCRFFrameConfig`, for a new head; for a saved model what
-                ``from_pretrained`` takes anywhere.
+            **kwargs: Settings of `SemiCRFFrameConfig`, and what ``from_pretrained`` takes anywhere.
 
         Raises:
-            ValueError: A new head was given no types, or a setting is out of range.
+            ValueError: A new head was given no types, a saved one other types, or a setting is out
+                of range.
+            TypeError: An argument is unknown.
         """
+        kwargs = {"use_safetensors": True} | kwargs  # no pickles
+        check(**{key: value for key, value in kwargs.items() if key in OPTIONS})
         hub: dict[str, Any] = hub_arguments(kwargs)
         stored: Any = AutoConfig.from_pretrained(name, **hub)
         extractor = _feature_extractor(name, hub)
         if isinstance(stored, SemiCRFFrameConfig):
+            if types is not None and [OUTSIDE, *types] != stored.types:
+                raise ValueError(f"expected the types {stored.types[1:]} of {name!r}, got {types}")
             model: Any = super().from_pretrained(name, *args, **kwargs)
         else:
             if types is None:
                 raise ValueError(
                     f"{name!r} is an encoder: expected types=[...] for a head, got None"
                 )
+            settings = {key: kwargs.pop(key) for key in SETTINGS if key in kwargs}
+            unknown = [*args, *(key for key in kwargs if key not in LOADER_ARGUMENTS)]
+            if unknown:
+                raise TypeError(
+                    f"from_pretrained got unknown arguments {unknown}: no settings "
+                    f"({', '.join(SETTINGS)}) and not of loading"
+                )
             if extractor is not None:
-                kwargs.setdefault("sampling_rate", extractor.sampling_rate)
-            for key in hub:
-                del kwargs[key]
-            encoder = AutoModel.from_pretrained(name, **hub)
-            model = cls(SemiCRFFrameConfig(encoder.config, types, **kwargs), encoder).eval()
+                settings.setdefault("sampling_rate", extractor.sampling_rate)
+            SemiCRFFrameConfig(stored, types, **settings)  # refuse before weights are read
+            encoder = AutoModel.from_pretrained(name, **kwargs)
+            config = SemiCRFFrameConfig(encoder.config, types, **settings)
+            model = cls(config, encoder).to(encoder.device, encoder.dtype).eval()
         model.feature_extractor = extractor
         return model
 
@@ -210,6 +222,8 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
                 f"expected one of {', '.join(inputs)}, got {', '.join(given) or 'none'}"
             )
         encoder, (name,) = self.frame_encoder, given
+        if given[name].is_floating_point():
+            given[name] = given[name].to(self.dtype)
         if encoder is None:
             if name != "inputs_embeds":
                 raise ValueError(f"expected inputs_embeds of a model without encoder, got {name}")
@@ -228,7 +242,7 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
                     given["attention_mask"] = attention_mask
                 encoded = encoder(**given)
                 states = getattr(encoded, "last_hidden_state", encoded)
-        lengths = self._lengths(states, attention_mask)
+        lengths = self._lengths(states, attention_mask, given[name].shape[1])
         step = self.config.downsample
         if step > 1:
             n = torch.arange(states.shape[1], device=states.device)
@@ -245,20 +259,25 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
         norm = getattr(self.config.encoder_config, "feat_extract_norm", None)
         return "attention_mask" in parameters and norm != "group"
 
-    def _lengths(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Frames of each sequence [B], at least one."""
+    def _lengths(self, states: Tensor, attention_mask: Tensor | None, width: int) -> Tensor:
+        """Frames of each sequence [B], at least one, of inputs of a width."""
         batch, frames = states.shape[:2]
         if attention_mask is None:
             return torch.full((batch,), frames, device=states.device)
-        lengths = attention_mask.long().sum(1)
-        if attention_mask.shape[1] != frames:
+        mask = attention_mask.long()
+        lengths = mask.sum(1)
+        if mask.shape[1] != frames:
             count = getattr(self.frame_encoder, "_get_feat_extract_output_lengths", None)
-            if count is None:
+            if count is None or mask.shape[1] != width:
                 raise ValueError(
-                    f"expected an attention_mask of the {frames} frames, or an encoder that tells "
-                    f"frames from samples, got one of {attention_mask.shape[1]}"
+                    f"expected an attention_mask of the {frames} frames, or of the {width} inputs "
+                    f"of an encoder that tells frames from them, got one of {mask.shape[1]}"
                 )
             lengths = count(lengths)
+        if mask.device.type == "cpu" and (
+            bool((lengths < 1).any()) or bool((mask[:, 1:] > mask[:, :-1]).any())
+        ):
+            raise ValueError("expected an attention_mask of ones for a frame or more, then zeros")
         return lengths.to(states.device).clamp(1, frames)
 
     def _targets(self, labels: Tensor | None, states: Tensor, lengths: Tensor) -> dict[str, Any]:
@@ -318,8 +337,9 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
             probability of exactly this segment), ``start`` and ``end`` in seconds.
 
         Raises:
-            ValueError: An option is out of range, a recording is empty or not one-dimensional, the
-                sampling rate is not the feature extractor's, or the model has none.
+            ValueError: An option is out of range, a recording is shorter than a frame, not finite
+                or not one-dimensional, the sampling rate is not the feature extractor's, or the
+                model has none.
         """
         check(batch_size=batch_size, sampling_rate=sampling_rate, window_seconds=window_seconds)
         check(overlap_seconds=overlap_seconds)
@@ -340,6 +360,9 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
                     f"expected one-dimensional audio, got shape {list(samples.shape)} in "
                     f"recording {n}"
                 )
+            if not np.isfinite(samples).all():
+                raise ValueError(f"expected finite audio, got NaN or infinity in recording {n}")
+            self.config.positions(len(samples))  # refuses what is too short
         seconds = self.config.position_seconds
         found = []
         with evaluating(self):
@@ -390,9 +413,14 @@ class SemiCRFForFrameClassification(ListedUploads, PreTrainedModel):
                 last = begin == begins[-1]
                 low = 0 if begin == 0 else half
                 high = int(lengths[row]) if last else (size - shared) // step + half
+                if high > int(lengths[row]):
+                    raise ValueError(
+                        f"expected overlap_seconds above {overlap}: the frames of a window end "
+                        "before those of the next one begin"
+                    )
                 for part, x in zip(parts, (scores.emission, scores.start, scores.end), strict=True):
                     if x is not None:
-                        part.append(x[row, low : min(high, int(lengths[row]))])
+                        part.append(x[row, low:high])
         joined = [torch.cat(part)[None] if part else None for part in parts]
         emission, start, end = joined
         count = next(x.shape[1] for x in joined if x is not None)

@@ -122,7 +122,8 @@ def semi_crf_triton_forward(
 
     Returns:
         Score [B] in nats, of edge's dtype. A sequence whose length lies on the GPU and is
-        impossible scores NaN, and so does one with NaN or ``+inf`` on the GPU or in compiled code.
+        impossible scores NaN. On the GPU and in compiled code so does one with NaN, ``+inf`` or
+        scores too large for float64 to tell tilings apart; its whole gradient is NaN too.
 
     Raises:
         ValueError: If shapes, dtypes, the semiring or lengths on the CPU are not as stated, or
@@ -200,8 +201,8 @@ def edge_marginals(edge: Tensor, lengths: Tensor, use_triton: bool = True) -> Te
     route = dense_route(edge.device.type, False, use_triton=use_triton)
     ones = edge.new_ones((edge.shape[0],))
     if route == "kernel":
-        _, *states = dense_kernel(edge, lengths, "log")
-        return dense_kernel_gradient(edge, lengths, *states, ones, "log")
+        found = dense_kernel(edge, lengths, "log")
+        return dense_kernel_gradient(edge, lengths, *found, ones, "log")
     score, beta = dense_scan(edge, lengths, "log", False, True)
     _told(edge, lengths, score)
     return dense_scan_gradient(edge, lengths, beta, ones, "log", False)

@@ -6,6 +6,7 @@ outline on a page, an ink or a line in a terminal, a hatching in a picture.
 
 from __future__ import annotations
 
+import colorsys
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -49,6 +50,11 @@ class Colour:
         ink, lines = divmod(self.rank, 2 ** len(_LINES))
         signs = "".join(f"{code};" for bit, code in enumerate(_LINES) if lines >> bit & 1)
         return f"{signs}38;5;{_INKS[ink % len(_INKS)]};48;5;{_BACKGROUNDS[self._index]}"
+
+    @property
+    def rgb(self) -> tuple[float, float, float]:
+        """Its red, green and blue in a picture, in 0..1."""
+        return colorsys.hsv_to_rgb(self.hue / 360, 0.75, 0.75)
 
     @property
     def hatch(self) -> str | None:

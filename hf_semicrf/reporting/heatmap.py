@@ -218,9 +218,7 @@ def _draw(
     axes: Axes, prediction: Prediction, first: int, end: int, styles: Mapping[str, Colour]
 ) -> None:
     """One line of a text: its words on top, a row of cells a type, and the boundaries."""
-    from matplotlib.colors import hsv_to_rgb
-
-    shades = {label: hsv_to_rgb((style.hue / 360, 0.75, 0.75)) for label, style in styles.items()}
+    shades = {label: style.rgb for label, style in styles.items()}
     words = _words(prediction)[first:end]
     edges = _edges(prediction, first, end)
     starts, ends = _boundaries(prediction)

@@ -20,7 +20,23 @@ from hf_semicrf.text import one_line, visible
 Text = str | Sequence[str]
 Entity = Mapping[str, Any]
 
+# The colours of a page by day and by night.
+LIGHT = """--page: #fdfdfc; --ink: #1d1d1f; --faint: #5c5c60;
+  --line: #d8d8d4; --fill: 75% 85%; --edge: 75% 32%;"""
+DARK = """--page: #17181a; --ink: #ececea; --faint: #a9a9ad; --line: #3a3b3e;
+    --fill: 45% 27%; --edge: 75% 70%;"""
+
 # Labels stand in the style sheet's content, not in the text: so copies are of the text alone.
+MARKS = """
+article { border-top: 1px solid var(--line); padding: .8rem 0; white-space: pre-wrap;
+  unicode-bidi: plaintext; }
+mark { background: hsl(var(--hue) var(--fill)); color: var(--ink); border-radius: .3em;
+  border: 0 solid hsl(var(--hue) var(--edge)); padding: .15em .3em;
+  -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+mark[data-label]::after { content: attr(data-label); margin: 0 .5em; font-size: .62em;
+  font-weight: 700; line-height: 1.2; letter-spacing: .03em; unicode-bidi: plaintext; }
+"""
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -28,22 +44,14 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --page: #fdfdfc; --ink: #1d1d1f; --faint: #5c5c60;
-  --line: #d8d8d4; --fill: 75% 85%; --edge: 75% 32%; }}
+:root {{ color-scheme: light dark; {light} }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --page: #17181a; --ink: #ececea; --faint: #a9a9ad; --line: #3a3b3e;
-    --fill: 45% 27%; --edge: 75% 70%; }}
+  :root {{ {dark} }}
 }}
 body {{ background: var(--page); color: var(--ink); max-width: 46rem; margin: 2rem auto;
   padding: 0 1rem; overflow-wrap: anywhere; font: 17px/1.9 system-ui, sans-serif, {fonts}; }}
 h1 {{ font-size: 1.3rem; }}
-article {{ border-top: 1px solid var(--line); padding: .8rem 0; white-space: pre-wrap;
-  unicode-bidi: plaintext; }}
-mark {{ background: hsl(var(--hue) var(--fill)); color: var(--ink); border-radius: .3em;
-  border: 0 solid hsl(var(--hue) var(--edge)); padding: .15em .3em;
-  -webkit-box-decoration-break: clone; box-decoration-break: clone; }}
-mark[data-label]::after {{ content: attr(data-label); margin: 0 .5em; font-size: .62em;
-  font-weight: 700; line-height: 1.2; letter-spacing: .03em; unicode-bidi: plaintext; }}
+{marks}
 ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem .8rem; padding: 0; }}
 ul, summary, section p, section i {{ -webkit-user-select: none; user-select: none; }}
 details {{ border-top: 1px solid var(--line); padding: .8rem 0; overflow-x: auto; }}
@@ -86,7 +94,7 @@ def to_html(
         ValueError: The numbers of texts and entity lists differ, or entities overlap or leave
             their text.
     """
-    documents = [_pieces(text, found) for text, found in _pairs(texts, entities)]
+    documents = [cut(text, found) for text, found in _pairs(texts, entities)]
     counts = Counter(str(entity["label"]) for found in entities for entity in found)
     styles = colours([*counts, *types])
     articles = "\n".join(
@@ -117,6 +125,7 @@ def page(title: str, legend: str, articles: str, table: str, style: str = "") ->
     """
     fonts = ", ".join(f'"{font}"' for font in FONTS)
     parts = {"legend": legend, "articles": articles, "table": table, "style": style}
+    parts |= {"light": LIGHT, "dark": DARK, "marks": MARKS.strip()}
     return _PAGE.format(title=escape_line(title), fonts=fonts, **parts)
 
 
@@ -189,7 +198,7 @@ def to_ansi(
         shown = f"\x1b[{styles[str(entity['label'])].ansi}m"
         return f"{shown}{text} \x1b[1m{one_line(str(entity['label']))}\x1b[0m"
 
-    documents = [_pieces(text, found) for text, found in _pairs(texts, entities)]
+    documents = [cut(text, found) for text, found in _pairs(texts, entities)]
     return "\n".join("".join(coloured(*piece) for piece in pieces) for pieces in documents)
 
 
@@ -230,8 +239,16 @@ def characters(text: Text, spans: Iterable[tuple[int, int]]) -> tuple[str, list[
     return glue.join(units), places
 
 
-def _pieces(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | None]]:
-    """The text cut into (characters, their entity or None), in order and complete."""
+def cut(text: Text, entities: Sequence[Entity]) -> list[tuple[str, Entity | None]]:
+    """The text cut into (characters, their entity or None), in order and complete.
+
+    Args:
+        text: A string or words.
+        entities: Its entities.
+
+    Raises:
+        ValueError: As in `to_html`.
+    """
     joined, places = characters(text, ((entity["start"], entity["end"]) for entity in entities))
     pieces: list[tuple[str, Entity | None]] = []
     done = 0

@@ -34,15 +34,15 @@ def _lengths_on_device(
     return clamped.to(edge.device), legal.to(edge.device)
 
 
-def _counted(grad_score: Tensor, score: Tensor) -> Tensor:
-    """The gradients that count [B]: 0 where no tiling is legal, NaN where the score is."""
-    return torch.where(score.isfinite(), grad_score, torch.where(score.isnan(), torch.nan, 0))
+def _gradient_on_path(edge: Tensor, path: Tensor, score: Tensor, grad_score: Tensor) -> Tensor:
+    """Spread grad_score [B] over the edges of path [B, T-1]: a tensor like edge, zero elsewhere.
 
-
-def _gradient_on_path(edge: Tensor, path: Tensor, grad_score: Tensor) -> Tensor:
-    """Spread grad_score [B] over the edges of path [B, T-1]: a tensor like edge, zero elsewhere."""
-    gradient = torch.zeros(edge.shape, dtype=edge.dtype, device=edge.device)
-    value = (grad_score[:, None] * (path >= 0)).to(edge.dtype)
+    NaN where the score is, 0 throughout where no tiling is legal.
+    """
+    elsewhere = torch.where(score.isnan(), torch.nan, 0.0).to(edge.dtype)
+    gradient = elsewhere[:, None, None, None, None].expand(edge.shape).contiguous()
+    counted = (path >= 0) & score.isfinite()[:, None]
+    value = torch.where(counted, grad_score.to(edge.dtype)[:, None], elsewhere[:, None])
     gradient.flatten(2).scatter_(2, path.clamp(min=0)[..., None], value[..., None])
     return gradient
 
@@ -76,7 +76,7 @@ def dense_scan_gradient(
         return scan.scan_gradient(edge, lengths, beta, grad_score)
     score = beta[torch.arange(len(beta), device=edge.device), lengths - 1].amax(-1)
     path = scan.trace(edge, lengths, beta)
-    return _gradient_on_path(edge, path, _counted(grad_score, score))
+    return _gradient_on_path(edge, path, score, grad_score)
 
 
 @dense_scan_gradient.register_fake
@@ -104,8 +104,8 @@ dense_scan.register_autograd(_backward_scan, setup_context=_save_scan)
 @torch.library.custom_op("hf_semicrf::dense_kernel", mutates_args=())
 def dense_kernel(
     edge: Tensor, lengths: Tensor, semiring: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score [B] in edge's dtype, and the states from both ends to the middle."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Score [B] in edge's dtype, and `launches.States`."""
     from hf_semicrf.ops.dense import launches
 
     edge = edge.contiguous()
@@ -116,42 +116,45 @@ def dense_kernel(
 
 @dense_kernel.register_fake
 def _(edge, lengths, semiring):
-    batch, rows, _, types, _ = edge.shape
-    beta = edge.new_empty((batch, rows + 1, types), dtype=torch.float64)
-    return edge.new_empty((batch,)), beta, torch.empty_like(beta), beta.new_empty((batch, 2))
+    from hf_semicrf.ops.dense import launches
+
+    return edge.new_empty((edge.shape[0],)), *launches.States.empty(edge, semiring)
 
 
 @torch.library.custom_op("hf_semicrf::dense_kernel_gradient", mutates_args=())
 def dense_kernel_gradient(
     edge: Tensor,
     lengths: Tensor,
+    score: Tensor,
     beta: Tensor,
     gamma: Tensor,
     anchors: Tensor,
+    precise: Tensor,
+    nearest: Tensor,
     grad_score: Tensor,
     semiring: str,
 ) -> Tensor:
-    """Gradient of edge, from the states of the forward pass."""
+    """Gradient of edge, from what the forward pass returned."""
     from hf_semicrf.ops.dense import launches
 
     edge = edge.contiguous()
     lengths, _ = _lengths_on_device(edge, lengths)
-    states = launches.States(beta, gamma, anchors)
-    plan = launches.plan(edge)
+    states = launches.States(beta, gamma, anchors, precise, nearest)
     if semiring == "log":
-        return launches.gradient(edge, lengths, states, grad_score.contiguous(), plan)
-    score, path = launches.path(edge, lengths, states, plan)
-    return _gradient_on_path(edge, path, _counted(grad_score, score))
+        layout = launches.plan(edge)
+        return launches.gradient(edge, lengths, score, states, grad_score.contiguous(), layout)
+    path = launches.path(edge, lengths, score, states)
+    return _gradient_on_path(edge, path, score, grad_score)
 
 
 @dense_kernel_gradient.register_fake
-def _(edge, lengths, beta, gamma, anchors, grad_score, semiring):
+def _(edge, lengths, score, beta, gamma, anchors, precise, nearest, grad_score, semiring):
     return torch.empty_like(edge, memory_format=torch.contiguous_format)
 
 
 def _save_kernel(ctx, inputs, output):
     edge, lengths, ctx.semiring = inputs
-    ctx.save_for_backward(edge, lengths, *output[1:])
+    ctx.save_for_backward(edge, lengths, *output)
     ctx.set_materialize_grads(False)
 
 
@@ -173,14 +176,13 @@ def dense_path(edge: Tensor, lengths: Tensor, use_triton: bool) -> tuple[Tensor,
         from hf_semicrf.ops.dense import launches
 
         edge = edge.contiguous()
-        plan = launches.plan(edge)
-        _, states = launches.forward(edge, lengths, "max", plan)
-        score, path = launches.path(edge, lengths, states, plan)
+        score, states = launches.forward(edge, lengths, "max", launches.plan(edge))
+        path = launches.path(edge, lengths, score, states)
     else:
         score, beta = scan.scan(edge, lengths, "max", keep_states=True)
         path = scan.trace(edge, lengths, beta)
-    path = torch.where(score.isnan()[:, None], -1, path)
-    return narrowed(torch.where(legal, score, torch.nan), edge.dtype), path
+    score = narrowed(torch.where(legal, score, torch.nan), edge.dtype)
+    return score, torch.where(score.isnan()[:, None], -1, path)
 
 
 @dense_path.register_fake

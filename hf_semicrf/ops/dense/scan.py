@@ -143,7 +143,9 @@ def scan_gradient(edge: Tensor, lengths: Tensor, beta: Tensor, grad_score: Tenso
     counted = (total != -torch.inf) & (grad_score != 0)
     total = torch.where(total == -torch.inf, 0, total)
     ahead = gamma[:, 1:].unfold(1, count, 1).transpose(2, 3)  # [B, T, D, C]: gamma[s+d]
-    gradient = torch.zeros(edge.shape, dtype=edge.dtype, device=edge.device)
+    # [B, 1, 1, 1, 1]
+    elsewhere = torch.where(beta[:, :1, :1].isnan(), torch.nan, 0.0)[..., None, None]
+    gradient = elsewhere.to(edge.dtype).expand(edge.shape).contiguous()
     duration = torch.arange(1, count + 1, device=edge.device)
     chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * size * types * types))
     for begin in range(0, rows, chunk):
@@ -156,8 +158,7 @@ def scan_gradient(edge: Tensor, lengths: Tensor, beta: Tensor, grad_score: Tenso
         marginal = (
             exponent.clamp_(max=0).exp_().mul_(grad_score.double()[:, None, None, None, None])
         )
-        marginal.masked_fill_(~used[..., None, None], 0.0)
-        gradient[:, begin:end, first:] = marginal
+        gradient[:, begin:end, first:] = torch.where(used[..., None, None], marginal, elsewhere)
     return gradient
 
 

@@ -63,7 +63,7 @@ def _best(
 @triton.jit(do_not_specialize=["rows", "size", "count"])
 def _trace(
     # potentials and states
-    edge, lengths, beta, gamma, nearest,
+    edge, lengths, score, beta, gamma, nearest,
     # results
     path,
     # sizes
@@ -72,7 +72,8 @@ def _trace(
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64) // 2
     steps = tl.load(lengths + b).to(tl.int32) - 1
-    if steps > 0:
+    total = tl.load(score + b).to(tl.float64)
+    if (steps > 0) & (total == total):
         k = tl.load(nearest + b).to(tl.int32)
         s = (steps + 1) // 2 - 1 - k
         pitch = size.to(tl.int64) * (C * C)
@@ -112,15 +113,18 @@ def _trace(
                 kind = choice % C
 
 
-def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tensor) -> Tensor:
-    """One best path.
+def trace(
+    edge: Tensor, lengths: Tensor, score: Tensor, beta: Tensor, gamma: Tensor, nearest: Tensor
+) -> Tensor:
+    """One best path; none where the score is NaN.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], contiguous, nats.
         lengths: Boundaries of each sequence [B], in 1..T.
+        score: Of each sequence [B].
         beta: States of phase 0 in the max semiring [B, T, C].
         gamma: States of phase 0 in the max semiring [B, T, C].
-        cuts: From `cut` [B, D, tiles].
+        nearest: Where the path crosses the middle [B]: the start M-1-nearest.
 
     Returns:
         Path [B, T-1], int64: where a segment starts its place in `edge[b, s].flatten()`, else -1.
@@ -128,10 +132,9 @@ def trace(edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, cuts: Tens
     batch, rows, size, types, _ = edge.shape
     count, first = durations(size)
     path = torch.full((batch, rows), -1, dtype=torch.int64, device=edge.device)
-    nearest = cuts.amax(2).argmax(1)
     _trace[(2 * batch,)](
         # potentials and states
-        edge, lengths, beta, gamma, nearest,
+        edge, lengths, score, beta, gamma, nearest,
         # results
         path,
         # sizes

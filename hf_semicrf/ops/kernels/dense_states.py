@@ -12,7 +12,11 @@ the tensor; `_near` then takes the steps one by one and adds what starts within 
 step is small, `_near` alone takes all of it. States are float64; a tile is summed in ACC relative
 to an anchor, the last finite maximum.
 
-Memory traffic: each edge is read once, K·C²·(T-1)·B elements.
+What ACC does not tell apart becomes NaN as it is read (`usable`), and with it all that follows. The
+sequences whose score float32 leaves in doubt (dense_cut) are `precise`: they are taken again in
+float64, by `_near` alone, with launches from which the programs of all others return at once.
+
+Memory traffic: each edge is read once, K·C²·(T-1)·B elements; of a precise sequence three times.
 Source: Sarawagi and Cohen (2004), section 3, from both ends.
 """
 
@@ -20,10 +24,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from hf_semicrf.ops.kernels.common import SMALL
+
+LARGEST = tl.constexpr(2e10)  # of a score that float64 tells apart, in nats: ops/dense/scan.py
+FORBIDDEN = tl.constexpr(1e8)  # float32 takes scores below -FORBIDDEN for -inf
 
 # Elements that one program holds at a time, and its warps.
 _NEAR_TILE, _NEAR_WARPS = 8192, 8
@@ -57,6 +65,27 @@ def plan(batch: int, rows: int, size: int, types: int, processors: int) -> Plan:
     enough = _PROGRAMS_PER_SM * processors // programs + 1
     split = min(enough, size * tile // _FAR_TILE, _MOST_PIECES)
     return Plan(steps, True, split, outs, wide)
+
+
+@triton.jit
+def is_here(precise, b, ACC: tl.constexpr):
+    """Whether a sequence is taken in ACC."""
+    return (tl.load(precise + b) != 0) == (ACC == tl.float64)
+
+
+@triton.jit
+def usable(x):
+    """Scores as their dtype can add them up.
+
+    Those far below are forbidden; NaN stands for what is not told apart. Whether a result may
+    depend on what was forbidden is dense_cut's to say.
+    """
+    if x.dtype == tl.float64:
+        x = tl.where(x <= LARGEST, x, float("nan"))
+        return tl.where(x < -LARGEST, float("-inf"), x)
+    else:
+        small = tl.where(tl.abs(x) <= SMALL, x, float("nan"))
+        return tl.where(x < -FORBIDDEN, float("-inf"), small)
 
 
 @triton.jit
@@ -140,9 +169,9 @@ def pull(
     top = tl.full((OUT,), float("-inf"), ACC)
     mass = tl.zeros((OUT,), ACC)
     for base in range(0, count, Q):
-        weight = weights(edge, base + lane, count, low, out, size, C, FIRST, RIGHT).to(ACC)
+        weight = weights(edge, base + lane, count, low, out, size, C, FIRST, RIGHT)
         state_q = states(state, base + lane, count, low, anchor, C, RIGHT, ACC)
-        top, mass = add(top, mass, weight, state_q, MAX)
+        top, mass = add(top, mass, usable(weight.to(ACC)), state_q, MAX)
     return close(top, mass, MAX)
 
 
@@ -189,7 +218,7 @@ def _far_side(
 @triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _far(
     # potentials, states and scratch
-    edge, lengths, beta, gamma, anchors, partial,
+    edge, lengths, beta, gamma, anchors, precise, partial,
     # where
     rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr,
@@ -197,6 +226,8 @@ def _far(
 ):  # fmt: skip
     """What reaches each step of a block from before the block."""
     b = tl.program_id(0) // 2
+    if not is_here(precise, b, ACC):
+        return
     if tl.program_id(0) % 2 == 0:
         _far_side(
             # potentials, states and scratch
@@ -234,7 +265,7 @@ def _near_side(
     end = tl.minimum(begin + steps - 1, last)
     sequence = b.to(tl.int64)
     side = 2 * sequence + RIGHT
-    anchor = tl.load(anchors + side)
+    anchor = tl.where(begin > 0, tl.load(anchors + side), 0.0)
     # One boundary on is +1 for the left side and -1 for the right one.
     if RIGHT:
         turn = -1
@@ -273,7 +304,7 @@ def _near_side(
                 size, C, FIRST, RIGHT,
             )  # fmt: skip
             state_q = states(state, base + lane, inputs, 1, anchor, C, RIGHT, ACC)
-            top, mass = add(top, mass, weight.to(ACC), state_q, MAX)
+            top, mass = add(top, mass, usable(weight.to(ACC)), state_q, MAX)
             weight = later
         if FAR:
             place = ((side * steps + r - begin) * split + piece)[:, None] * C + out[None, :]
@@ -288,6 +319,11 @@ def _near_side(
                 mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(before - safe[None, :]), 0)
             top = peak
         total = close(top, mass, MAX)
+        if (
+            ACC != tl.float64
+        ):  # states that lie so far apart lose digits which a later score may need
+            within = (tl.abs(total) <= 2 * SMALL) | (total == float("-inf"))
+            total = tl.where(within, total, float("nan"))
         value = tl.where(r == 0, 0.0, anchor + total.to(tl.float64))
         tl.store(state + out, value, mask=out < C)
         highest = tl.max(tl.where(out < C, value, float("-inf")), 0)
@@ -300,7 +336,7 @@ def _near_side(
 @triton.jit(do_not_specialize=["rows", "size", "count", "phase", "block", "steps", "split"])
 def _near(
     # potentials, states and scratch
-    edge, lengths, beta, gamma, anchors, partial,
+    edge, lengths, beta, gamma, anchors, precise, partial,
     # where
     rows, size, count, phase, block, steps, split,
     C: tl.constexpr, FIRST: tl.constexpr, MAX: tl.constexpr, ACC: tl.constexpr, FAR: tl.constexpr,
@@ -308,6 +344,8 @@ def _near(
 ):  # fmt: skip
     """The steps of a block, one after the other."""
     b = tl.program_id(0) // 2
+    if not is_here(precise, b, ACC):
+        return
     if tl.program_id(0) % 2 == 0:
         _near_side(
             # potentials, states and scratch
@@ -331,64 +369,61 @@ def durations(size: int) -> tuple[int, int]:
     return (1, 0) if size == 1 else (size - 1, 1)
 
 
-def accumulator(dtype: torch.dtype) -> tl.dtype:
-    """The dtype of a tile's sums."""
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-def _tile(elements: int, warps: int, outs: int, inputs: int) -> dict[str, int]:
+def _tile(elements: int, warps: int, outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """OUT and Q of a tile of at most `elements`, no wider than the inputs there are."""
+    if acc == tl.float64:  # which takes twice the registers, and a long time to compile
+        elements //= 8
     width = min(triton.next_power_of_2(inputs), max(4, elements // outs))
     return {"OUT": outs, "Q": width, "num_warps": warps}
 
 
-def far_tile(outs: int, inputs: int) -> dict[str, int]:
+def far_tile(outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """The tile of `pull` for `inputs` pairs of a duration and a type."""
-    return _tile(_FAR_TILE, _FAR_WARPS, outs, inputs)
+    return _tile(_FAR_TILE, _FAR_WARPS, outs, inputs, acc)
 
 
-def near_tile(outs: int, inputs: int) -> dict[str, int]:
+def near_tile(outs: int, inputs: int, acc: tl.dtype) -> dict[str, int]:
     """The tile of a step of `_near` for `inputs` pairs of a duration and a type."""
-    return _tile(_NEAR_TILE, _NEAR_WARPS, outs, inputs)
+    return _tile(_NEAR_TILE, _NEAR_WARPS, outs, inputs, acc)
 
 
 def advance(
-    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor,
-    semiring: str, phase: int, layout: Plan,
+    edge: Tensor, lengths: Tensor, beta: Tensor, gamma: Tensor, anchors: Tensor, precise: Tensor,
+    semiring: str, phase: int, layout: Plan, acc: tl.dtype,
 ) -> None:  # fmt: skip
-    """Fill one phase's half of beta and gamma, in place.
+    """Fill one phase's half of beta and gamma, in place, of the sequences that are taken in acc.
 
     Args:
         edge: Potentials [B, T-1, K, C, C], contiguous, nats.
         lengths: Boundaries of each sequence [B], in 1..T.
         beta: States of the left side [B, T, C], float64.
         gamma: States of the right side [B, T, C], float64.
-        anchors: Last finite maximum of each side [B, 2], float64; zeros before phase 0.
+        anchors: Last finite maximum of each side [B, 2], float64; phase 0 writes it.
+        precise: Whether a sequence is taken in float64 [B] bool.
         semiring: `"log"` or `"max"`.
         phase: 0 to the middle, 1 from there on.
         layout: From `plan`.
+        acc: The dtype of a tile's sums.
     """
     batch, rows, size, types, _ = edge.shape
     count, first = durations(size)
     partial = beta.new_empty((batch, 2, layout.steps if layout.far else 0, layout.split, types))
-    constants = {
-        "C": types,
-        "FIRST": first,
-        "MAX": semiring == "max",
-        "ACC": accumulator(edge.dtype),
-    }
+    constants = {"C": types, "FIRST": first, "MAX": semiring == "max", "ACC": acc}
     tiles = triton.cdiv(types, layout.outs)
     inputs = types * (min(count, layout.steps) if layout.far else count)
     for block in range(triton.cdiv(rows // 2 + 1, layout.steps)):
         run_far = layout.far and (phase > 0 or block > 0)
         split = layout.split if run_far else 0
-        shared = (edge, lengths, beta, gamma, anchors, partial, rows, size, count, phase, block)
+        shared = (
+            *(edge, lengths, beta, gamma, anchors, precise, partial),
+            *(rows, size, count, phase, block),
+        )
         if run_far:
             _far[(2 * batch, layout.steps * split * tiles)](
                 *shared, layout.steps, split,
-                TILES=tiles, **constants, **far_tile(layout.outs, types * count),
+                TILES=tiles, **constants, **far_tile(layout.outs, types * count, acc),
             )  # fmt: skip
         _near[(2 * batch,)](
             *shared, layout.steps, split, FAR=layout.far, PIECES=_MOST_PIECES,
-            **constants, **near_tile(layout.wide, inputs),
+            **constants, **near_tile(layout.wide, inputs, acc),
         )  # fmt: skip
