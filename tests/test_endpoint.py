@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_hub import hub, push_error, pushed  # noqa: F401
+from test_hub import push_error, pushed
 from tiny import ROOT, error_of
 
 from hf_semicrf.cli import push

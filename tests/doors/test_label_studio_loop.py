@@ -160,5 +160,6 @@ def test_label_studio_asks_the_backend(studio, tiny_tagger):
 
 
 def test_the_commands_of_the_page_are_those_of_the_library():
-    [block] = [b for b in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S) if "export.json" in b]
+    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)
+    [block] = [block for block in blocks if "export.json" in block]
     assert "hf-semicrf suggest" in block and "hf-semicrf train" in block
