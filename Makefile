@@ -51,7 +51,15 @@ test-min: .venv-min/installed  ## Run the tests with the oldest Python and the o
 		--editable ".[audio,demo,dev,genes,presidio,ray,serve,spacy]" mir_eval playwright
 	@touch $@
 
-test-doors: .venv-doors/installed  ## Run the tests beside the real packages that people come from
+# annotators' servers: an environment each, with the oldest Python, since doccano knows no newer
+STUDIOS := .venv-doccano/installed .venv-label-studio/installed
+$(STUDIOS): .venv-%/installed: constraints-%.txt
+	"$(OLDEST)" -m venv --clear .venv-$*
+	.venv-$*/bin/pip install --quiet --constraint $< setuptools $*
+	@touch $@
+
+test-doors: .venv-doors/installed $(STUDIOS)  ## Run the tests beside the real packages that people come from
+	DOCCANO=.venv-doccano/bin/doccano LABEL_STUDIO=.venv-label-studio/bin/label-studio \
 	$(DOORS)/python -m pytest tests/doors $(ARGS)
 
 fuzz: $(VENV)/installed  ## Look for wrong numbers, tracebacks and mixed runs, half an hour long; ARGS="--minutes 5 --seed 1"

@@ -27,14 +27,17 @@ from hf_semicrf.integrations.batches import Tagger
 
 ROOT = Path(__file__).parent.parent
 BATCH = 1000  # rows
+BLOCKS = 8  # that Ray hands out
 
 
 def by_ray(table: pa.Table, model: str, workers: int) -> int:
     """Tag by Ray's local cluster; the number of rows."""
     import ray
 
-    rows = ray.data.from_arrow(table).repartition(4 * workers)
-    tagged = rows.map_batches(
+    # in blocks from the start: with all CPUs in workers' hands, none is left to cut a table
+    size = -(-len(table) // BLOCKS)
+    blocks = [table.slice(start, size) for start in range(0, len(table), size)]
+    tagged = ray.data.from_arrow(blocks).map_batches(
         Tagger,
         fn_constructor_args=(model,),
         batch_format="pyarrow",

@@ -48,9 +48,14 @@ def windows() -> str:
 def batches() -> str:
     """Sentences a second by way and workers."""
     return markdown_table(
-        ["way", "workers", "sentences a second"],
+        ["way", "workers", "sentences a second", "load of the machine"],
         [
-            [r["way"], r["workers"], f"{r['sentences'] / r['seconds']:,.0f}"]
+            [
+                r["way"],
+                r["workers"],
+                f"{r['sentences'] / r['seconds']:,.0f}",
+                f"{r['load_average']:.1f}",
+            ]
             for r in read("batches_cpu.jsonl")
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -385,6 +386,23 @@ def test_the_script_needs_no_torch_and_says_what_is_wrong(exported, tiny_tagger,
     (broken / "decoder.json").unlink()
     done = run(broken, "Ada")
     assert done.stderr.startswith("tag.py: ") and done.stderr.count("\n") == 1
+
+
+def test_the_script_imports_three_packages(exported):
+    code = (
+        "import runpy, sys\nsys.path.insert(0, sys.argv[1])\n"
+        "runpy.run_path(sys.argv[1] + '/tag.py', run_name='__main__')\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(*sorted(tops - sys.stdlib_module_names), file=sys.stderr)"
+    )
+    command = [sys.executable, "-S", "-c", code, str(exported[1]), "Ada"]
+    packages = os.pathsep.join(path for path in sys.path if path.endswith("-packages"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={"PYTHONPATH": packages}
+    )
+    third = {"numpy", "onnxruntime", "tokenizers"}
+    own = {"numpy_decoder", "semicrf_text"}
+    assert set(done.stderr.split()) - {"__main__"} == third | own
 
 
 @pytest.mark.parametrize("kind", KINDS)

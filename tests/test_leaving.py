@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 from huggingface_hub import ModelCard
-from test_hub import LABELS, bert, hub, model, pushed, saved, tiny_trainer, tokenizer  # noqa: F401
+from test_hub import LABELS, bert, model, pushed, saved, tiny_trainer, tokenizer  # noqa: F401
 from tiny import error_of
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer

@@ -15,8 +15,11 @@ WORDS = ["Ada", "🎈", "Łódzka", "met", "Ωmega", "in", "Übach", "."]
 TAGS = ["B-PER", "I-PER", "I-PER", "O", "B-ORG", "O", "B-LOC", "O"]
 
 
-def mappings(*, start="start", end="end", label="label"):
-    return [{label: name, end: b, start: a} for a, b, name in SPANS]
+UNITS = [(0, 13, "PER"), (18, 23, "ORG"), (27, 32, "LOC")]  # of UTF-16
+
+
+def mappings(spans=SPANS, *, start="start", end="end", label="label"):
+    return [{label: name, end: b, start: a} for a, b, name in spans]
 
 
 def task(spans, *, cancelled=False, **more):
@@ -32,15 +35,11 @@ def lines(*rows):
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def utf16(n):
-    return len(TEXT[:n].encode("utf-16-le")) // 2
-
-
 FORMS = {
-    "doccano.jsonl": lines({"label": [list(s) for s in SPANS[::-1]], "text": TEXT, "id": 3}),
-    "old_doccano.jsonl": lines({"text": TEXT, "labels": [list(s) for s in SPANS]}),
+    "doccano.jsonl": lines({"label": [list(s) for s in UNITS[::-1]], "text": TEXT, "id": 3}),
+    "old_doccano.jsonl": lines({"text": TEXT, "labels": [list(s) for s in UNITS]}),
     "doccano_relations.jsonl": lines(
-        {"text": TEXT, "entities": mappings(start="start_offset", end="end_offset")}
+        {"text": TEXT, "entities": mappings(UNITS, start="start_offset", end="end_offset")}
     ),
     "prodigy.jsonl": lines(
         {
@@ -111,10 +110,23 @@ def test_rows_that_fit_two_readings_are_refused(tmp_path):
     assert read_corpus(path, spans_column="entities")["ner_tags"][0] == ["B-PER", "O"]
 
 
+def test_doccano_counts_utf16_units(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines({"text": TEXT, "label": SPANS}))
+    assert read_corpus(path, spans_column="label")["ner_tags"][0] == TAGS
+    with pytest.raises(ValueError, match="expected spans that end where words do"):
+        read_corpus(path)
+    for wrong in ([5, 13, "PER"], [0, 34, "PER"]):
+        path.write_text(lines({"text": TEXT, "label": [wrong]}))
+        with pytest.raises(ValueError, match="line 1: expected spans inside the 33 UTF-16 units"):
+            read_corpus(path)
+    path.write_text(lines({"text": TEXT, "entities": UNITS}))
+    assert read_corpus(path, format="doccano")["ner_tags"][0] == TAGS
+
+
 def test_tools_that_count_utf16_units(tmp_path):
-    units = [(utf16(a), utf16(b), name) for a, b, name in SPANS]
     counted = task(SPANS)
-    for result, (a, b, _) in zip(counted["result"], units, strict=False):
+    for result, (a, b, _) in zip(counted["result"], UNITS, strict=False):
         result["value"] |= {"start": a, "end": b}
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"data": {"text": TEXT}, "annotations": [counted]}]))

@@ -453,6 +453,13 @@ def test_the_commands_promise_and_redact(folder, tmp_path, capsys):
     line = error_of(calibrate.main, folder, "--file", letters, "--recall", "0.999")
     assert "is the best that they carry" in line
 
+    fours = [{**row, "doc_id": f"letter {n // 4}"} for n, row in enumerate(letters_of(200))]
+    file = write_jsonl(tmp_path / "fours.jsonl", fours)
+    calibrate.main([str(folder), "--file", file, "--recall", "0.6", "--document_column", "doc_id"])
+    [promise] = (p for p in json.loads((folder / "config.json").read_text())["promises"]
+                 if p["recall"] == 0.6)  # fmt: skip
+    assert promise["unit"] == "doc_id" and promise["parts"][0]["documents"] == 49
+
     out, mapping = tmp_path / "out.jsonl", tmp_path / "mapping.jsonl"
     mapping.touch(0o644)
     command = [str(folder), "--file", str(letters), "--recall", "0.97"]

@@ -24,3 +24,15 @@ html_theme = "furo"
 html_title = f"hf_semicrf {version}"
 html_copy_source = False
 html_extra_path = ["index.html"]
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
+
+
+def setup(app):
+    """Leave out what Python says of every field of a NamedTuple."""
+    app.connect(
+        "autodoc-skip-member",
+        lambda app, what, name, member, skip, options: (
+            skip or str(member.__doc__).startswith("Alias for field number")
+        ),
+    )

@@ -53,6 +53,10 @@ def parser() -> Parser:
         "--types", nargs="+", help="types with a promise each; one of all entities by default"
     )
     made.add_argument(
+        "--document_column",
+        help="column that tells documents apart, doc_id in a file; each row is one by default",
+    )
+    made.add_argument(
         "--max_length", help="sub-words in a window of a long text; the encoder's limit"
     )
     made.add_argument("--overlap", help="words shared by the windows of a long text; a quarter")
@@ -96,6 +100,7 @@ def _run(args: argparse.Namespace) -> None:
         args.covering,
         args.types,
         name=Path(args.file).name if args.file else f"{args.dataset_name}, {args.split}",
+        document_column=args.document_column,
         tokens_column=args.tokens_column,
         tags_column=args.tags_column,
         batch_size=args.batch_size,

@@ -11,7 +11,7 @@ from datasets import Sequence as Items
 from hf_semicrf.data.label_studio import TASK_SPANS
 from hf_semicrf.data.neighbours import DOCUMENT, DOCUMENT_NAMES
 from hf_semicrf.data.records import Damage, Options, ReadReport, Row, short, without_surrogates
-from hf_semicrf.data.shapes import Shape, flattened, shape_of
+from hf_semicrf.data.shapes import Shape, counts_utf16, flattened, shape_of
 from hf_semicrf.data.spans import Span, read_spans, spans_to_tags
 
 _INT64 = 2**63
@@ -91,7 +91,7 @@ class CorpusBuilder:
         if self.shape.spans is None:
             made = self._tagged(fields)
         else:
-            made = self._from_spans(row.place, fields, fields.get(self.shape.spans))
+            made = self._from_spans(row.place, fields, self.shape.spans)
         words, tags = made[self.options.tokens_column], made[self.options.tags_column]
         if not any(word.strip() for word in words):
             self.report.empty.append(row.place)
@@ -150,7 +150,7 @@ class CorpusBuilder:
             wanted = "64 bits" if self.names is None else f"ids of {limit} classes"
             raise ValueError(f"expected tags that are {wanted}, got {short(tag)}")
 
-    def _from_spans(self, place: str, fields: Mapping[str, Any], spans: Any) -> dict[str, Any]:
+    def _from_spans(self, place: str, fields: Mapping[str, Any], key: str) -> dict[str, Any]:
         """A row of a text or words, and spans of it."""
         options = self.options
         text: Any = fields.get(options.text_column)
@@ -163,7 +163,11 @@ class CorpusBuilder:
         else:
             _check_words(words)
             offsets = [(n, n + 1) for n in range(len(words))]
-        found = read_spans(spans, text if isinstance(text, str) else words)
+        found = read_spans(
+            fields.get(key),
+            text if isinstance(text, str) else words,
+            lambda item: counts_utf16(item, key, options),
+        )
 
         def told(listed: list[str]) -> Any:
             def tell(span: Span, problem: str) -> None:

@@ -83,6 +83,23 @@ def shape_of(fields: Mapping[str, Any], options: Options) -> Shape:
     return Shape(None)
 
 
+def counts_utf16(item: Any, key: str, options: Options) -> bool:
+    """Whether a span is written as doccano writes it, whose pages count UTF-16 units.
+
+    Args:
+        item: The span.
+        key: The key of the spans.
+        options: How the file is read; a column or another format that is named wins.
+    """
+    if options.format == "doccano":
+        return True
+    if options.format not in (None, "json") or options.spans_column is not None:
+        return False
+    if isinstance(item, Mapping):
+        return "start_offset" in item
+    return key in ("label", "labels")
+
+
 def text_fields(fields: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """A row to predict: "text" or "tokens", and the other fields as they are.
 

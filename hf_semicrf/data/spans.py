@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from hf_semicrf.data.records import short
@@ -45,7 +48,11 @@ def looks_like_spans(value: Any) -> bool:
     return True
 
 
-def read_spans(value: Any, text: str | Sequence[str]) -> list[Span]:
+def read_spans(
+    value: Any,
+    text: str | Sequence[str],
+    counts_utf16: Callable[[Any], bool] = lambda item: False,
+) -> list[Span]:
     """Read spans: [start, end, label], or mappings with these by any usual name.
 
     An item may also hold the "text" of its span. Then it is compared, and tells where a tool counts
@@ -54,6 +61,7 @@ def read_spans(value: Any, text: str | Sequence[str]) -> list[Span]:
     Args:
         value: The list of spans, or a mapping of lists.
         text: What they are spans of: a text or words.
+        counts_utf16: Whether an item without the text of its span counts UTF-16 units.
 
     Raises:
         ValueError: An item is no span, or lies outside the text.
@@ -67,10 +75,18 @@ def read_spans(value: Any, text: str | Sequence[str]) -> list[Span]:
         ]
     if not isinstance(value, list):
         raise ValueError(f"expected a list of spans, got {short(value)}")
-    return [span for item in value for span in _read_item(item, text)]
+    return [span for item in value for span in _read_item(item, text, counts_utf16)]
 
 
-def _read_item(item: Any, text: str | Sequence[str]) -> list[Span]:
+@lru_cache(maxsize=1)  # of a text with many spans
+def utf16_units(text: str) -> list[int]:
+    """How many UTF-16 units stand before each character of a text, and how many it has."""
+    return [0, *accumulate(1 + (character > "\uffff") for character in text)]
+
+
+def _read_item(
+    item: Any, text: str | Sequence[str], counts_utf16: Callable[[Any], bool]
+) -> list[Span]:
     """The spans of an item: one for each of its labels."""
     inner = place = None
     gaps = False
@@ -86,8 +102,11 @@ def _read_item(item: Any, text: str | Sequence[str]) -> list[Span]:
     labels = labels if isinstance(labels, list) else [labels]
     if not labels or not all(isinstance(x, str) and x.strip() and x != "O" for x in labels):
         raise ValueError(f"expected a span with a label that is not 'O', got {short(item)}")
-    if isinstance(text, str) and isinstance(inner, str) and not _same(text[start:end], inner):
-        start, end = _utf16_units(text, start, end, inner, item)
+    if isinstance(text, str) and isinstance(inner, str):
+        if not _same(text[start:end], inner):
+            start, end = _by_its_text(text, start, end, inner, item)
+    elif isinstance(text, str) and counts_utf16(item):
+        start, end = _characters(text, start, end, item)
     if not 0 <= start <= end <= len(text):
         unit = "characters" if isinstance(text, str) else "words"
         raise ValueError(f"expected spans inside the {len(text)} {unit}, got {short(item)}")
@@ -106,15 +125,37 @@ def _same(one: str, other: str) -> bool:
     return one == other or one.split() == other.split()
 
 
-def _utf16_units(text: str, start: int, end: int, inner: str, item: Any) -> tuple[int, int]:
-    """The characters of a span whose start and end count UTF-16 units."""
-    units = [n for n, c in enumerate(text) for _ in range(1 + (ord(c) > 0xFFFF))] + [len(text)]
-    if 0 <= start <= end < len(units) and _same(text[units[start] : units[end]], inner):
-        return units[start], units[end]
+def _by_its_text(text: str, start: int, end: int, inner: str, item: Any) -> tuple[int, int]:
+    """The characters of a span whose text is known: it counts UTF-16 units or is refused."""
+    first, last = _character_at(text, start), _character_at(text, end)
+    if first is not None and last is not None and _same(text[first:last], inner):
+        return first, last
     raise ValueError(
         f"expected the text of a span to be {text[max(start, 0) : max(end, 0)][:40]!r}, as the row "
         f"has it from {short(start)} to {short(end)}, got {short(item)}"
     )
+
+
+def _characters(text: str, start: int, end: int, item: Any) -> tuple[int, int]:
+    """The characters of a span that counts UTF-16 units."""
+    count = utf16_units(text)[-1]
+    if count == len(text):
+        return start, end
+    first, last = _character_at(text, start), _character_at(text, end)
+    if first is not None and last is not None:
+        return first, last
+    raise ValueError(
+        f"expected spans inside the {count} UTF-16 units of the text, which do not "
+        f"cut a character in two, as doccano counts, got {short(item)}; pass spans_column=... "
+        "where they count characters"
+    )
+
+
+def _character_at(text: str, unit: int) -> int | None:
+    """The character that begins at a UTF-16 unit, if one does."""
+    units = utf16_units(text)
+    found = bisect_left(units, unit)
+    return found if found < len(units) and units[found] == unit else None
 
 
 def spans_to_tags(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hf_semicrf.data.records import Splitter, short
-from hf_semicrf.data.spans import Span, spans_to_tags
+from hf_semicrf.data.spans import Span, spans_to_tags, utf16_units
 from hf_semicrf.results import Entity
 from hf_semicrf.text import split_words
 
@@ -133,9 +133,10 @@ def _one_word(value: Any) -> str:
 
 
 def _doccano(row: Mapping[str, Any], entities: Sequence[Entity], splitter: Splitter) -> list[str]:
-    """A text and its spans as [start, end, label]; doccano has no scores."""
+    """A text and its spans as [start, end, label] in UTF-16 units; doccano has no scores."""
     placed = place(row, entities, splitter)
-    label = [[e["start"], e["end"], e["label"]] for e in placed.entities]
+    units = utf16_units(placed.text)
+    label = [[units[e["start"]], units[e["end"]], e["label"]] for e in placed.entities]
     others = {k: v for k, v in placed.others.items() if k not in _OLD_SPANS}
     return [_dumped({"text": placed.text, **others, "label": label})]
 

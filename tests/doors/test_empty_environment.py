@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from test_endpoint import hub, pushed  # noqa: F401
+from test_endpoint import pushed
 from tiny import ROOT
 
 from hf_semicrf.cli import push
@@ -27,7 +27,7 @@ for request in json.load(sys.stdin):
 """
 
 
-def test_an_empty_environment_answers(tiny_tagger, hub, tmp_path):  # noqa: F811
+def test_an_empty_environment_answers(tiny_tagger, hub, tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = (tmp_path / "dist").glob("*.whl")

@@ -6,27 +6,21 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-from http.client import RemoteDisconnected
-from itertools import product
 from pathlib import Path
-from random import Random
-from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
-from tiny import NAMES, PLACES, ROOT, SURNAMES, save_tiny_bert, write_jsonl
+from letters import free_port, learn, letters, spans_of, wait_for
+from tiny import ROOT, save_tiny_bert, write_jsonl
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification
-from hf_semicrf.cli import evaluate, suggest, train
+from hf_semicrf.cli import suggest
 from hf_semicrf.data import read_corpus
 from hf_semicrf.integrations import Backend, server
-from hf_semicrf.text import detokenize
 
 COMMAND = os.environ.get("LABEL_STUDIO") or shutil.which(
     "label-studio", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -42,9 +36,7 @@ class Studio:
     """A Label Studio that runs: its address, and requests to it."""
 
     def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         command = [COMMAND, "start", "--no-browser", "--port", str(port), "--data-dir", folder]
         command += ["--username", "a@example.org", "--password", "secret-of-the-test"]
@@ -59,14 +51,7 @@ class Studio:
         self.process = subprocess.Popen(
             [*command, "--user-token", TOKEN], stdout=self.log, stderr=self.log, env=environment
         )
-        for _ in range(300):
-            try:
-                self.ask("GET", "/api/projects/")
-                return
-            except (HTTPError, URLError, ConnectionError, RemoteDisconnected):
-                assert self.process.poll() is None, (folder / "log").read_text()[-2000:]
-                time.sleep(2)
-        raise TimeoutError((folder / "log").read_text()[-2000:])
+        wait_for(self.process, lambda: self.ask("GET", "/api/projects/"), folder / "log")
 
     def ask(self, method: str, path: str, body=None):
         """The JSON of an answer."""
@@ -86,15 +71,9 @@ def studio(tmp_path_factory):
     running.process.wait(60)
 
 
-def spans_of(row):
+def annotation_of(row):
     """A text, and what an annotator marks in it."""
-    text, offsets = detokenize(row["tokens"])
-    result = []
-    for n, tag in enumerate(row["ner_tags"]):
-        if tag.startswith("B-"):
-            result.append([offsets[n][0], offsets[n][1], tag[2:]])
-        elif tag != "O":
-            result[-1][1] = offsets[n][1]
+    text, spans = spans_of(row)
     return text, [
         {
             "type": "labels",
@@ -102,7 +81,7 @@ def spans_of(row):
             "to_name": "text",
             "value": {"start": start, "end": end, "text": text[start:end], "labels": [label]},
         }
-        for start, end, label in result
+        for start, end, label in spans
     ]
 
 
@@ -117,33 +96,10 @@ def annotate(studio, project, truth):
     return done
 
 
-def learn(export, test, bert, folder):
-    """Train on an export; F1 on other texts."""
-    command = ["--model_name_or_path", bert, "--train_file", str(export), "--output_dir", folder]
-    command += ["--num_train_epochs", "40", "--learning_rate", "1e-2", "--head_learning_rate"]
-    command += ["1e-2", "--per_device_train_batch_size", "8", "--max_segment_length", "3"]
-    train.main([*command, "--threshold", "0.4", "--save_strategy", "no", "--report_to", "none"])
-    return evaluate.main([folder, "--file", test, "--device", "cpu"])["overall_f1"]
-
-
-def letters():
-    """Sentences, no two alike, in a random order that is always the same."""
-    rows = []
-    for n, (name, surname, place) in enumerate(product(NAMES, SURNAMES, PLACES)):
-        person, where = (["B-PER", "I-PER"], "B-LOC")
-        if n % 2:
-            row = ([name, surname, "flew", "Yesterday", place], [*person, "O", "O", where])
-        else:
-            row = (["Yesterday", place, "saw", name, surname], ["O", where, "O", *person])
-        rows.append({"tokens": row[0], "ner_tags": row[1]})
-    Random(0).shuffle(rows)
-    return rows
-
-
 def test_the_loop(studio, tmp_path):
     rows = letters()
     test, rows = rows[:44], rows[44:]
-    truth = dict(map(spans_of, rows))
+    truth = dict(map(annotation_of, rows))
     texts = list(truth)
     project = studio.ask("POST", "/api/projects/", {"title": "Letters", "label_config": CONFIG})
     number = project["id"]
@@ -204,5 +160,6 @@ def test_label_studio_asks_the_backend(studio, tiny_tagger):
 
 
 def test_the_commands_of_the_page_are_those_of_the_library():
-    [block] = [b for b in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S) if "export" in b]
+    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)
+    [block] = [block for block in blocks if "export.json" in block]
     assert "hf-semicrf suggest" in block and "hf-semicrf train" in block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.cli import export
 
 TEXT = "Yesterday Ada Lovelace saw Oslo."
-COLD = 0.6  # seconds
+COLD = 0.6  # seconds of CPU time, which other processes do not change
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,12 @@ def python(tmp_path_factory):
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
+def cpu_time_of_children():
+    """Seconds that the processes that have ended took of the processors."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("flags", [[], ["--quantize"]], ids=["fp32", "int8"])
 def test_three_packages_are_enough(python, flags, tmp_path):
     """A MiniLM whose head knows nothing yet: what it finds is what the model finds."""
@@ -48,19 +55,23 @@ def test_three_packages_are_enough(python, flags, tmp_path):
         part.save_pretrained(tmp_path / "model")
     folder = tmp_path / "onnx"
     export.main([str(tmp_path / "model"), str(folder), *flags])
-    taken = []
+    taken, passed = [], []
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     for _ in range(5):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), cpu_time_of_children()
         done = subprocess.run(
             [python, folder / "tag.py", TEXT], capture_output=True, text=True, env=environment
         )
-        taken.append(time.perf_counter() - began)
+        taken.append(cpu_time_of_children() - used)
+        passed.append(time.perf_counter() - began)
         assert not done.returncode, done.stderr
     found = json.loads(done.stdout)["entities"]
     [expected] = model.predict([TEXT], tokenizer)
     size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    print(f"\n{' '.join(flags)} cold start: {min(taken):.2f} s, {size:,} bytes")
+    print(
+        f"\n{' '.join(flags)} cold start: {min(taken):.2f} s of CPU time, "
+        f"{min(passed):.2f} s in all, {size:,} bytes"
+    )
     if not flags:
         assert [e["text"] for e in found] == [e["text"] for e in expected] and found
     assert min(taken) < COLD

@@ -29,14 +29,19 @@ def test_a_hundred_thousand_sentences(tiny_tagger, workers):
     model = SemiCRFForTokenClassification.from_pretrained(tiny_tagger)
     expected = model.predict(texts, AutoTokenizer.from_pretrained(tiny_tagger))
     table = pa.table({"id": range(SENTENCES), "text": (texts * SENTENCES)[:SENTENCES]})
-    rows = ray.data.from_arrow(table).repartition(4 * workers)
-    tagged = rows.map_batches(
-        Tagger,
-        fn_constructor_args=(tiny_tagger,),
-        batch_format="pyarrow",
-        batch_size=1000,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-    ).materialize()
+    # in blocks from the start: with all CPUs in workers' hands, none is left to cut a table
+    blocks = [table.slice(start, SENTENCES // 8) for start in range(0, SENTENCES, SENTENCES // 8)]
+    tagged = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            Tagger,
+            fn_constructor_args=(tiny_tagger,),
+            batch_format="pyarrow",
+            batch_size=1000,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+        )
+        .materialize()
+    )
     found = pa.concat_tables(ray.get(tagged.to_arrow_refs())).sort_by("id")
     assert found["id"].to_pylist() == list(range(SENTENCES))
     assert found.schema.field("entities").type == ENTITIES
