@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from cases import CASES, to_device
+
+# tensors are small, and threads would only wait for each other; here and in other processes
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -21,15 +27,6 @@ def tiny_tagger(tmp_path_factory):
     from tiny import save_tiny_tagger
 
     return save_tiny_tagger(tmp_path_factory.mktemp("tagger"))
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Tensors are small, and threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from hf_semicrf.data import read_corpus, stream_rows
 GOOD = {"tokens": ["Ada", "met"], "ner_tags": ["B-PER", "O"]}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.mark.parametrize("part", range(2))
 def test_damaged_files_are_refused_in_one_line_or_read(part):
     assert sum(corrupt_files(Random(f"{part} {n}")) for n in range(8)) == 40

@@ -10,9 +10,6 @@ from family_runs import CHANGES, State, interrupted_runs, killed
 FREE = {"nothing", "name"}  # what the result does not depend on
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What one run writes after each change."""

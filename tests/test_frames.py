@@ -24,7 +24,6 @@ from hf_semicrf import SemiCRFForFrameClassification, SemiCRFFrameCollator, Semi
 from hf_semicrf.data import frame_labels, read_segments, write_segments
 from hf_semicrf.evaluation import frame_metrics, timed_scores
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RATE, STEP = 1000, 20  # samples a second, samples a frame
 
 

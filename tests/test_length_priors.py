@@ -11,7 +11,6 @@ from enumeration import Enumerated
 from hf_semicrf import HeadSettings, SemiCRF
 from hf_semicrf.labels import Known, LabelScheme, Rules
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LAWS = ("geometric", "negative_binomial", "poisson", "gamma")
 
 

@@ -20,8 +20,6 @@ from hf_semicrf.ops import Potentials, TailedPotentials
 from hf_semicrf.ops.host import tail_scan, tailed
 from hf_semicrf.ops.tails import expanded
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # order of the tail, where it begins, and which scores of positions there are
 CASES = {
     "geometric": (1, 2, ("emission", "start", "end")),
