@@ -280,3 +280,20 @@ def test_segment_scores_block_by_block(name, block):
     assert seen == {
         (s, e) for s in range(positions) for e in range(s + 1, positions + 1) if e - s <= longest
     }
+
+
+@pytest.mark.parametrize("apart", [100.0, 1e3, 1e8])
+def test_a_type_that_begins_far_below_may_be_the_one_that_ends(apart):
+    p = ops.Potentials(
+        start=torch.tensor([[[0.25, -0.5]]], dtype=torch.float64),
+        duration=torch.zeros(3, 2, dtype=torch.float64),
+        transition=torch.zeros(2, 2, dtype=torch.float64),
+        initial=torch.tensor([apart, 0.0], dtype=torch.float64),
+        final=torch.tensor([0.0, 3 * apart], dtype=torch.float64),
+        lengths=torch.tensor([1]),
+    )
+    initial = p.initial.requires_grad_()
+    log_z = ops.log_partition(p)
+    assert float(log_z.detach()) == pytest.approx(3 * apart - 0.5, rel=1e-12)
+    assert torch.autograd.grad(log_z.sum(), initial)[0].tolist() == [pytest.approx(0), 1]
+    assert ops.marginals(p).token[0, 0].tolist() == [pytest.approx(0), 1]

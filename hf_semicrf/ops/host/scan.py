@@ -83,7 +83,7 @@ def _scan(directions: list[Potentials]) -> tuple[Tensor, Tensor]:
     transition = torch.stack([p.transition for p in directions]).cpu()
     alpha, buffer = empty_state(directions)
     for block, scores, inside in score_blocks(directions):
-        steps = _safe_steps(scores, inside, transition)
+        steps = _safe_steps(buffer[block][scores.shape[1] - 1], scores, inside, transition)
         if steps < 4:
             take_steps(log_sum, buffer[block], alpha[block], scores, transition)
         else:
@@ -197,12 +197,12 @@ def _product_steps(
             window[first + longest : first + longest + size] = np.log(entered[longest:]) + base
 
 
-def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
+def _safe_steps(pre: Tensor, scores: Tensor, inside: Tensor, transition: Tensor) -> int:
     """Count the steps for which products of exponentials keep every digit; below 1 with -inf.
 
     Where each type can follow each other and last one position, a step lets no entry of pre fall
     below the largest of the step before by more than the lowest scores say, nor rise above the
-    window by more than the highest do.
+    window by more than the highest do. The first pre [R, C] may lie as far apart as it likes.
     """
     longest, _, types = scores.shape[1:]
     single = torch.where(inside[..., None], scores[:, -1], 0).min()
@@ -212,5 +212,8 @@ def _safe_steps(scores: Tensor, inside: Tensor, transition: Tensor) -> int:
     rise = max(high, 0.0) + max(float(scores.max()), 0.0) + math.log(longest * types)
     if not math.isfinite(fall + rise):
         return 0
-    limit = 500.0  # of 700, where float64's exponentials end
+    known = pre.isfinite()
+    apart = pre.where(known, -torch.inf).amax(-1) - pre.where(known, torch.inf).amin(-1)
+    # 700 is where float64's exponentials end
+    limit = 500.0 - max(float(apart.max()), 0.0)
     return int(min(limit / fall - longest if fall else limit, limit / rise if rise else limit))
