@@ -297,3 +297,29 @@ def test_a_type_that_begins_far_below_may_be_the_one_that_ends(apart):
     assert float(log_z.detach()) == pytest.approx(3 * apart - 0.5, rel=1e-12)
     assert torch.autograd.grad(log_z.sum(), initial)[0].tolist() == [pytest.approx(0), 1]
     assert ops.marginals(p).token[0, 0].tolist() == [pytest.approx(0), 1]
+
+
+def test_large_scores_that_cancel_leave_the_small_ones():
+    huge = 3e38
+    p = ops.Potentials(
+        emission=torch.tensor([[[-huge, -huge], [0.5, 0.25]], [[-huge, -huge], [0.5, 0.25]]]),
+        duration=torch.tensor([[0.0, 1.0]]),
+        transition=torch.zeros(2, 2),
+        initial=torch.tensor([huge, huge]),
+        final=torch.tensor([2.0, 3.5]),
+        lengths=torch.tensor([1, 2]),
+    )
+    small = p._replace(emission=p.emission.clamp(min=0), initial=torch.zeros(2))
+    assert_close(ops.log_partition(p), ops.log_partition(small))
+
+
+def test_scores_up_to_the_largest_are_told_apart_however_far_from_the_best():
+    p = ops.Potentials(
+        emission=torch.zeros(1, 1, 2, dtype=torch.float64),
+        duration=torch.tensor([[-torch.inf, 0.5]], dtype=torch.float64),
+        transition=torch.zeros(2, 2, dtype=torch.float64),
+        initial=torch.tensor([1.9e9, -1.9e9], dtype=torch.float64),
+        final=torch.zeros(2, dtype=torch.float64),
+        lengths=torch.tensor([1]),
+    )
+    assert ops.log_partition(p).tolist() == [-1.9e9 + 0.5]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from hf_semicrf.ops.potentials import Potentials, only_read
 
 LARGEST = 2e9  # in nats
+LOWEST = 2 * LARGEST  # below 0, of a score that the best of its place was taken off
 CERTAIN = 1e3  # nats between what is forbidden and what is left: exp(-1e3) is 0
 
 
@@ -53,16 +55,36 @@ def centred(p: Potentials) -> tuple[Potentials, Tensor]:
         The potentials of the same distribution, and what was taken off [B].
     """
     p = p.map(Tensor.double)
-    first, last = (_best(x) for x in (p.initial, p.final))
-    level = (first + last).expand(len(p.lengths))
-    emission = p.emission
-    if emission is not None:
-        # [B, N]
-        top = _best(emission)
-        inside = torch.arange(top.shape[1], device=top.device) < p.lengths[:, None]
-        level = level + torch.where(inside, top, 0).sum(1)
-        emission = emission - top[..., None]
-    return p._replace(emission=emission, initial=p.initial - first, final=p.final - last), level
+    first, last, tops = bests = _bests(p)
+    return _without(p, *bests), first + last + _inside(tops, p.lengths).sum(1)
+
+
+def _bests(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """The best first and last type, and the best emission of each position [B, N]."""
+    emission = p.duration.new_zeros(len(p.lengths), 0, 1) if p.emission is None else p.emission
+    return _best(p.initial), _best(p.final), _best(emission)
+
+
+def _without(p: Potentials, first: Tensor, last: Tensor, tops: Tensor) -> Potentials:
+    """Take the best scores off."""
+    emission = None if p.emission is None else p.emission - tops[..., None]
+    return p._replace(emission=emission, initial=p.initial - first, final=p.final - last)
+
+
+def _inside(tops: Tensor, lengths: Tensor) -> Tensor:
+    """The best emissions [B, N], 0 past each length."""
+    inside = torch.arange(tops.shape[1], device=tops.device) < lengths[:, None]
+    return torch.where(inside, tops, 0)
+
+
+def _added(first: Tensor, last: Tensor, tops: Tensor) -> Tensor:
+    """Add the best scores of each sentence [B]; to the last digit where large ones may cancel."""
+    level = first + last + tops.sum(1)
+    sizes = torch.cat([tops.abs(), (first.abs() + last.abs()).expand(len(tops), 1)], 1)
+    for b in (sizes.amax(1) > LARGEST).nonzero().flatten().tolist():
+        with suppress(OverflowError):
+            level[b] = math.fsum([float(first), float(last), *tops[b].tolist()])
+    return level
 
 
 def _best(scores: Tensor) -> Tensor:
@@ -76,14 +98,17 @@ def prepare(p: Potentials) -> Prepared:
 
     Looks at values: on a GPU this waits.
     """
-    p, level = centred(p)
+    p = p.map(Tensor.double)
+    bests = _bests(p)
+    level = _added(*bests[:2], _inside(bests[2], p.lengths))
+    p = _without(p, *bests)
     if is_small(p):
         return Prepared(p, level, None)
     p = only_read(p)
     wrong, far, gain = unusable(p), torch.full_like(level, -torch.inf), torch.zeros_like(level)
     scores: dict[str, Tensor] = {}
     for name, x, view in _views(p):
-        removed = (x < -LARGEST) & (x > -torch.inf)
+        removed = (x < -LOWEST) & (x > -torch.inf)
         far = far.maximum(torch.where(removed, x, -torch.inf).reshape(view.shape).amax((1, 2)))
         # what positive scores can add, at most
         count = p.sizes[1] // view.shape[1]
@@ -121,13 +146,13 @@ def _views(p: Potentials) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def is_small(p: Potentials) -> bool:
-    """Say whether all scores are finite and at most `LARGEST`, or -inf."""
+    """Say whether all scores lie from -`LOWEST` to `LARGEST`, or are -inf."""
     present = [x.detach() for x in p[:-1] if x is not None]
     ends = torch.stack([end.double() for x in present for end in x.aminmax()]).tolist()
     for x, low, high in zip(present, ends[::2], ends[1::2], strict=True):
         if low == -math.inf:
             low = float(torch.where(x == -torch.inf, 0, x).amin())
-        if not -LARGEST <= low <= high <= LARGEST:
+        if not -LOWEST <= low <= high <= LARGEST:
             return False
     return True
 
