@@ -14,7 +14,6 @@ from transformers import (
 
 from hf_semicrf.model.configuration_frames import SemiCRFFrameConfig
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
-from hf_semicrf.model.continuing import continued_settings
 from hf_semicrf.model.modeling_frames import SemiCRFForFrameClassification, SemiCRFFrameOutput
 from hf_semicrf.model.modeling_semicrf import (
     SemiCRFForTokenClassification,
@@ -28,7 +27,6 @@ __all__ = [
     "SemiCRFFrameConfig",
     "SemiCRFFrameOutput",
     "SemiCRFTokenClassifierOutput",
-    "continued_settings",
 ]
 
 AutoConfig.register(SemiCRFConfig.model_type, SemiCRFConfig)
