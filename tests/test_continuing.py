@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import error_of
 
+from hf_semicrf.cli.train import main
 from hf_semicrf.head import SemiCRF
 from hf_semicrf.labels import LabelScheme
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
@@ -223,3 +225,12 @@ def test_labels_that_cannot_be(labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         settings(labels)
     assert "\n" not in str(caught.value)
+
+
+def test_train_names_the_file_whose_labels_do_not_go_with_the_model(tiny_tagger, tmp_path):
+    path, out = tmp_path / "plain.conll", tmp_path / "out"
+    path.write_text("Ada\tBC\nin\tO\n")
+    files = ["--model_name_or_path", tiny_tagger, "--train_file", path, "--output_dir", out]
+    assert f"{path}: expected labels of the saved model's scheme IOB2" in error_of(main, *files)
+    assert "--labels: expected labels of the saved" in error_of(main, *files, "--labels", "O", "BC")
+    assert not out.exists()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -293,6 +293,15 @@ def _refuse_unknown(
             )
 
 
+@contextmanager
+def _told_of(source: str) -> Iterator[None]:
+    """Name in an error what the labels were read from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
 def _written(split: Dataset) -> list[Any] | None:
     """The text of each sentence and the places of its words; None where nobody knows."""
     if not {"text", "offsets"} <= set(split.column_names):
@@ -328,13 +337,12 @@ def _prepare(
         with_neighbours,
     )
     from hf_semicrf.inference import longest_input
+    from hf_semicrf.model import continued_settings
 
     set_seed(training_args.seed)
     splits = {name: data for name, (data, _) in read.items()}
-    try:
+    with _told_of(read["train"][1].source):
         labels = args.labels or label_names(splits, args.tags_column, args.label_scheme)
-    except ValueError as error:
-        raise ValueError(f"{read['train'][1].source}: {error}") from None
     scheme = scheme_of(labels, read["train"][1], args.label_scheme)
     _describe(read, scheme, args.tags_column)
     head = {name: getattr(args, name) for name in HEAD if getattr(args, name) is not None}
@@ -355,6 +363,10 @@ def _prepare(
     choice = choose_splitter(splits["train"][args.tokens_column], _written(splits["train"]))
     with opening(args.model_name_or_path):
         stored = AutoConfig.from_pretrained(args.model_name_or_path)
+        if isinstance(stored, SemiCRFConfig):
+            with _told_of("--labels" if args.labels else read["train"][1].source):
+                known = stored.scheme, stored.max_segment_length
+                continued_settings(*known, labels, args.label_scheme)
         if args.splitter is None and not isinstance(stored, SemiCRFConfig):
             head["splitter"] = choice.name
         model: Any = SemiCRFForTokenClassification.from_pretrained(

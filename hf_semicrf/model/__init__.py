@@ -14,6 +14,7 @@ from transformers import (
 
 from hf_semicrf.model.configuration_frames import SemiCRFFrameConfig
 from hf_semicrf.model.configuration_semicrf import SemiCRFConfig
+from hf_semicrf.model.continuing import continued_settings
 from hf_semicrf.model.modeling_frames import SemiCRFForFrameClassification, SemiCRFFrameOutput
 from hf_semicrf.model.modeling_semicrf import (
     SemiCRFForTokenClassification,
@@ -27,6 +28,7 @@ __all__ = [
     "SemiCRFFrameConfig",
     "SemiCRFFrameOutput",
     "SemiCRFTokenClassifierOutput",
+    "continued_settings",
 ]
 
 AutoConfig.register(SemiCRFConfig.model_type, SemiCRFConfig)
