@@ -53,6 +53,7 @@ from hf_semicrf.cli import (
 from hf_semicrf.data import FORMATS
 from hf_semicrf.head.calibration import LOSSES
 from hf_semicrf.labels import PREFIXES, Rules, allowed_segments, split_long_segments
+from hf_semicrf.model import continued_settings
 from hf_semicrf.options import MOST, OPTIONS, Option, check, own
 
 LABELS = ["O", "B-PER", "I-PER"]
@@ -212,6 +213,9 @@ def entries(folder: Any) -> dict[str, Entry]:
         "SemiCRFForTokenClassification.from_pretrained": of(
             SemiCRFForTokenClassification.from_pretrained, bert, labels=LABELS,
             names=["unknown", *names_of(HeadSettings)], with_none=("max_segment_length",),
+        ),
+        "model.continued_settings": of(
+            continued_settings, SCHEME, labels=LABELS, max_segment_length=2, with_none=("longest",)
         ),
         "SemiCRFTrainingArguments": of(SemiCRFTrainingArguments, str(folder / "o"), use_cpu=True),
         "SemiCRFDataCollator": of(SemiCRFDataCollator, tokenizer),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hf_semicrf.labels import PREFIXES, LabelScheme
+from hf_semicrf.options import check
 
 TYPES, LENGTHS, OTHER = "types", "lengths", "other"
 THREE_BLOCKS = "three blocks of types"  # of emissions, of starts, of ends
@@ -91,9 +92,12 @@ def continued_settings(
 
     Raises:
         ValueError: The new labels follow no scheme, or one that does not go with the model's: with
-            prefixes where the model's have none or the other way round, or without types.
+            prefixes where the model's have none or the other way round, or without types. A length
+            or the scheme is not among its values.
     """
-    longest = max(longest or 1, max_segment_length)
+    given = check(max_segment_length=max_segment_length, label_scheme=label_scheme)
+    label_scheme, known = given["label_scheme"], given["max_segment_length"]
+    longest = known if longest is None else max(known, check(longest=longest)["longest"])
     if labels is None:
         return Continuation(list(scheme.labels), scheme.setting, longest)
     new = _read(scheme, labels, label_scheme)
