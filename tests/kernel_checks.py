@@ -25,6 +25,7 @@ from torch.testing import assert_close
 from word_kernel_checks import CHECKS as OF_WORDS
 
 from hf_semicrf import ops
+from hf_semicrf.head import HeadSettings, SemiCRF
 from hf_semicrf.ops import Potentials
 from hf_semicrf.ops.host import span_scores
 from hf_semicrf.ops.kernels import entropy, means, ranking, sampling, window
@@ -388,6 +389,17 @@ def scores_whole_segments(
         opcheck(torch.ops.hf_semicrf.span_scores.default, (*narrow, stays, 1.25))
 
 
+def runs_what_threads_compile(device: str):
+    """The calls in which the kernels of decoding are compiled run, each by itself."""
+    for scorer in ("boundary", "span"):
+        head = SemiCRF(16, 3, HeadSettings(scorer=scorer), backend="triton").to(device)
+        for threshold, constrained in ((None, False), (0.3, False), (0.3, True)):
+            calls = head.decoding_calls(threshold, constrained)
+            assert len(calls) == 5
+            for call in calls:
+                call()
+
+
 def finds_the_least_risk(device: str) -> None:
     """The segmentation of the recurrence on gains, whatever is past a length, and of few types."""
     generator = torch.Generator().manual_seed(1)
@@ -508,6 +520,7 @@ CHECKS |= {
         refuses_no_gold_in_silence,
         knows_its_entropy,
         finds_the_least_risk,
+        runs_what_threads_compile,
         knows_no_number_of_a_sentence,
         traces_as_operations,
     )

@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 from itertools import count, islice
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from tiny import sentences
 from transformers import AutoTokenizer
 
 from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
-from hf_semicrf.inference import prediction
+from hf_semicrf.head import HeadSettings, SemiCRF
+from hf_semicrf.head.scorers import SCORERS
+from hf_semicrf.inference import compilation, prediction
 from hf_semicrf.inference.feeding import Feed, ahead, padded_length
 from hf_semicrf.text import KnownWords, Splitter, Window
 from hf_semicrf.text.words import _ASCII_PATTERNS, NAMES, _pattern
@@ -175,6 +178,40 @@ def test_cuda_graphs_find_what_launches_find(tagger):
     before = [e["score"] for row in plain for e in row]
     assert scores[1] == pytest.approx(scores[0], abs=1e-4)
     assert scores[1] != pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"decode": "viterbi"}, {"threshold": 0.3}], ids=str)
+def test_a_first_batch_finds_its_kernels_compiled(tagger, options):
+    import triton
+
+    model, tokenizer = tagger
+    model = copy.deepcopy(model).cuda()
+    events: list[str] = []
+    compilation._compiled.clear()
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.listener = lambda **event: events.append(event["src"].name)
+        with mock.patch.object(prediction, "compile_kernels", marked(events)):
+            model.predict(TEXTS, tokenizer, 8, **options)
+    assert "ready" in events and events.index("ready") == len(events) - 1
+
+
+def marked(events: list[str]):
+    """`compile_kernels`, which leaves a mark behind it."""
+
+    def compile_kernels(*arguments: object) -> None:
+        compilation.compile_kernels(*arguments)
+        events.append("ready")
+
+    return compile_kernels
+
+
+@pytest.mark.parametrize("scorer", ["sum", "boundary", "span"])
+def test_kernels_are_compiled_for_what_a_scorer_gives(scorer):
+    settings = HeadSettings(scorer=scorer)
+    scores = SemiCRF(16, 3, settings).scores(torch.zeros(1, 2, 16))
+    given = [name for name, score in scores._asdict().items() if score is not None]
+    assert given == [n for n in scores._fields if n in SCORERS[scorer].gives]
 
 
 @pytest.mark.parametrize("name", [*NAMES, r"pattern:\w+"])

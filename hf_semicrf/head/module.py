@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -348,19 +348,78 @@ class SemiCRF(nn.Module):
         else:
             of_edges = ops.edge_marginals(edge, p.lengths + 1)
             marginals = ops.segment_sums(of_edges[:, :, 1:].sum(-1))
-        if threshold is not None and marginals.segment is not None:
-            limit: float | Tensor = threshold
-            if self.threshold_factor != 1:
-                sizes = (*self.duration_bias.shape, p.lengths.device)
-                limit = thresholds(threshold, self.threshold_factor, *sizes)
-            found = ops.minimum_risk(
-                marginals.segment, p.lengths, limit, self.backend, p if constrained else None
-            )
-        elif edge is None:
-            found = ops.best_segmentation(p, self.backend)
-        else:
+        if threshold is None and edge is not None:
             found = ops.edge_viterbi(edge, p.lengths + 1)[1:]
+        else:
+            found = self._found(p, marginals.segment, threshold, constrained)
         return *found, marginals
+
+    def _found(
+        self,
+        p: ops.Potentials,
+        posterior: Tensor | None,
+        threshold: float | None,
+        constrained: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and starts [B, N] of the decoded segmentation.
+
+        Args:
+            p: The potentials.
+            posterior: Of each segment [B, N, L, C].
+            threshold: What it has to exceed; None for the most probable segmentation as a whole.
+            constrained: Whether potentials forbid anything.
+        """
+        if threshold is None or posterior is None:
+            return ops.best_segmentation(p, self.backend)
+        limit: float | Tensor = threshold
+        if self.threshold_factor != 1:
+            sizes = (*self.duration_bias.shape, p.lengths.device)
+            limit = thresholds(threshold, self.threshold_factor, *sizes)
+        legal = p if constrained else None
+        return ops.minimum_risk(posterior, p.lengths, limit, self.backend, legal)
+
+    def decoding_calls(
+        self, threshold: float | None, constrained: bool = False
+    ) -> list[Callable[[], object]]:
+        """What decoding launches on a GPU, as calls that do not wait for each other.
+
+        Each is of a sentence of one position, so that threads can have the kernels compiled side by
+        side. None where no such kernel runs: elsewhere, with a tail and with dense potentials.
+
+        Args:
+            threshold: As decoding will take it; None for the most probable segmentation.
+            constrained: Whether some segments will not be allowed.
+        """
+        weight = self.transition_bias.detach()
+        if self.dense or self.tail_bias is not None:
+            return []
+        if ops.resolve_backend(self.backend, weight.device) != "triton":
+            return []
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        types, longest = len(weight), self.longest
+        zeros = partial(torch.zeros, dtype=dtype, device=weight.device)
+        segment = zeros(1, 1, longest, types)
+        row = zeros(1, 1, types)
+        lengths = torch.ones(1, dtype=torch.long, device=weight.device)
+        labels = lengths[:, None] - 1
+        gives: Any = self.scorer.gives
+        given = {name: segment if name == "segment" else row for name in gives}
+        if constrained:
+            given["segment"] = segment
+        p = ops.Potentials(
+            **given,
+            duration=zeros(longest, types),
+            transition=zeros(types, types),
+            initial=zeros(types),
+            final=zeros(types),
+            lengths=lengths,
+        )
+        constrained = constrained or self.rules is not None
+        return [
+            *ops.marginals_calls(p),
+            lambda: self._found(p, segment, threshold, constrained),
+            lambda: ops.at_segments(segment, labels, labels == 0, lengths, self.backend),
+        ]
 
 
 def thresholds(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ def _without_autocast(forward: Callable) -> Callable:
 class SumScorer(nn.Module):
     """A segment scores the sum of its positions' emissions."""
 
+    gives: ClassVar = ("emission",)  # of `Scores`
+
     def __init__(
         self, hidden_size: int, num_types: int, settings: HeadSettings, backend: Backend = "auto"
     ):
@@ -62,6 +64,8 @@ class SumScorer(nn.Module):
 
 class BoundaryScorer(nn.Module):
     """Emissions, and scores for the first and the last position of a segment."""
+
+    gives: ClassVar = ("emission", "start", "end")
 
     def __init__(
         self, hidden_size: int, num_types: int, settings: HeadSettings, backend: Backend = "auto"
@@ -88,6 +92,8 @@ class SpanScorer(nn.Module):
     and added. Then a GELU and a linear layer give one score a type. Dropout leaves out the same
     hidden units in all segments that start at a position. Autocast reaches the projection alone.
     """
+
+    gives: ClassVar = Scores._fields
 
     def __init__(
         self, hidden_size: int, num_types: int, settings: HeadSettings, backend: Backend = "auto"

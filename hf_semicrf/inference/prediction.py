@@ -15,6 +15,7 @@ import torch
 
 from hf_semicrf.head import evaluating
 from hf_semicrf.inference.candidates import Candidates, candidates_of, joined_candidates
+from hf_semicrf.inference.compilation import compile_kernels
 from hf_semicrf.inference.distribution import (
     Distribution,
     distributions,
@@ -689,6 +690,9 @@ def _run(
     running: deque[tuple[_Batch, Any, Arriving]] = deque()
     depth = 1 if model.device.type == "cuda" else 0
     with evaluating(model):
+        if batches and depth:
+            constrained = any(result.constraints for batch in batches for result in batch.results)
+            compile_kernels(model, batches[0].feed, threshold, decode, constrained)
         for batch in batches:
             allowed = _allowed(model.config, batch)
             head = None

@@ -30,7 +30,7 @@ from hf_semicrf.model.loading import (
     vocabulary_size,
 )
 from hf_semicrf.model.tag_logits import tag_logits
-from hf_semicrf.ops import kernels_for, mean_loss, preload
+from hf_semicrf.ops import Potentials, TailedPotentials, kernels_for, mean_loss, preload
 from hf_semicrf.options import check_decoding
 from hf_semicrf.results import Entity, Prediction, Redaction
 from hf_semicrf.text import Lattice, word_pieces, word_start_table, word_starts
@@ -662,6 +662,13 @@ class SemiCRFForTokenClassification(ListedUploads, PreTrainedModel):
         """The states that the head reads [B, T, H], or those of several layers [B, T, K H]."""
         count = self.config.mix_layers
         return torch.cat(encoded.hidden_states[-count:], -1) if count else encoded.last_hidden_state
+
+    def _potentials(self, word_mask: Tensor, **inputs: Tensor) -> Potentials | TailedPotentials:
+        """The scores of all segmentations of a batch, as `forward` makes them."""
+        lattice = Lattice.of(word_mask)
+        encoded = self._encode(inputs, output_hidden_states=self.config.mix_layers > 0 or None)
+        states = lattice.gather(self._states(encoded), self.classifier.duration_bias.dtype)
+        return self.classifier.potentials(states, lattice.positions)
 
     def _lattice(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,9 +11,10 @@ from torch import Tensor
 
 from hf_semicrf.ops import tail_operations
 from hf_semicrf.ops.checks import Backend, checked, checked_spans, resolve_backend, told
+from hf_semicrf.ops.forward_backward import State
 from hf_semicrf.ops.host import covariance, ranking, span_marginals, tailed
 from hf_semicrf.ops.potentials import Potentials
-from hf_semicrf.ops.registry import kernels_for
+from hf_semicrf.ops.registry import kernels, kernels_for
 from hf_semicrf.ops.tail_operations import checked_tail
 from hf_semicrf.ops.tails import TailedPotentials, expanded, written_out
 
@@ -56,16 +59,43 @@ def marginals(
     back_end = resolve_backend(backend, p.lengths.device)
     log_z, counts = covariance.expectations(p, segment, back_end, with_shared=False)
     told(p, log_z)
-    kernels = kernels_for("pack", p.lengths.device, backend)
-    if kernels is not None and not counts.start.requires_grad:
+    pack = kernels_for("pack", p.lengths.device, backend)
+    if pack is not None and not counts.start.requires_grad:
         within = (counts.emission, counts.start, counts.end, counts.segment if segment else None)
-        kernels.clamp_(*within)
+        pack.clamp_(*within)
         return Marginals(*within)
     token, start, end, through_segments = (
         x.clamp(0, 1)  # rounding leaves a certain event a little beside 1
         for x in (counts.emission, counts.start, counts.end, counts.segment)
     )
     return Marginals(token, start, end, through_segments if segment else None)
+
+
+def marginals_calls(p: Potentials) -> list[Callable[[], object]]:
+    """What `marginals` with segments launches on Triton, as calls that do not wait for each other.
+
+    Their results say nothing: they are for threads in which the kernels are compiled.
+
+    Args:
+        p: Potentials with what the ones to come will have, of any sizes with the same L and C.
+    """
+    batch, positions, longest, types = p.sizes
+    new = partial(p.duration.new_zeros, dtype=torch.float64)
+    per_boundary = (2, batch, positions + 1)
+    state = State(
+        pre=new((*per_boundary, types)),
+        alpha=new((*per_boundary, types)),
+        offset=new(per_boundary),
+        total=new((batch, 2)),
+    )
+    row = p.duration.new_zeros(batch, positions, types)
+    segment = p.duration.new_zeros(batch, positions, longest, types)
+    scan, counts, pack = (kernels(name) for name in ("scan", "expectations", "pack"))
+    return [
+        lambda: counts.expectations(p, state.total, state, None, None, True, None),
+        lambda: scan.scan(p),
+        lambda: pack.clamp_(row, row, row, segment),
+    ]
 
 
 def segment_marginals(

@@ -74,26 +74,36 @@ def implementation(backend: str, name: str) -> ModuleType:
 @lru_cache
 def kernels(name: str) -> ModuleType:
     """Import a module of Triton kernels on first use: CPU builds of PyTorch lack Triton."""
+    if _reading is not None:
+        _reading.join()  # rather than to read the same beside it
     return importlib.import_module(f"hf_semicrf.ops.kernels.{name}")
 
 
-@lru_cache
+_reading: Thread | None = None
+
+
 def preload() -> None:
-    """Read in a thread, once a process, what the first call on a GPU needs beside its kernels.
+    """Read in threads, once a process, what the first call on a GPU needs beside its kernels.
 
-    The sources of the kernels, and Triton's digest of itself, which names their files: half a
-    second that passes while weights are loaded. Nothing without a GPU.
+    The sources of the kernels, Triton's driver, and its digest of itself, which names the files of
+    kernels: half a second that passes while weights are loaded. Nothing without a GPU.
     """
-    if HAS_TRITON and torch.cuda.is_available():
-        Thread(target=_read_kernels, name="kernels", daemon=True).start()
+    global _reading
+    if _reading is None and HAS_TRITON and torch.cuda.is_available():
+        _reading = Thread(target=_read, name="kernels", daemon=True)
+        _reading.start()
 
 
-def _read_kernels() -> None:
+def _read() -> None:
+    from triton.runtime import driver
     from triton.runtime.cache import triton_key
 
+    digest = Thread(target=triton_key, name="digest", daemon=True)
+    digest.start()
     for name in ("lattice", "pack", "span_scores", "scan", "expectations", "risk"):
-        kernels(name)
-    triton_key()
+        importlib.import_module(f"hf_semicrf.ops.kernels.{name}")
+    _ = driver.active  # its extension is compiled where it is not in Triton's cache
+    digest.join()
 
 
 def kernels_for(name: str, device: torch.device, backend: Backend = "auto") -> ModuleType | None:

@@ -129,7 +129,7 @@ def counts_kernel(
                 ROWS, TYPES, duration.dtype.element_ty,
             )  # fmt: skip
     if precise:
-        _counts_as(
+        _counts_apart(
             # potentials
             emission, segment, start, end, duration, lengths,
             # the scan's state, each sentence's weight and the gold segmentation
@@ -138,8 +138,30 @@ def counts_kernel(
             emission_out, segment_out, start_out, end_out, shared_out, scale_out,
             # sizes
             batch, positions, longest, types, tiles * FINER,
-            ROWS // FINER, TYPES, tl.float64,
+            ROWS // FINER, TYPES,
         )  # fmt: skip
+
+
+@triton.jit(noinline=True)
+def _counts_apart(
+    # potentials
+    emission, segment, start, end, duration, lengths,
+    # the scan's state, each sentence's weight and the gold segmentation
+    pre, offset, total, weight, gold_labels, gold_lengths,
+    # results
+    emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+    # sizes
+    batch, positions, longest, types, tiles,
+    ROWS: tl.constexpr, TYPES: tl.constexpr,
+):  # fmt: skip
+    """The counts in float64, as a call: the compiler takes the square of a function's size."""
+    _counts_as(
+        emission, segment, start, end, duration, lengths,
+        pre, offset, total, weight, gold_labels, gold_lengths,
+        emission_out, segment_out, start_out, end_out, shared_out, scale_out,
+        batch, positions, longest, types, tiles,
+        ROWS, TYPES, tl.float64,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -44,7 +44,8 @@ def _costs(each, t, longest, types, WINDOW: tl.constexpr, TYPES: tl.constexpr):
     return tl.load(each + length_minus_one * types + c, mask=inside, other=0.0)
 
 
-@triton.jit(do_not_specialize=["positions", "longest", "types"])
+# the pointers lie in one tensor: how they are aligned depends on its size
+@triton.jit(do_not_specialize=["size_out", "type_out", "last_out", "positions", "longest", "types"])
 def risk_kernel(
     segment, lengths,
     # pointers of the walk back, and results

@@ -95,14 +95,14 @@ def scan_kernel(
                 pre_out, alpha_out, offset_out, table,
                 # where
                 first_row, reverse, length, longest, types,
-                WINDOW, TYPES, SOURCES, LONG, KEEP, duration.dtype.element_ty,
+                WINDOW, TYPES, SOURCES, LONG, KEEP, SOURCES == TYPES, duration.dtype.element_ty,
             )  # fmt: skip
             if reverse == 0:
                 tl.store(log_z + b, total * LN2)
                 tl.store(total_out + 2 * b, total)
                 tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64))
     if precise:
-        total = _scan_as(
+        total = _scan_apart(
             # potentials
             emission, segment, start, end, duration, transition, initial, final,
             # results and scratch
@@ -122,8 +122,8 @@ def scan_kernel(
             tl.store(total_out + 2 * b + 1, tl.zeros([], tl.float64) + 1.0)
 
 
-@triton.jit
-def _scan_as(
+@triton.jit(noinline=True)
+def _scan_apart(
     # potentials
     emission, segment, start, end, duration, transition, initial, final,
     # results and scratch
@@ -133,7 +133,27 @@ def _scan_as(
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """The scan in a dtype: log Z in base 2, without the level."""
+    """The scan with logarithms, as a call: the compiler takes the square of a function's size."""
+    return _scan_as(
+        emission, segment, start, end, duration, transition, initial, final,
+        pre_out, alpha_out, offset_out, table,
+        first_row, reverse, length, longest, types,
+        WINDOW, TYPES, SOURCES, LONG, KEEP, False, dtype,
+    )  # fmt: skip
+
+
+@triton.jit
+def _scan_as(
+    # potentials
+    emission, segment, start, end, duration, transition, initial, final,
+    # results and scratch
+    pre_out, alpha_out, offset_out, table,
+    # where
+    first_row, reverse, length, longest, types,
+    WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
+    KEEP: tl.constexpr, FAST: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The scan in a dtype, where FAST by weights if they allow it; log Z in base 2 and no level."""
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
     source = tl.arange(0, SOURCES)
@@ -164,17 +184,15 @@ def _scan_as(
     initial_row = tl.where(real, initial_row * LOG2E, minus_inf)
     shortest = usable(shortest) * LOG2E
 
-    steps = zeros[None, :]
+    steps = zeros[None, :]  # no transitions where they do not fit
     highest = zeros
-    fast = False
     if SOURCES == TYPES:
         steps = tl.load(table + 2 * WINDOW * TYPES + cell)
         highest = finite(tl.max(steps, 0))
-        fast = tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0
-    # where scores are large, code without logarithms is not worth its compilation
-    if SOURCES == TYPES and dtype == duration.dtype.element_ty:
-        if fast:
-            alpha, offset = _scan_steps(
+    final_row = tl.where(real, final_row * LOG2E, minus_inf)
+    if FAST:
+        if tl.min(tl.where(valid, steps - highest[None, :], 0.0)) > -48.0:
+            total = _scan_steps(
                 # potentials
                 emission, segment, start, end, duration, transition,
                 # results and scratch
@@ -183,24 +201,21 @@ def _scan_as(
                 first_row, reverse, length, longest, types,
                 stride_source, stride_c,
                 # what is in registers: `steps` as weights
-                initial_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros,
+                initial_row, final_row, shortest, tl.exp2(steps - highest[None, :]), highest, zeros,
                 WINDOW, TYPES, SOURCES, LONG, KEEP, True,
             )  # fmt: skip
         else:
-            alpha, offset = _scan_steps(
+            total = _scan_apart(
                 # potentials
-                emission, segment, start, end, duration, transition,
+                emission, segment, start, end, duration, transition, initial, final,
                 # results and scratch
                 pre_out, alpha_out, offset_out, table,
                 # where
                 first_row, reverse, length, longest, types,
-                stride_source, stride_c,
-                # what is in registers
-                initial_row, shortest, steps, highest, zeros,
-                WINDOW, TYPES, SOURCES, LONG, KEEP, False,
+                WINDOW, TYPES, SOURCES, LONG, KEEP, dtype,
             )  # fmt: skip
     else:
-        alpha, offset = _scan_steps(
+        total = _scan_steps(
             # potentials
             emission, segment, start, end, duration, transition,
             # results and scratch
@@ -208,14 +223,11 @@ def _scan_as(
             # where
             first_row, reverse, length, longest, types,
             stride_source, stride_c,
-            # what is in registers: no transitions where they do not fit
-            initial_row, shortest, steps, highest, zeros,
+            # what is in registers
+            initial_row, final_row, shortest, steps, highest, zeros,
             WINDOW, TYPES, SOURCES, LONG, KEEP, False,
         )  # fmt: skip
-    last = tl.where(real, alpha + final_row * LOG2E, minus_inf)
-    top = finite(tl.max(last, 0))
-    total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
-    return total.to(tl.float64) + offset
+    return total
 
 
 @triton.jit
@@ -224,11 +236,11 @@ def _scan_steps(
     pre_out, alpha_out, offset_out, table,
     first_row, reverse, length, longest, types,
     stride_source, stride_c,
-    initial_row, shortest, steps, highest, zeros,
+    initial_row, final_row, shortest, steps, highest, zeros,
     WINDOW: tl.constexpr, TYPES: tl.constexpr, SOURCES: tl.constexpr, LONG: tl.constexpr,
     KEEP: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """All steps; the last boundary's alpha and offset. ``steps`` are weights where FAST."""
+    """All steps, and log Z of the last. ``steps`` are weights where FAST."""
     dtype: tl.constexpr = zeros.dtype
     minus_inf = -float("inf")
     c = tl.arange(0, TYPES)
@@ -353,7 +365,10 @@ def _scan_steps(
     if KEEP:
         at = tl.where(reverse == 1, 0, length)
         tl.store(pre_out + at * types + c, pre, mask=real)
-    return alpha, offset
+    last = tl.where(real, alpha + final_row, minus_inf)
+    top = finite(tl.max(last, 0))
+    total = tl.log2(tl.sum(tl.exp2(last - top), 0)) + top
+    return total.to(tl.float64) + offset
 
 
 @triton.jit

@@ -24,7 +24,7 @@ def _field(field, number: tl.constexpr, pointer, rows, one, row_of_one, count):
     return pointer, rows
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def survey(
     emission, segment, start, end, duration, transition, initial, final,
     first_row, length, longest, types, TYPES: tl.constexpr, ROWS: tl.constexpr,
