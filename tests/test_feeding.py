@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import threading
 from itertools import count, islice
@@ -17,7 +18,7 @@ from hf_semicrf import SemiCRFForTokenClassification, prepare_tokenizer
 from hf_semicrf.head import HeadSettings, SemiCRF
 from hf_semicrf.head.scorers import SCORERS
 from hf_semicrf.inference import compilation, prediction
-from hf_semicrf.inference.feeding import Feed, ahead, padded_length
+from hf_semicrf.inference.feeding import Feed, ahead, frozen, padded_length
 from hf_semicrf.text import KnownWords, Splitter, Window
 from hf_semicrf.text.words import _ASCII_PATTERNS, NAMES, _pattern
 
@@ -137,6 +138,36 @@ def test_ascii_words_are_those_of_the_whole_pattern():
             text = "".join(generator.choices(characters, k=generator.randrange(12)))
             spans = [match.span() for match in _pattern(name).finditer(text)]
             assert Splitter.of(name).spans(text) == spans, (name, text)
+
+
+def test_what_exists_is_spared_the_search_for_garbage_while_the_model_runs(tagger, small_chunks):
+    model, tokenizer = tagger
+    counts = []
+    hook = model.text_encoder.register_forward_pre_hook(
+        lambda *_: counts.append(gc.get_freeze_count())
+    )
+    try:
+        stream = model.predict_stream(TEXTS, tokenizer, 4)
+        next(stream)
+        assert gc.isenabled() and min(counts) > 10_000
+        assert len(list(stream)) == len(TEXTS) - 1
+    finally:
+        hook.remove()
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_a_user_has_frozen_stays_frozen_and_errors_thaw(tagger):
+    model, tokenizer = tagger
+    with pytest.raises(ZeroDivisionError), frozen():
+        raise ZeroDivisionError
+    assert gc.get_freeze_count() == 0 and gc.isenabled()
+    gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        assert count > 0 and any(model.predict(TEXTS, tokenizer))
+        assert 0 < gc.get_freeze_count() <= count
+    finally:
+        gc.unfreeze()
 
 
 def test_lengths_are_few_on_a_gpu_and_as_they_are_elsewhere():

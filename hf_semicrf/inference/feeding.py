@@ -8,11 +8,14 @@ the first batch of each size costs the GPU's libraries a search for the fastest 
 
 from __future__ import annotations
 
+import gc
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice, repeat
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy
@@ -24,6 +27,8 @@ from hf_semicrf.text import Window
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
+
+_freezing = Lock()
 
 
 def ahead(
@@ -68,6 +73,28 @@ def ahead(
                 thread.shutdown(wait=True, cancel_futures=True)
     if stopped:
         raise stopped[0]
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Spare what exists the search for cyclic garbage, which goes on among what is new.
+
+    Through all objects of a process with PyTorch it takes a fifth of a second and more, and the
+    results of a few thousand texts set it off. Nothing where somebody has frozen objects already.
+    In one thread at a time.
+    """
+    if not _freezing.acquire(blocking=False):
+        yield
+        return
+    own = gc.get_freeze_count() == 0
+    if own:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if own:
+            gc.unfreeze()
+        _freezing.release()
 
 
 class Feed(NamedTuple):

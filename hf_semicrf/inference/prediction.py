@@ -23,7 +23,7 @@ from hf_semicrf.inference.distribution import (
     read_segments,
     segment_columns,
 )
-from hf_semicrf.inference.feeding import Arriving, Feed, ahead, padded_length, sent
+from hf_semicrf.inference.feeding import Arriving, Feed, ahead, frozen, padded_length, sent
 from hf_semicrf.inference.graphs import Graphs
 from hf_semicrf.inference.promises import (
     AGAIN,
@@ -307,12 +307,13 @@ def _stream(
     cutter = _Cutter(model, tokenizer, own, splitter)
     size = own["texts_at_once"] or max(TEXTS_AT_ONCE, BATCHES_AT_ONCE * own["batch_size"])
     least = None if thresholds is None else min(thresholds)
-    read = _read_ahead(
-        model, items, size, cutter, own["batch_size"], threshold, decode, graphs, least
+
+    def found(document: Document) -> list[Entity]:
+        return document.entities() if thresholds is None else document.above(thresholds, types)
+
+    return _read_ahead(
+        model, items, size, cutter, own["batch_size"], threshold, decode, graphs, least, found
     )
-    if thresholds is not None:
-        return (document.above(thresholds, types) for document in read)
-    return (document.entities() for document in read)
 
 
 def _of_kind(items: Iterable[Item], kind: str, recall: float) -> Iterator[Item]:
@@ -623,8 +624,9 @@ def _read_ahead(
     decode: Decode | None,
     graphs: Graphs | None,
     least: float | None,
-) -> Iterator[Document]:
-    """Documents that have been read, while a thread prepares those behind them.
+    found: Callable[[Document], list[Entity]],
+) -> Iterator[list[Entity]]:
+    """The entities of documents that have been read, while a thread prepares those behind them.
 
     Args:
         model: The model; its mode is restored, and other threads may run it too.
@@ -636,17 +638,22 @@ def _read_ahead(
         decode: As `predict` takes it.
         graphs: Those of the model, or None.
         least: The least posterior of a candidate; None for no candidates.
+        found: The entities of a document that has been read.
     """
 
     def prepared(
         chunk: list[tuple[int, Item]],
     ) -> tuple[list[Document], list[_Batch]]:
-        documents = cutter.documents(chunk)
-        return documents, _batches(model, documents, cutter.tokenizer, batch_size)
+        with frozen():
+            documents = cutter.documents(chunk)
+            return documents, _batches(model, documents, cutter.tokenizer, batch_size)
 
     for documents, batches in ahead(enumerate(items), size, prepared):
-        _run(model, batches, threshold, decode, graphs=graphs, batch_size=batch_size, least=least)
-        yield from documents
+        with frozen():
+            options: dict[str, Any] = {"graphs": graphs, "batch_size": batch_size, "least": least}
+            _run(model, batches, threshold, decode, **options)
+            entities = list(map(found, documents))
+        yield from entities
 
 
 def _read(
