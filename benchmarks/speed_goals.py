@@ -66,13 +66,28 @@ def _bare_scan(positions: int, types: int) -> str:
 def _ratios(what: str, model: str, mode: str, goal: str) -> list[str]:
     """Time over softmax's, from Python and of the kernels alone."""
     row = _model(model, mode)
-    return [what, together(*(number(row, n) for n in ("ratio", "kernel_ratio"))), goal, ""]
+    limit = _two_scans(model, mode) if mode == "inference" else ""
+    return [what, together(*(number(row, n) for n in ("ratio", "kernel_ratio"))), goal, limit]
 
 
-def _first_encoder_call() -> str:
+def _two_scans(model: str, mode: str) -> str:
+    """Kernels over softmax's if the head took two bare scans, of the posteriors and of decoding."""
+    softmax = _model(model, mode, "softmax")
+    row = last("factored_h100.jsonl", backend="bare scan", shape=[1, 512, 1, 16])
+    if not (softmax and row):
+        return ""
+    scan = row["median_ms"] * softmax["shape"][1] / 512
+    return f"–, {1 + 2 * scan / softmax['kernel_ms']:.2f} (two bare scans)"
+
+
+def _first_calls() -> str:
+    """What the encoder's own first call takes, and the one kernel that compiles longest."""
     lengths = last("predict_h100.jsonl", what="lengths").get("lengths", [{}])
-    seconds = lengths[0].get("encoder_first_ms")
-    return "" if seconds is None else f"{seconds / 1e3:.2f} (the encoder's own first call), –"
+    encoder = number(lengths[0], "encoder_first_ms", ".0f")
+    kernels = [kernel["s"] for kernel in _fresh("cold").get("kernels", ())]
+    if not (encoder and kernels):
+        return ""
+    return f"{int(encoder) / 1e3:.2f} (the encoder's own), {max(kernels):.1f} (one kernel compiled)"
 
 
 def goals() -> str:
@@ -118,7 +133,7 @@ def goals() -> str:
             "a process's first 64 texts, s: warm cache, cold",
             together(*(number(_fresh(cache), "first_64_s", ".3g") for cache in ("warm", "cold"))),
             "0.3, 3",
-            _first_encoder_call(),
+            _first_calls(),
         ],
         [
             "a process's first pass over its second, warm cache",
@@ -194,4 +209,32 @@ def strings() -> str:
     return markdown_table(["batch", *titles], lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"goals": goals, "launches": launches, "strings": strings}
+def two_gpus() -> str:
+    """The commands on one GPU and on two, in seconds."""
+    lines = []
+    for row in read("two_gpus_h100.jsonl"):
+        steps = number(row, "train_runtime", ".1f")
+        lines.append(
+            [row["what"].removeprefix("hf-semicrf "), row["gpus"], f"{row['s']:.1f}", steps]
+        )
+    return markdown_table(["command", "GPUs", "s, start-up included", "s of training steps"], lines)
+
+
+def first_calls() -> str:
+    """A process's first and second 64 texts, by commit and cache."""
+    lines = []
+    for row in read("first_call_h100.jsonl"):
+        compiled = sum(not kernel["cached"] for kernel in row["kernels"])
+        times = [f"{row[name]:.2f}" for name in ("first_64_s", "second_64_s")]
+        lines.append([row["commit"], row["cache"], compiled, *times])
+    titles = ("commit", "Triton cache", "kernels compiled", "first 64 texts, s", "next, s")
+    return markdown_table(titles, lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "goals": goals,
+    "launches": launches,
+    "strings": strings,
+    "two_gpus": two_gpus,
+    "first_calls": first_calls,
+}
