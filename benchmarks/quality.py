@@ -75,7 +75,7 @@ HEADS: dict[str, dict[str, Any] | None] = {
     },
     "default": {},
 }
-READING = ("neighbours", "window_length", "alone", "marked", "teachers", "share", "sure")
+READING = ("neighbours", "window_length", "alone", "teachers", "share", "sure")
 TRAINING = {field.name for field in dataclasses.fields(SemiCRFTrainingArguments)}
 
 
@@ -169,12 +169,6 @@ def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
     if reading.get("neighbours", "none") != "none":
         where = reading["neighbours"], reading.get("window_length", WINDOW_LENGTH)
         corpus = load_corpus(run.corpus, run.encoder, splits, *where)
-        if reading.get("marked"):
-            rows = {
-                name: list(map(_marked, split, alone.rows[name]))
-                for name, split in corpus.rows.items()
-            }
-            corpus = corpus._replace(rows=rows)
     pairs = zip(corpus.rows["train"], alone.rows["train"], strict=True)
     share = reading.get("alone", 0.0)
     train = [single if draw.random() < share else near for near, single in pairs]
@@ -187,14 +181,6 @@ def corpora_of(run: Run, reading: dict[str, Any]) -> tuple[Corpus, Corpus]:
         calibration = draw.sample(calibration, run.sentences // 4)
     rows = {**corpus.rows, "train": train, "calibration": calibration, "unlabelled": others}
     return corpus._replace(rows=rows), alone
-
-
-def _marked(row: dict[str, list[int]], alone: dict[str, list[int]]) -> dict[str, list[int]]:
-    """A row whose context has the token type 1."""
-    first = row["word_mask"].index(1)
-    end = first + len(alone["input_ids"]) - 2
-    kinds = [int(not first <= n < end) for n in range(len(row["input_ids"]))]
-    return {**row, "token_type_ids": kinds}
 
 
 @cache

@@ -169,15 +169,18 @@ def lost() -> str:
 
 
 def more() -> str:
-    """Heads beside the default of the same runs: F1, and the difference to it."""
+    """Heads beside the default or softmax of the same seeds: F1, and the difference to it."""
     rows, lines = read_lines(RESULTS / "more_f1_h100.jsonl"), []
     later = read_lines(RESULTS / "recipes_h100.jsonl")
     rows += [row for row in later if "neighbours" in row["head"]]
     corpora = [name for name in CORPORA if chosen(rows, corpus=name)]
-    for head in dict.fromkeys(sorted((r["head"] for r in rows), key=len)):
+    seeds = {row["seed"] for row in rows}
+    rows += [row for row in chosen(TEST, head="softmax") if row["seed"] in seeds]
+    for head in dict.fromkeys(sorted((r["head"] for r in rows), key=lambda h: (h[0], len(h)))):
         cells = []
         for corpus in corpora:
-            own, plain = (chosen(rows, head=h, corpus=corpus) for h in (head, "default"))
+            base = head.partition("+")[0]
+            own, plain = (chosen(rows, head=h, corpus=corpus) for h in (head, base))
             cells += [difference(own, plain, f"{split}_f1") for split in ("validation", "test")]
             alone = [r | {"test_f1": r["test_f1_alone"]} for r in own if "test_f1_alone" in r]
             cells.append(difference(alone, plain, "test_f1"))

@@ -77,10 +77,24 @@ def export() -> str:
 
 
 RECIPES = read("recipes_h100.jsonl")
+# five seeds of each; the default is `span` there
+PLAIN = [
+    row | {"sentences": 0, "head": row["head"].replace("span", "default")}
+    for row in quality_tables.TEST
+    if row["head"] in ("softmax", "crf", "span")
+]
+TAUGHT = ["span_marker", "default+teachers=4"]
+
+
+def recipes() -> str:
+    """SpanMarker and the default with teachers, beside the heads without."""
+    rows = PLAIN + [row for row in RECIPES if row["head"] in TAUGHT]
+    return recipe_tables.recipes(rows, ["softmax", "crf", "default", *TAUGHT])
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "curves": lambda: recipe_tables.curves(RECIPES),
+    "recipes": recipes,
     "few_sentences": lambda: recipe_tables.few(RECIPES),
     "without": lambda: recipe_tables.without(RECIPES),
     "thresholds": lambda: quality_thresholds.table(read("length_thresholds_h100.jsonl")),
