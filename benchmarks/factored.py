@@ -40,10 +40,8 @@ SHAPES = [
 LINEAR_CHAIN = (32, 512, 1, 9)
 OUR_CHAIN = "hf_semicrf.torchcrf"
 MODES = ("loss", "loss + gradient", "decode", "marginals")
-SECTIONS = ("latency", "shapes", "peers", "growth", "compile", "model")
+SECTIONS = ("latency", "shapes", "peers", "growth", "compile")
 GRAPH = "triton, CUDA graph"
-# layers, width and words of a sentence
-MODELS = {"BERT-base": (12, 768, 512), "MiniLM-L6": (6, 384, 64)}
 SLOW = 5e8  # segments times types above which a peer is timed by a single call
 
 
@@ -307,47 +305,6 @@ def models(
     yield "semi-CRF", SemiCRFForTokenClassification(config).cuda(), batch | {"word_mask": mask}
 
 
-def kernel_ms(function: Callable[[], object], calls: int = 3) -> dict[str, float]:
-    """Time of the kernels alone a call, whatever the host takes to launch them."""
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        for _ in range(calls):
-            function()
-        torch.cuda.synchronize()
-    events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    return {"kernel_ms": sum(e.self_device_time_total for e in events) / calls / 1e3}
-
-
-def model(quick: bool) -> Iterator[dict]:
-    """A training step and inference beside the softmax head."""
-    for size, (layers, width, positions) in MODELS.items():
-        yield from (r | {"model": size} for r in of_model(layers, width, positions))
-
-
-def of_model(layers: int, width: int, positions: int) -> Iterator[dict]:
-    """The same of one encoder."""
-    for name, net, batch in models(layers, width, positions):
-        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)
-        inputs = {k: x for k, x in batch.items() if k != "labels"}
-
-        def step(net=net, optimizer=optimizer, batch=batch):
-            with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = net(**batch).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        def infer(net=net, inputs=inputs):
-            with torch.no_grad():
-                return net(**inputs)
-
-        entry = {"backend": name, "shape": (32, positions, 16, 5)}
-        yield entry | {"mode": "training step"} | time_ms(step) | kernel_ms(step)
-        net.eval().to(torch.bfloat16)
-        yield entry | {"mode": "inference"} | time_ms(infer) | kernel_ms(infer)
-        del net, optimizer
-
-
 def record(sections: dict[str, Iterator[dict]], commit: str, out: Path | None) -> list[dict]:
     """Take all measurements, say where they were taken, and append them to a file."""
     where = {
@@ -391,7 +348,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out what takes long")
     arguments = parser.parse_args()
     sections = {"check": lambda quick: check(SHAPES), "latency": latency, "shapes": shapes,
-                "peers": peers, "growth": growth, "compile": compile_, "model": model}  # fmt: skip
+                "peers": peers, "growth": growth, "compile": compile_}  # fmt: skip
     chosen = {name: sections[name](arguments.quick) for name in ("check", *arguments.sections)}
     print(table(record(chosen, arguments.commit, arguments.out)))
 

@@ -12,7 +12,12 @@ from speed_tables import GRAPH, PEER, PYTHON, of_section, read, shown, sizes
 from hf_semicrf.reporting.tables import BLUE, GREY, LIGHT, ORANGE, markdown_table
 
 CORPORA = {"ncbi_disease": "NCBI-disease", "bc5cdr": "BC5CDR", "wnut17": "WNUT17"}
-HEADS = {"softmax": "softmax", "crf": "linear-chain CRF", "span": "hf_semicrf, by default"}
+HEADS = {
+    "softmax": "softmax",
+    "crf": "linear-chain CRF",
+    "span_marker": "SpanMarker 1.8.1",
+    "span": "hf_semicrf, by default",
+}
 
 
 def percent(values: Iterable[float]) -> str:
@@ -23,6 +28,8 @@ def percent(values: Iterable[float]) -> str:
 def quality() -> str:
     """Test F1 on each corpus, its mean, and the mean calibration error; averages over seeds."""
     rows = read("quality_test_h100.jsonl")
+    later = read("recipes_h100.jsonl")
+    rows += [r for r in later if (r["head"], r["sentences"]) == ("span_marker", 0)]
     lines = []
     for head, name in HEADS.items():
         f1, errors = (
@@ -43,17 +50,14 @@ def draw_speed(path: Path) -> None:
     """A whole model's time under our head over that under softmax; the loss beside a peer's."""
     figure = Figure((9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    models = {(r["model"], r["mode"], r["backend"]): r for r in of_section("model")}
-    names = list(dict.fromkeys(key[:2] for key in models))[::-1]
+    heads = [r for r in read("launches_h100.jsonl") if r["backend"] == "semi-CRF"]
+    models = {(r["model"], r["mode"]): r for r in heads if "logits" not in r["mode"]}
+    names = sorted(models, key=lambda name: (name[0] == "BERT-base", name[1] != "inference"))
     for offset, kind, label, colour in (
-        (0.2, "kernel_ms", "kernels alone", BLUE),
-        (-0.2, "median_ms", "with launches from Python", LIGHT),
+        (0.2, "kernel_ratio", "kernels alone", BLUE),
+        (-0.2, "ratio", "with launches from Python", LIGHT),
     ):
-        ours, softmax = (
-            [models[model, mode, head][kind] for model, mode in names]
-            for head in ("semi-CRF", "softmax")
-        )
-        ratios = [one / other for one, other in zip(ours, softmax, strict=True)]
+        ratios = [models[name][kind] for name in names]
         places = [place + offset for place in range(len(names))]
         bars = left.barh(places, ratios, 0.38, color=colour, label=label)
         left.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)

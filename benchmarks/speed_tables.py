@@ -124,24 +124,6 @@ def memory() -> str:
     return markdown_table(["B, N, L, C", "MB", "alpha and beta, MB", "ratio"], lines)
 
 
-def models() -> str:
-    """A whole model beside a softmax head."""
-    rows = of_section("model")
-    lines = []
-    for model, mode in dict.fromkeys((r["model"], r["mode"]) for r in rows):
-        line = [f"{model}, {mode}"]
-        for time in ("kernel_ms", "median_ms"):
-            softmax, ours = (
-                next(r[time] for r in rows
-                     if (r["model"], r["mode"], r["backend"]) == (model, mode, name))
-                for name in ("softmax", "semi-CRF")
-            )  # fmt: skip
-            line += [f"{softmax:.3g}", f"{ours:.3g}", f"{ours / softmax:.2f}"]
-        lines.append(line)
-    kinds = ("kernels, softmax", "semi-CRF", "ratio", "with launches, softmax", "semi-CRF", "ratio")
-    return markdown_table(["ms", *kinds], lines)
-
-
 def compiled() -> str:
     """The first compiled training step, and those that follow, beside a softmax head."""
     rows = of_section("compile")
@@ -180,7 +162,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "every_mode": every_mode,
     "errors": errors,
     "memory": memory,
-    "models": models,
     "compiled": compiled,
     "distribution": distribution,
     "cpu": cpu,
