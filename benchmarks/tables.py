@@ -103,6 +103,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "windows": windows,
     "partial": lambda: partial_labels.table(read("partial_wnut17_cpu.jsonl")),
     "wnut17_types": lambda: quality_types.facts_table(read("wnut17_types.jsonl")),
+    "wnut17_failures": lambda: quality_types.failures_table(read("wnut17_failures.jsonl")),
     **speed_tables.TABLES,
     **speed_goals.TABLES,
     **quality_tables.TABLES,
