@@ -149,16 +149,17 @@ def test_what_exists_is_spared_the_search_for_garbage_while_the_model_runs(tagge
     try:
         stream = model.predict_stream(TEXTS, tokenizer, 4)
         next(stream)
-        assert gc.isenabled() and min(counts) > 10_000
+        assert gc.isenabled()
         assert len(list(stream)) == len(TEXTS) - 1
     finally:
         hook.remove()
+    assert len(counts) >= len(TEXTS) / 4 and min(counts) > 10_000
     assert gc.get_freeze_count() == 0
 
 
 def test_what_a_user_has_frozen_stays_frozen_and_errors_thaw(tagger):
     model, tokenizer = tagger
-    with pytest.raises(ZeroDivisionError), frozen():
+    with pytest.raises(ZeroDivisionError), frozen:
         raise ZeroDivisionError
     assert gc.get_freeze_count() == 0 and gc.isenabled()
     gc.freeze()

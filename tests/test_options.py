@@ -202,6 +202,7 @@ def entries(folder: Any) -> dict[str, Entry]:
         "frame_metrics": of(evaluation.frame_metrics, frames.config),
         "SemiCRF": of(SemiCRF, hidden_size=4, num_types=3),
         "SemiCRF.forward": of(crf.forward, torch.zeros(1, 3, 4), torch.tensor([3])),
+        "SemiCRF.decoding_calls": of(crf.decoding_calls),
         "HeadSettings": of(HeadSettings),
         "SemiCRFConfig": of(
             SemiCRFConfig, labels=LABELS, names=names_of(SemiCRFConfig, *names_of(HeadSettings))

@@ -389,7 +389,11 @@ class SemiCRF(nn.Module):
         Args:
             threshold: As decoding will take it; None for the most probable segmentation.
             constrained: Whether some segments will not be allowed.
+
+        Raises:
+            ValueError: The threshold is not among its values.
         """
+        threshold = check(threshold=threshold)["threshold"]
         weight = self.transition_bias.detach()
         if self.dense or self.tail_bias is not None:
             return []

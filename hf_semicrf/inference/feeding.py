@@ -13,7 +13,6 @@ import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -27,8 +26,6 @@ from hf_semicrf.text import Window
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
-
-_freezing = Lock()
 
 
 def ahead(
@@ -75,26 +72,33 @@ def ahead(
         raise stopped[0]
 
 
-@contextmanager
-def frozen() -> Iterator[None]:
+class _Frozen:
     """Spare what exists the search for cyclic garbage, which goes on among what is new.
 
     Through all objects of a process with PyTorch it takes a fifth of a second and more, and the
-    results of a few thousand texts set it off. Nothing where somebody has frozen objects already.
-    In one thread at a time.
+    results of a few thousand texts set it off. The first thread to enter freezes, the last to leave
+    thaws. Nothing where somebody has frozen objects already.
     """
-    if not _freezing.acquire(blocking=False):
-        yield
-        return
-    own = gc.get_freeze_count() == 0
-    if own:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if own:
-            gc.unfreeze()
-        _freezing.release()
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._own = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._own = gc.get_freeze_count() == 0
+                if self._own:
+                    gc.freeze()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._own:
+                gc.unfreeze()
+
+
+frozen = _Frozen()
 
 
 class Feed(NamedTuple):

@@ -644,12 +644,12 @@ def _read_ahead(
     def prepared(
         chunk: list[tuple[int, Item]],
     ) -> tuple[list[Document], list[_Batch]]:
-        with frozen():
+        with frozen:
             documents = cutter.documents(chunk)
             return documents, _batches(model, documents, cutter.tokenizer, batch_size)
 
     for documents, batches in ahead(enumerate(items), size, prepared):
-        with frozen():
+        with frozen:
             options: dict[str, Any] = {"graphs": graphs, "batch_size": batch_size, "least": least}
             _run(model, batches, threshold, decode, **options)
             entities = list(map(found, documents))
