@@ -32,7 +32,8 @@ def read_task(row: Row, options: Options) -> Row | Damage:
         named = [name for name, value in fields.items() if isinstance(value, str)]
         return Damage(
             row.place,
-            f'expected a text under {options.text_column!r} in "data", got texts under {named}; '
+            f'expected a text under {options.text_column!r} in "data", got texts under '
+            f"{named!s:.200}; "
             "pass text_column=...",
         )
     try:
