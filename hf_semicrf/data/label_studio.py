@@ -33,8 +33,7 @@ def read_task(row: Row, options: Options) -> Row | Damage:
         return Damage(
             row.place,
             f'expected a text under {options.text_column!r} in "data", got texts under '
-            f"{named!s:.200}; "
-            "pass text_column=...",
+            f"{named!s:.200}; pass text_column=...",
         )
     try:
         annotations = _results(row.fields.get("annotations", row.fields.get("completions")))

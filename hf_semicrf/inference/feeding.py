@@ -75,7 +75,7 @@ def ahead(
 class _Frozen:
     """Spare what exists the search for cyclic garbage, which goes on among what is new.
 
-    Through all objects of a process with PyTorch it takes a fifth of a second and more, and the
+    Through all objects of a process with PyTorch it takes tenths of a second, and the
     results of a few thousand texts set it off. The first thread to enter freezes, the last to leave
     thaws. Nothing where somebody has frozen objects already.
     """

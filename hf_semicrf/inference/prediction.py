@@ -650,8 +650,7 @@ def _read_ahead(
 
     for documents, batches in ahead(enumerate(items), size, prepared):
         with frozen:
-            options: dict[str, Any] = {"graphs": graphs, "batch_size": batch_size, "least": least}
-            _run(model, batches, threshold, decode, **options)
+            _run(model, batches, threshold, decode, None, graphs, batch_size, least)
             entities = list(map(found, documents))
         yield from entities
 
